@@ -1,0 +1,17 @@
+#!/bin/sh
+# Sets up .venv if needed and runs every check; arguments go to pytest:  sh test.sh -k rows
+set -eu
+root=$(cd "$(dirname "$0")" && pwd)
+. "$root/setup.sh"
+
+set_up "[test]"
+cd "$root"
+PATH=$venv/bin:$PATH
+# Tests are many small operations, some in two processes: more threads only get in each other's way.
+OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+export PATH OMP_NUM_THREADS
+
+ruff check
+ruff format --check
+pyright
+exec pytest --jaxtyping-packages=tokenizer,generative,beartype.beartype "$@"

@@ -1,0 +1,74 @@
+"""Latent Tokenizer: one continuous audio autoencoder, any quantizer fitted afterwards.
+
+    from tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer()
+    row = tokenizer.encode_codes("speech.wav")
+    audio = tokenizer.decode_codes(row)
+
+Names are imported when they are first used, so that ``import tokenizer`` is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from tokenizer._clash import check_clash
+
+if TYPE_CHECKING:
+    from tokenizer.audio import write_audio
+    from tokenizer.autoencoders.base import Autoencoder, Decoder, Encoder
+    from tokenizer.codefile import CodeFileError
+    from tokenizer.config import LatentTokenizerConfig
+    from tokenizer.diffusers_view import DiffusersView
+    from tokenizer.loading import load_tokenizer
+    from tokenizer.model import EncodeOutput, LatentTokenizer
+    from tokenizer.quantizers.base import LatentSource, Quantizer
+    from tokenizer.quantizers.residual import ResidualVectorQuantizer
+    from tokenizer.transcode import decode_file, encode_file
+
+check_clash()
+
+_EXPORTS = {
+    "Autoencoder": "tokenizer.autoencoders.base",
+    "CodeFileError": "tokenizer.codefile",
+    "Decoder": "tokenizer.autoencoders.base",
+    "DiffusersView": "tokenizer.diffusers_view",
+    "EncodeOutput": "tokenizer.model",
+    "Encoder": "tokenizer.autoencoders.base",
+    "LatentSource": "tokenizer.quantizers.base",
+    "LatentTokenizer": "tokenizer.model",
+    "LatentTokenizerConfig": "tokenizer.config",
+    "Quantizer": "tokenizer.quantizers.base",
+    "ResidualVectorQuantizer": "tokenizer.quantizers.residual",
+    "decode_file": "tokenizer.transcode",
+    "encode_file": "tokenizer.transcode",
+    "load_tokenizer": "tokenizer.loading",
+    "write_audio": "tokenizer.audio",
+}
+
+__all__ = [
+    "Autoencoder",
+    "CodeFileError",
+    "Decoder",
+    "DiffusersView",
+    "EncodeOutput",
+    "Encoder",
+    "LatentSource",
+    "LatentTokenizer",
+    "LatentTokenizerConfig",
+    "Quantizer",
+    "ResidualVectorQuantizer",
+    "decode_file",
+    "encode_file",
+    "load_tokenizer",
+    "write_audio",
+]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'tokenizer' has no attribute {name!r}")
+    return getattr(import_module(_EXPORTS[name]), name)

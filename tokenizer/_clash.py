@@ -1,0 +1,47 @@
+"""Finds, at import, other distributions that own our import names, and says what to do."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+
+# Distributions known to install a package of one of our names, and those that could by their own
+# name. Each is looked up by name: to list what every installed distribution owns takes half a
+# second at every import.
+RIVALS = (
+    ("tokenizer", "tokenizer"),
+    ("monai-generative", "generative"),
+    ("generative", "generative"),
+    ("datasets-scripts", "datasets_scripts"),
+)
+
+
+def check_clash() -> None:
+    """Refuses to go on beside a distribution that installs a package of the same name as ours.
+
+    Such a pair cannot work: in one folder the later installation overwrites files of the earlier
+    one, in two folders the first on ``sys.path`` hides the other, and what fails then looks
+    unrelated. Only the names in `RIVALS` are looked up, which takes a few milliseconds.
+
+    Raises:
+        ImportError: If there is one; the message names it and the way out.
+    """
+    for name, package in RIVALS:
+        try:
+            rival = distribution(name)
+        except PackageNotFoundError:
+            continue
+        if _installs(rival, package):
+            folder = os.path.realpath(rival.locate_file(""))
+            raise ImportError(
+                f"latent-tokenizer cannot share an environment with {name} {rival.version} (in"
+                f" {folder}): both install a package named {package!r}. Use a fresh environment"
+                f" (python -m venv), or run `pip uninstall {name} latent-tokenizer` and install"
+                " latent-tokenizer again."
+            )
+
+
+def _installs(rival: Distribution, package: str) -> bool:
+    files = rival.files
+    # Some installers keep no list of files; then the distribution's name has to do.
+    return files is None or any(file.parts[0] == package for file in files)

@@ -1,0 +1,97 @@
+"""What every autoencoder offers the tokenizer: an encoder and a decoder, both frame-local."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Encoder(nn.Module, ABC):
+    """Turns audio into latents.
+
+    Frame ``t`` belongs to the samples that start at ``t * hop_length``. It may look at no more than
+    ``context`` frames on either side, so that long audio can be coded in tiles with the same
+    result.
+
+    Attributes:
+        context: Frames of neighbouring audio that one latent frame depends on, on either side;
+            ``None`` if it depends on the whole signal (recurrent networks), which rules out tiles.
+    """
+
+    context: int | None
+
+    @abstractmethod
+    def forward(self, audio: Float[Tensor, "B C N"]) -> Float[Tensor, "B D T"]:
+        """Encodes audio of any length N >= 1 into ``num_frames(N)`` latent frames."""
+
+
+class Decoder(nn.Module, ABC):
+    """Turns latents into audio; the counterpart of `Encoder`.
+
+    Attributes:
+        context: Neighbouring latent frames, on either side, that the samples of one frame depend
+            on; ``None`` if they depend on all.
+    """
+
+    context: int | None
+
+    @abstractmethod
+    def forward(
+        self, latents: Float[Tensor, "B D T"], noise_level: Float[Tensor, " B"] | None = None
+    ) -> Float[Tensor, "B C N"]:
+        """Decodes latents into ``num_samples(T)`` samples.
+
+        Args:
+            latents: The latents, exact or quantized.
+            noise_level: Root mean square error of the latents over their standard deviation, where
+                known: 0 for exact latents, larger for fewer codebooks. Decoders that were not
+                trained with it ignore it; ``None`` means exact latents.
+
+        Returns:
+            The audio.
+        """
+
+
+class Autoencoder(nn.Module, ABC):
+    """An encoder, a decoder and the numbers that relate audio to latents.
+
+    Attributes:
+        kind: The name under which configs and checkpoints know this family.
+        encoder: Audio to latents.
+        decoder: Latents to audio.
+        sampling_rate: Hz.
+        hop_length: Samples per latent frame.
+        latent_dim: D.
+        num_channels: Audio channels that are coded jointly: 1, or 2 for stereo models.
+        normalize: Whether the model expects audio of root mean square 1 (the tokenizer then
+            carries the gain).
+    """
+
+    kind: ClassVar[str]
+    encoder: Encoder
+    decoder: Decoder
+    sampling_rate: int
+    hop_length: int
+    latent_dim: int
+    num_channels: int
+    normalize: bool
+
+    @abstractmethod
+    def num_frames(self, num_samples: int) -> int:
+        """Latent frames that `encoder` returns for a signal of ``num_samples`` samples."""
+
+    @abstractmethod
+    def num_samples(self, num_frames: int) -> int:
+        """Samples that `decoder` returns; ``num_samples(num_frames(n)) >= n``."""
+
+    @abstractmethod
+    def to_config(self) -> dict[str, Any]:
+        """What `from_config` needs to build the same modules, as JSON values, weights aside."""
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, config: dict[str, Any]) -> Autoencoder:
+        """Builds the modules, untrained, from what `to_config` returned."""

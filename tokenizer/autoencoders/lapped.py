@@ -1,0 +1,230 @@
+"""The bundled family: a linear lapped transform with networks around it.
+
+    c  = mdct(x)
+    z  = W_e c + f(features(c))                            over one running standard deviation
+    c' = (W_d z) * exp(g1(z)) + exp(g2(z)) * tanh(g3(z))
+    x' = imdct(c')
+
+The linear path starts as a principal component analysis of ``c`` and is a good codec by itself
+before any training; the networks f and g start near zero and add what it lacks. The gates exp(g1),
+exp(g2) can shut a bin off, so that what is silent stays silent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tokenizer.autoencoders.base import Autoencoder, Decoder, Encoder
+from tokenizer.layers import Backbone
+from tokenizer.spectral import imdct, mdct
+
+# Gates are bounded: exp(7) restores any bin that the linear path lost, exp(-14) is below 24-bit
+# silence.
+_MIN_GATE, _MAX_GATE = -14.0, 7.0
+
+
+@dataclass(frozen=True)
+class LappedConfig:
+    """Sizes of a `LappedAutoencoder`.
+
+    Attributes:
+        sampling_rate: Hz.
+        hop_length: Samples per latent frame, and MDCT coefficients.
+        latent_dim: D.
+        encoder_width: Channels of the encoder's network.
+        encoder_depth: Its blocks.
+        decoder_width: Channels of the decoder's network.
+        decoder_depth: Its blocks.
+        expansion: Hidden channels of each block's MLP over its width.
+        kernel_size: Frames each block sees; odd.
+        linear_path: Whether to keep the linear path; without it the networks work alone (an
+            ablation).
+    """
+
+    sampling_rate: int
+    hop_length: int
+    latent_dim: int
+    encoder_width: int
+    encoder_depth: int
+    decoder_width: int
+    decoder_depth: int
+    expansion: int = 3
+    kernel_size: int = 7
+    linear_path: bool = True
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, bool) and value < 1:
+                raise ValueError(f"LappedConfig.{field.name} must be at least 1, got {value}.")
+
+
+def _features(c: Float[Tensor, "B T M"]) -> Float[Tensor, "B T 2*M"]:
+    """What the encoder's network sees: companded coefficients and log magnitudes.
+
+    One MDCT coefficient fluctuates with phase; with its neighbours' difference, which stands in
+    for the missing sine part, it gives a steady magnitude (the pseudo-spectrum of Daudet and
+    Sandler, 2004).
+    """
+    sine = torch.nn.functional.pad(c, (1, 1))
+    sine = sine[..., 2:] - sine[..., :-2]
+    magnitude = (c.square() + sine.square()).clamp(min=1e-10).sqrt()
+    return torch.cat([torch.asinh(c * 30) / 3, torch.log(magnitude + 1e-5) / 3 + 1.5], dim=-1)
+
+
+class LappedEncoder(Encoder):
+    """Audio ``[B, 1, N]`` to latents ``[B, D, ceil(N / hop) + 1]``."""
+
+    def __init__(self, config: LappedConfig) -> None:
+        super().__init__()
+        self.hop_length = config.hop_length
+        self.linear = (
+            nn.Linear(config.hop_length, config.latent_dim, bias=False)
+            if config.linear_path
+            else None
+        )
+        self.backbone = Backbone(
+            2 * config.hop_length,
+            config.encoder_width,
+            config.encoder_depth,
+            config.expansion,
+            config.kernel_size,
+        )
+        self.head = nn.Linear(config.encoder_width, config.latent_dim)
+        nn.init.normal_(self.head.weight, std=1e-3 if config.linear_path else 0.05)
+        nn.init.zeros_(self.head.bias)
+        # One more frame than the network sees: the first frame of a tile lacks the samples before
+        # it.
+        self.context = self.backbone.context + 1
+        self.register_buffer("latent_scale", torch.ones(()))
+        self.latent_scale: Tensor
+
+    def forward(self, audio: Float[Tensor, "B 1 N"]) -> Float[Tensor, "B D T"]:
+        """Encodes, over the batch's own deviation in training mode, else the running one."""
+        c = mdct(audio[:, 0], self.hop_length)
+        z = self.head(self.backbone(_features(c))).float()
+        if self.linear is not None:
+            # The linear path carries the waveform: bfloat16 would cost it its precision.
+            with torch.autocast(c.device.type, enabled=False):
+                z = z + self.linear(c)
+        if self.training:
+            # Differentiable, so that the encoder cannot outgrow the noise its latents are trained
+            # under.
+            scale = z.std().clamp(min=1e-5)
+            with torch.no_grad():
+                self.latent_scale.lerp_(scale, 0.01)
+        else:
+            scale = self.latent_scale
+        return (z / scale).transpose(1, 2)
+
+
+class LappedDecoder(Decoder):
+    """Latents ``[B, D, T]`` to audio ``[B, 1, (T - 1) * hop]``."""
+
+    def __init__(self, config: LappedConfig) -> None:
+        super().__init__()
+        self.linear = (
+            nn.Linear(config.latent_dim, config.hop_length, bias=False)
+            if config.linear_path
+            else None
+        )
+        self.backbone = Backbone(
+            config.latent_dim,
+            config.decoder_width,
+            config.decoder_depth,
+            config.expansion,
+            config.kernel_size,
+        )
+        # How noisy the latents are decides how far to trust each of them.
+        self.noise_embedding = nn.Sequential(
+            nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, config.decoder_width)
+        )
+        self.head = nn.Linear(config.decoder_width, 3 * config.hop_length)
+        nn.init.normal_(self.head.weight, std=1e-2)
+        with torch.no_grad():
+            gate = 0.0 if config.linear_path else _MIN_GATE
+            magnitude = -5.0 if config.linear_path else -2.0
+            bias = torch.tensor([gate, magnitude, 0.0]).repeat_interleave(config.hop_length)
+            self.head.bias.copy_(bias)
+        # One more frame than the network sees: a block of samples overlaps with the next frame.
+        self.context = self.backbone.context + 1
+
+    def forward(
+        self, latents: Float[Tensor, "B D T"], noise_level: Float[Tensor, " B"] | None = None
+    ) -> Float[Tensor, "B 1 N"]:
+        """Decodes latents, exact (``noise_level`` None or 0) or quantized."""
+        z = latents.transpose(1, 2)
+        level = z.new_zeros(len(z)) if noise_level is None else noise_level.to(z)
+        described = torch.stack([level, torch.log(level + 0.01)], dim=-1)
+        h = self.backbone(z, shift=self.noise_embedding(described)[:, None])
+        gate, magnitude, shape = self.head(h).float().chunk(3, dim=-1)
+        c = magnitude.clamp(_MIN_GATE, _MAX_GATE).exp() * shape.tanh()
+        if self.linear is not None:
+            with torch.autocast(z.device.type, enabled=False):
+                c = c + self.linear(z.float()) * gate.clamp(_MIN_GATE, _MAX_GATE).exp()
+        return imdct(c)[:, None]
+
+
+class LappedAutoencoder(Autoencoder):
+    """The bundled autoencoder: see the module's docstring and `LappedConfig`."""
+
+    kind: ClassVar[str] = "lapped"
+
+    def __init__(self, config: LappedConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = LappedEncoder(config)
+        self.decoder = LappedDecoder(config)
+        self.sampling_rate = config.sampling_rate
+        self.hop_length = config.hop_length
+        self.latent_dim = config.latent_dim
+        self.num_channels = 1
+        self.normalize = True
+
+    def num_frames(self, num_samples: int) -> int:
+        """``ceil(num_samples / hop_length) + 1``: each block of samples needs two lapped frames."""
+        return -(-num_samples // self.hop_length) + 1
+
+    def num_samples(self, num_frames: int) -> int:
+        """``(num_frames - 1) * hop_length``."""
+        return (num_frames - 1) * self.hop_length
+
+    def to_config(self) -> dict[str, Any]:
+        """The fields of `LappedConfig`."""
+        return asdict(self.config)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Builds an untrained model; raises ValueError for unknown or missing fields."""
+        try:
+            return cls(LappedConfig(**config))
+        except TypeError as error:
+            raise ValueError(f"Not a configuration of the lapped autoencoder: {error}.") from None
+
+    @torch.no_grad()
+    def initialize(self, covariance: Float[Tensor, "M M"]) -> None:
+        """Makes the linear path a principal component analysis.
+
+        The components' standard deviations are shared half and half between encoder and decoder,
+        so that the latents that matter more have more variance, and all latents have standard
+        deviation 1 together.
+
+        Args:
+            covariance: Second moments of the MDCT coefficients of audio of root mean square 1.
+        """
+        encode, decode = self.encoder.linear, self.decoder.linear
+        if encode is None or decode is None:
+            return
+        values, vectors = torch.linalg.eigh(covariance.double())
+        basis = vectors.flip(-1)[:, : self.latent_dim].T
+        deviation = values.flip(-1)[: self.latent_dim].clamp(min=1e-12).sqrt()
+        scale = deviation.mean().sqrt()
+        root = deviation.sqrt()
+        encode.weight.copy_(basis / root[:, None] / scale)
+        decode.weight.copy_(basis.T * root * scale)
+        self.encoder.latent_scale.fill_(1.0)

@@ -1,0 +1,282 @@
+"""Training data: random crops from a folder of audio, each a pure function of seed and position.
+
+Because a crop depends on nothing but ``(seed, index)``, any run can be resumed at any step with
+the same data, however many workers read it.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".caf", ".w64", ".au")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A piece of audio that can be read in parts, and what is known of it without decoding.
+
+    Attributes:
+        name: For messages and caches.
+        num_samples: Length at its own rate.
+        sampling_rate: Hz.
+        num_channels: Channels.
+        dataset: The `datasets.Dataset` that holds it; None for a file.
+        index: Its row.
+    """
+
+    name: str
+    num_samples: int
+    sampling_rate: int
+    num_channels: int
+    dataset: Any = None
+    index: int = 0
+
+    def _stream(self) -> str | io.BytesIO:
+        if self.dataset is None:
+            return self.name
+        return _row_stream(self.dataset[self.index]["audio"])
+
+    def read(self, first: int, count: int) -> np.ndarray:
+        """Up to ``count`` samples from ``first`` on, float32 ``[n, C]``."""
+        with soundfile.SoundFile(self._stream()) as stream:
+            stream.seek(first)
+            return stream.read(count, dtype="float32", always_2d=True)
+
+
+def _row_stream(audio: dict[str, Any]) -> str | io.BytesIO:
+    # What `datasets.Audio(decode=False)` gives.
+    if audio.get("bytes") is not None:
+        return io.BytesIO(audio["bytes"])
+    return str(audio["path"])
+
+
+def _describe(name: str, stream: str | io.BytesIO, **where: Any) -> Clip | None:
+    try:
+        info = soundfile.info(stream)
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"Cannot read {name}: {error}. Remove or mend it.") from None
+    return Clip(name, info.frames, info.samplerate, info.channels, **where) if info.frames else None
+
+
+def scan(source: str | Path) -> list[Clip]:
+    """Lists the clips of a folder of audio, or of a `datasets` dataset, in a stable order.
+
+    Args:
+        source: A folder of audio files (searched through), a folder written by
+            ``Dataset.save_to_disk``, or ``dataset:NAME`` for the train split of a dataset that
+            ``datasets.load_dataset`` knows.
+
+    Raises:
+        FileNotFoundError: If the folder does not exist.
+        ValueError: If there is no readable audio, or something that should be audio cannot be read.
+    """
+    name = str(source)
+    root = Path(name)
+    if name.startswith("dataset:"):
+        return scan_dataset(_datasets().load_dataset(name.removeprefix("dataset:"), split="train"))
+    if not root.is_dir():
+        raise FileNotFoundError(f"No such folder: {root}. Name a folder of audio, or dataset:NAME.")
+    if (root / "dataset_info.json").exists():
+        return scan_dataset(_datasets().load_from_disk(name))
+    paths = (p for p in sorted(root.rglob("*")) if p.suffix.lower() in AUDIO_SUFFIXES)
+    found = [_describe(str(path), str(path)) for path in paths if path.is_file()]
+    clips = [clip for clip in found if clip is not None]
+    if not clips:
+        raise ValueError(f"No audio in {root}. Supported: {', '.join(AUDIO_SUFFIXES)}.")
+    return clips
+
+
+def scan_dataset(dataset: Any) -> list[Clip]:
+    """Lists the clips of a `datasets.Dataset` with an ``audio`` column of type ``Audio``."""
+    if "audio" not in dataset.column_names:
+        raise ValueError(f"The dataset has no column 'audio', only {dataset.column_names}.")
+    # torchcodec is not needed: soundfile reads the encoded bytes.
+    raw = dataset.cast_column("audio", _datasets().Audio(decode=False)).select_columns(["audio"])
+    found = [
+        _describe(f"row {index}", _row_stream(row["audio"]), dataset=raw, index=index)
+        for index, row in enumerate(raw)
+    ]
+    clips = [clip for clip in found if clip is not None]
+    if not clips:
+        raise ValueError("The dataset holds no audio.")
+    return clips
+
+
+def _datasets() -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise RuntimeError(
+            'This needs `datasets`: pip install "latent-tokenizer[datasets]".'
+        ) from None
+    return datasets
+
+
+def split_files(clips: list[Clip], num_held_out: int) -> tuple[list[Clip], list[Clip]]:
+    """Returns (train, held out): ``num_held_out`` clips, evenly spread, are held out."""
+    if num_held_out >= len(clips):
+        raise ValueError(f"Cannot hold out {num_held_out} of {len(clips)} clips.")
+    picked = {round((i + 0.5) * len(clips) / num_held_out) for i in range(num_held_out)}
+    train = [clip for i, clip in enumerate(clips) if i not in picked]
+    return train, [clips[i] for i in sorted(picked)]
+
+
+def read_window(
+    clip: Clip, start: float, seconds: float, sampling_rate: int, channel: int
+) -> np.ndarray:
+    """Reads part of one channel of a clip, resampled, as float32 ``[N]``.
+
+    Args:
+        clip: What to read.
+        start: Seconds from the beginning.
+        seconds: Length; the result is shorter where the clip ends, and never empty.
+        sampling_rate: Wanted rate in Hz.
+        channel: Which channel.
+    """
+    first = min(int(start * clip.sampling_rate), max(clip.num_samples - 1, 0))
+    audio = clip.read(first, max(1, round(seconds * clip.sampling_rate)))[:, channel]
+    if clip.sampling_rate != sampling_rate:
+        audio = soxr.resample(audio, clip.sampling_rate, sampling_rate)
+    return audio
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Probabilities and ranges of what is done to training crops.
+
+    Attributes:
+        lowpass: Probability of a random low-pass filter; teaches the decoder that what is silent
+            must stay silent.
+        lowpass_range: Its cut-off in Hz.
+        mix: Probability of adding a second clip.
+        mix_range: Its level against the first in dB.
+        round_to_16_bit: Probability of rounding to 16 bits, whose noise floor most clips have.
+        level_jitter: Standard deviation in dB of the level that the crop is normalised to.
+        level_range: Loudness of the crop as the listener gets it, in dB, around its own.
+    """
+
+    lowpass: float = 0.5
+    lowpass_range: tuple[float, float] = (2500.0, 21500.0)
+    mix: float = 0.25
+    mix_range: tuple[float, float] = (-20.0, 5.0)
+    round_to_16_bit: float = 0.5
+    level_jitter: float = 2.0
+    level_range: float = 6.0
+
+
+NO_AUGMENTATION = Augmentation(lowpass=0, mix=0, round_to_16_bit=0, level_jitter=0, level_range=0)
+
+
+def _lowpass(audio: np.ndarray, sampling_rate: int, cutoff: float) -> np.ndarray:
+    # Zero-phase, falling over 3% of the cut-off like the encoders that band-limit what people
+    # collect.
+    spectrum = np.fft.rfft(audio)
+    frequency = np.fft.rfftfreq(len(audio), 1 / sampling_rate)
+    gain = np.clip((cutoff * 1.03 - frequency) / (cutoff * 0.03), 0, 1)
+    return np.fft.irfft(spectrum * gain, len(audio)).astype(np.float32)
+
+
+class CropDataset(Dataset):
+    """Random mono crops, one for every index.
+
+    An item is a dict: ``audio`` float32 ``[1, N]``, as loud as the listener gets it, and ``gain``
+    float32 ``[]``, the root mean square of the surroundings, by which a normalising autoencoder
+    divides.
+
+    Args:
+        clips: Where to crop from; each is drawn in proportion to its length.
+        sampling_rate: Hz of the crops.
+        crop_length: N in samples. Files that are shorter are padded with silence.
+        window_seconds: Length of the surroundings that are read, filtered and measured.
+        augmentation: What is done to them.
+        seed: Decides every draw, together with the index.
+        length: Number of items.
+    """
+
+    def __init__(
+        self,
+        clips: list[Clip],
+        *,
+        sampling_rate: int,
+        crop_length: int,
+        augmentation: Augmentation,
+        seed: int,
+        length: int,
+        window_seconds: float = 4.0,
+    ) -> None:
+        self.clips = clips
+        self.sampling_rate = sampling_rate
+        self.crop_length = crop_length
+        self.augmentation = augmentation
+        self.seed = seed
+        self.length = length
+        self.window_seconds = max(window_seconds, crop_length / sampling_rate)
+        durations = np.array([clip.num_samples / clip.sampling_rate for clip in clips])
+        self._cumulative = np.cumsum(durations) / durations.sum()
+
+    def __len__(self) -> int:
+        return self.length
+
+    def _window(self, rng: np.random.Generator) -> np.ndarray:
+        which = int(np.searchsorted(self._cumulative, rng.random(), side="right"))
+        clip = self.clips[min(which, len(self.clips) - 1)]
+        slack = clip.num_samples / clip.sampling_rate - self.window_seconds
+        start = rng.random() * max(slack, 0.0)
+        channel = int(rng.integers(clip.num_channels))
+        return read_window(clip, start, self.window_seconds, self.sampling_rate, channel)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """Returns the crop that belongs to an index."""
+        a = self.augmentation
+        rng = np.random.default_rng([self.seed, index])
+        audio = self._window(rng)
+        if rng.random() < a.mix:
+            other = self._window(rng)[: len(audio)]
+            other = np.pad(other, (0, len(audio) - len(other)))
+            level = np.sqrt(np.mean(audio**2)) / (np.sqrt(np.mean(other**2)) + 1e-6)
+            audio = audio + min(level, 30) * 10 ** (rng.uniform(*a.mix_range) / 20) * other
+        if rng.random() < a.lowpass:
+            audio = _lowpass(audio, self.sampling_rate, rng.uniform(*a.lowpass_range))
+        audio = audio * 10 ** (rng.uniform(-1, 1) * a.level_range / 20) * rng.choice([-1.0, 1.0])
+        peak = np.abs(audio).max()
+        if peak > 1:
+            audio = audio / peak
+        if rng.random() < a.round_to_16_bit:
+            audio = np.round(audio * 32767) / 32767
+        gain = np.sqrt(np.mean(np.square(audio, dtype=np.float64))) + 1e-5
+        gain *= 10 ** (rng.normal() * a.level_jitter / 20)
+        start = int(rng.integers(max(len(audio) - self.crop_length, 0) + 1))
+        crop = audio[start : start + self.crop_length]
+        crop = np.pad(crop, (0, self.crop_length - len(crop)))
+        return {
+            "audio": torch.from_numpy(crop.astype(np.float32))[None],
+            "gain": torch.tensor(gain, dtype=torch.float32),
+        }
+
+
+def crop_batches(
+    dataset: CropDataset,
+    *,
+    batch_size: int,
+    first_step: int,
+    num_workers: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Yields the batches of a run from ``first_step`` on; rank r of w gets every w-th batch."""
+    num_steps = len(dataset) // (batch_size * world_size)
+    starts = ((step * world_size + rank) * batch_size for step in range(first_step, num_steps))
+    batches = [list(range(start, start + batch_size)) for start in starts]
+    yield from DataLoader(
+        dataset, batch_sampler=batches, num_workers=num_workers, persistent_workers=False
+    )

@@ -1,0 +1,156 @@
+"""`latok evaluate`: quality, real bit rate, use of codes and speed over a set of clips."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from tokenizer.codefile import write_row
+from tokenizer.inputs import open_audio
+from tokenizer.metrics import code_use, quality
+from tokenizer.model import DecoderName, LatentTokenizer
+
+COLUMNS = ("si_sdr", "mel", "stft", "lsd", "kbps", "encode_x", "decode_x")
+DIGITS = (2, 3, 2, 2, 2, 0, 0)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One way through the tokenizer.
+
+    Attributes:
+        n_codebooks: How many codebooks; None for continuous latents.
+        decoder: Which decoder.
+    """
+
+    n_codebooks: int | None
+    decoder: DecoderName
+
+    @property
+    def name(self) -> str:
+        """For tables, e.g. "16 codebooks" or "continuous"."""
+        if self.n_codebooks is None:
+            return "continuous" if self.decoder == "continuous" else f"latents, {self.decoder}"
+        suffix = "" if self.decoder == "finetuned" else f", {self.decoder} decoder"
+        return f"{self.n_codebooks} codebooks{suffix}"
+
+
+def evaluate_clip(
+    tokenizer: LatentTokenizer, path: Path, condition: Condition
+) -> tuple[dict[str, float], np.ndarray, np.ndarray | None]:
+    """Codes one clip and measures it.
+
+    Returns:
+        The metrics (`COLUMNS`), the reconstruction ``[C, N]`` and the codes ``[T, n]`` (None for
+        continuous latents).
+    """
+    source = open_audio(path, target_rate=tokenizer.sampling_rate)
+    original = source.read()
+    seconds = original.shape[-1] / tokenizer.sampling_rate
+    clip = {"array": original, "sampling_rate": tokenizer.sampling_rate}
+    start = time.perf_counter()
+    if condition.n_codebooks is None:
+        row = tokenizer.encode_latents(clip)
+        middle = time.perf_counter()
+        audio = tokenizer.decode_latents(row, decoder=condition.decoder)
+        codes, size = None, row["latents"].nbytes
+    else:
+        row = tokenizer.encode_codes(clip, n_codebooks=condition.n_codebooks)
+        middle = time.perf_counter()
+        audio = tokenizer.decode_codes(row, decoder=condition.decoder)
+        codes = row["codes"]
+        buffer = io.BytesIO()
+        write_row(buffer, row, tokenizer)
+        size = buffer.tell()
+    end = time.perf_counter()
+    result = quality(audio, original, tokenizer.sampling_rate)
+    result |= {
+        "kbps": 8e-3 * size / seconds,
+        "encode_x": seconds / (middle - start),
+        "decode_x": seconds / (end - middle),
+        "seconds": seconds,
+    }
+    return result, audio, codes
+
+
+def evaluate(
+    tokenizer: LatentTokenizer,
+    clips: Sequence[Path],
+    conditions: Sequence[Condition],
+    *,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Measures every clip under every condition.
+
+    Returns:
+        JSON values: ``{"model": fingerprint, "clips": [...], "conditions": {name: {"mean": {...},
+        "per_clip": [...]}}}``.
+    """
+    if not clips:
+        raise ValueError("No clips to evaluate.")
+    found: dict[str, Any] = {}
+    bar = tqdm(total=len(clips) * len(conditions), disable=not progress, unit="clip")
+    for condition in conditions:
+        per_clip, all_codes = [], []
+        for clip in clips:
+            result, _, codes = evaluate_clip(tokenizer, clip, condition)
+            per_clip.append({"clip": clip.name} | result)
+            if codes is not None:
+                all_codes.append(codes)
+            bar.update()
+        means = {name: float(np.mean([r[name] for r in per_clip])) for name in COLUMNS}
+        if all_codes:
+            means |= code_use(np.concatenate(all_codes), tokenizer.codebook_sizes)
+        found[condition.name] = {"mean": means, "per_clip": per_clip}
+    bar.close()
+    return {
+        "model": tokenizer.fingerprint,
+        "clips": [str(clip) for clip in clips],
+        "conditions": found,
+    }
+
+
+def default_conditions(tokenizer: LatentTokenizer, bitrates: Sequence[float]) -> list[Condition]:
+    """Continuous latents, then each rate (bit/s) through the default decoder for codes."""
+    conditions = [Condition(None, "continuous")]
+    if tokenizer.quantizer is not None:
+        counts = [tokenizer.codebooks_for(rate) for rate in bitrates]
+        conditions += [Condition(n, tokenizer.codes_decoder) for n in dict.fromkeys(counts)]
+    return conditions
+
+
+def as_table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
+    """A Markdown table with aligned columns."""
+    widths = [max(len(str(row[i])) for row in [header, *rows]) for i in range(len(header))]
+    lines = [
+        "| " + " | ".join(str(cell).ljust(w) for cell, w in zip(row, widths, strict=True)) + " |"
+        for row in [header, *rows]
+    ]
+    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def evaluation_table(result: dict[str, Any]) -> str:
+    """The means of `evaluate` as a Markdown table."""
+    header = [
+        "", "SI-SDR dB", "mel", "STFT", "LSD dB", "kbit/s", "encode x", "decode x",
+        "codes used", "bits/code",
+    ]  # fmt: skip
+    rows = []
+    for name, found in result["conditions"].items():
+        m = found["mean"]
+        used = f"{m['utilization']:.0%}" if "utilization" in m else ""
+        bits = f"{m['entropy']:.2f}" if "entropy" in m else ""
+        rows.append(
+            [name]
+            + [f"{m[key]:.{digits}f}" for key, digits in zip(COLUMNS, DIGITS, strict=True)]
+            + [used, bits]
+        )
+    return as_table(rows, header)

@@ -1,0 +1,120 @@
+"""Spectral transforms: the MDCT, its inverse, mel filters and STFT magnitudes.
+
+All of them are pure functions of tensors. Bases are computed on first use for each size and device,
+in float64, and never stored in checkpoints.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+
+@lru_cache(maxsize=32)
+def _mdct_basis(hop_length: int, device: torch.device) -> Float[Tensor, "2*M M"]:
+    """Sine-windowed MDCT basis, a matrix whose overlapped transpose inverts it."""
+    n = torch.arange(2 * hop_length, dtype=torch.float64)[:, None]
+    k = torch.arange(hop_length, dtype=torch.float64)[None, :]
+    window = torch.sin(torch.pi / (2 * hop_length) * (n + 0.5))
+    phase = torch.pi / hop_length * (n + 0.5 + hop_length / 2) * (k + 0.5)
+    basis = window * torch.cos(phase) * (2 / hop_length) ** 0.5
+    return basis.to(device, torch.float32)
+
+
+def mdct(x: Float[Tensor, "*B N"], hop_length: int) -> Float[Tensor, "*B T M"]:
+    """Modified discrete cosine transform with a sine window (Princen and Bradley, 1986).
+
+    Frame ``t`` covers the samples from ``(t - 1) * hop_length`` to ``(t + 1) * hop_length``; beyond
+    the signal they are zero. The transform is orthonormal: it keeps the energy.
+
+    Args:
+        x: Signals of any length N >= 1.
+        hop_length: Samples per frame; also the number M of coefficients per frame.
+
+    Returns:
+        ``T = ceil(N / hop_length) + 1`` frames of M coefficients, float32.
+    """
+    num_blocks = -(-x.shape[-1] // hop_length)
+    padded = F.pad(x.float(), (hop_length, (num_blocks + 1) * hop_length - x.shape[-1]))
+    basis = _mdct_basis(hop_length, x.device)
+    with torch.autocast(x.device.type, enabled=False):
+        return padded.unfold(-1, 2 * hop_length, hop_length) @ basis
+
+
+def imdct(coefficients: Float[Tensor, "*B T M"]) -> Float[Tensor, "*B N"]:
+    """Inverse of `mdct`: ``(T - 1) * M`` samples, float32, of which the last may be padding."""
+    hop_length = coefficients.shape[-1]
+    basis = _mdct_basis(hop_length, coefficients.device)
+    with torch.autocast(coefficients.device.type, enabled=False):
+        frames = coefficients.float() @ basis.T
+    # Each block of samples is the second half of one frame plus the first half of the next.
+    blocks = frames[..., :-1, hop_length:] + frames[..., 1:, :hop_length]
+    return blocks.flatten(-2)
+
+
+def _hz_to_mel(hz: Tensor) -> Tensor:
+    # Slaney's scale: linear below 1 kHz, logarithmic above.
+    log_step = torch.log(torch.tensor(6.4, dtype=torch.float64)) / 27
+    logarithmic = 15 + torch.log(hz.clamp(min=1e-9) / 1000) / log_step
+    return torch.where(hz < 1000, 3 * hz / 200, logarithmic)
+
+
+def _mel_to_hz(mel: Tensor) -> Tensor:
+    log_step = torch.log(torch.tensor(6.4, dtype=torch.float64)) / 27
+    return torch.where(mel < 15, 200 * mel / 3, 1000 * torch.exp(log_step * (mel - 15)))
+
+
+@lru_cache(maxsize=64)
+def mel_filters(
+    sampling_rate: int, window_length: int, n_mels: int, device: torch.device
+) -> Float[Tensor, "F n_mels"]:
+    """Triangular mel filters of unit area, from 0 Hz to half the sampling rate.
+
+    After Slaney's Auditory Toolbox.
+
+    Args:
+        sampling_rate: Hz.
+        window_length: Length of the FFT; ``F = window_length // 2 + 1``.
+        n_mels: Number of filters. Narrow filters between two FFT bins are all zero, as in librosa.
+        device: Where to put the matrix.
+
+    Returns:
+        Float32 matrix to multiply magnitudes with.
+    """
+    bins = torch.linspace(0, sampling_rate / 2, window_length // 2 + 1, dtype=torch.float64)
+    top = _hz_to_mel(torch.tensor(sampling_rate / 2, dtype=torch.float64))
+    edges = _mel_to_hz(torch.linspace(0, 1, n_mels + 2, dtype=torch.float64) * top)
+    ramps = edges[None, :] - bins[:, None]
+    width = edges.diff()
+    rising, falling = -ramps[:, :-2] / width[:-1], ramps[:, 2:] / width[1:]
+    weights = torch.minimum(rising, falling).clamp(min=0) * (2 / (edges[2:] - edges[:-2]))
+    return weights.to(device, torch.float32)
+
+
+def stft_magnitude(
+    x: Float[Tensor, "*B N"], window_length: int, hop_length: int
+) -> Float[Tensor, "*B F frames"]:
+    """Magnitudes of a centred short-time Fourier transform, Hann window, reflected edges.
+
+    Signals too short to be reflected are padded with zeros at their end first.
+    """
+    shortage = window_length // 2 + 1 - x.shape[-1]
+    if shortage > 0:
+        x = F.pad(x, (0, shortage))
+    window = torch.hann_window(window_length, device=x.device, dtype=torch.float32)
+    spectrum = torch.stft(
+        x.float().reshape(-1, x.shape[-1]),
+        window_length,
+        hop_length,
+        window=window,
+        center=True,
+        pad_mode="reflect",
+        return_complex=True,
+    )
+    # abs() has a NaN gradient at exact zero, which digital silence reaches: keep a tiny floor.
+    magnitude = torch.view_as_real(spectrum).square().sum(-1).clamp(min=1e-18).sqrt()
+    return magnitude.reshape(*x.shape[:-1], *magnitude.shape[-2:])

@@ -1,0 +1,1 @@
+"""The three stages: train an autoencoder, fit a quantizer, finetune a decoder."""

@@ -1,0 +1,215 @@
+"""Stage 1: train a continuous autoencoder whose latents survive noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tokenizer.autoencoders.lapped import LappedAutoencoder
+from tokenizer.data import (
+    NO_AUGMENTATION,
+    Augmentation,
+    Clip,
+    CropDataset,
+    crop_batches,
+    split_files,
+)
+from tokenizer.losses import MEL_WINDOWS, MelDistance, waveform_distortion
+from tokenizer.spectral import mdct
+from tokenizer.training.loop import LoopConfig, num_processes, run
+
+
+@dataclass(frozen=True)
+class ReconstructionConfig:
+    """Losses and the noise that latents are trained under.
+
+    Attributes:
+        mel_weight: Of the multi-scale mel distance.
+        waveform_weight: Of the waveform distortion, in units of 10 dB.
+        mel_scales_per_step: How many of the seven scales, drawn at random, each step computes.
+        noise_range: Latents get Gaussian noise of standard deviation ``max(0, U(*noise_range))``,
+            drawn per crop. It makes the encoder spend variance where it matters, which is what a
+            Euclidean quantizer needs.
+    """
+
+    mel_weight: float = 1.0
+    waveform_weight: float = 1.0
+    mel_scales_per_step: int = 3
+    noise_range: tuple[float, float] = (-0.15, 0.65)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.mel_scales_per_step <= len(MEL_WINDOWS):
+            raise ValueError(f"mel_scales_per_step must be 1..{len(MEL_WINDOWS)}: {self}.")
+
+
+def reconstruction_losses(
+    estimate: Float[Tensor, "B C N"],
+    target: Float[Tensor, "B C N"],
+    mel: MelDistance,
+    config: ReconstructionConfig,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """The spectral losses that stages 1 and 3 share: mel, waveform and their weighted sum."""
+    order = torch.randperm(len(mel.scales), generator=generator).tolist()
+    distance = mel(estimate, target, scales=order[: config.mel_scales_per_step]).mean()
+    distortion = waveform_distortion(estimate, target).mean()
+    total = config.mel_weight * distance + config.waveform_weight * distortion
+    return {"loss": total, "mel": distance, "waveform": distortion}
+
+
+class NoisyAutoencoder(nn.Module):
+    """Encoder, Gaussian noise of a known level, decoder."""
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+
+    def forward(
+        self,
+        audio: Float[Tensor, "B C N"],
+        noise: Float[Tensor, "B D T"],
+        noise_level: Float[Tensor, " B"],
+    ) -> Float[Tensor, "B C N2"]:
+        """Reconstructs audio from noisy latents."""
+        latents = self.encoder(audio)
+        return self.decoder(latents + noise_level[:, None, None] * noise, noise_level)
+
+
+class AutoencoderTask:
+    """Stage 1 as `tokenizer.training.loop.run` wants it."""
+
+    def __init__(
+        self,
+        autoencoder: LappedAutoencoder,
+        train: CropDataset,
+        held_out: CropDataset,
+        losses: ReconstructionConfig,
+        loop: LoopConfig,
+    ) -> None:
+        self.autoencoder, self.train, self.held_out = autoencoder, train, held_out
+        self.config, self.loop = losses, loop
+        self.module = NoisyAutoencoder(autoencoder.encoder, autoencoder.decoder)
+        self.mel = MelDistance(autoencoder.sampling_rate)
+
+    def batches(self, first_step: int, rank: int, world_size: int) -> Iterator[dict[str, Tensor]]:
+        """Random crops; see `tokenizer.data`."""
+        return crop_batches(
+            self.train,
+            batch_size=self.loop.batch_size,
+            first_step=first_step,
+            num_workers=self.loop.num_workers,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def losses(
+        self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Losses of a batch under random latent noise."""
+        audio, gain = batch["audio"], batch["gain"][:, None, None]
+        low, high = self.config.noise_range
+        level = torch.rand(len(audio), generator=generator) * (high - low) + low
+        frames = self.autoencoder.num_frames(audio.shape[-1])
+        shape = (len(audio), self.autoencoder.latent_dim, frames)
+        noise = torch.randn(shape, generator=generator)
+        level, noise = level.clamp(min=0).to(audio.device), noise.to(audio.device)
+        estimate = module(audio / gain, noise, level)[..., : audio.shape[-1]].float() * gain
+        return reconstruction_losses(estimate, audio, self.mel, self.config, generator)
+
+    @torch.inference_mode()
+    def validate(self) -> dict[str, float]:
+        """Mel distance and SNR on held-out crops, from clean latents and under noise of 0.3."""
+        sums: dict[str, float] = {}
+        device = next(self.module.parameters()).device
+        for index in range(len(self.held_out)):
+            item = {name: value.to(device)[None] for name, value in self.held_out[index].items()}
+            audio, gain = item["audio"], item["gain"][:, None, None]
+            latents = self.autoencoder.encoder(audio / gain)
+            noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(index))
+            for name, level in (("clean", 0.0), ("noisy", 0.3)):
+                estimate = self.autoencoder.decoder(
+                    latents + level * noise.to(device), torch.full((1,), level, device=device)
+                )
+                estimate = estimate[..., : audio.shape[-1]] * gain
+                sums[f"{name}_mel"] = sums.get(f"{name}_mel", 0.0) + float(
+                    self.mel(estimate, audio)
+                )
+                snr = -10 * float(waveform_distortion(estimate, audio))
+                sums[f"{name}_snr"] = sums.get(f"{name}_snr", 0.0) + snr
+        return {name: value / len(self.held_out) for name, value in sums.items()}
+
+
+def mdct_covariance(dataset: CropDataset, hop_length: int, num_crops: int) -> Tensor:
+    """Second moments of the MDCT of normalised crops, for the PCA of the linear path."""
+    total = torch.zeros(hop_length, hop_length, dtype=torch.float64)
+    frames = 0
+    for index in range(num_crops):
+        item = dataset[index]
+        c = mdct(item["audio"][0] / item["gain"], hop_length)
+        total += (c.T @ c).double()
+        frames += len(c)
+    return total / frames
+
+
+def train_autoencoder(
+    autoencoder: LappedAutoencoder,
+    clips: list[Clip],
+    out: Path,
+    *,
+    loop: LoopConfig,
+    losses: ReconstructionConfig,
+    augmentation: Augmentation,
+    num_held_out: int = 16,
+    progress: bool = True,
+) -> bool:
+    """Trains in place; resumes from ``out`` if it holds a checkpoint.
+
+    Args:
+        autoencoder: A new model; its linear path is initialised here.
+        clips: Training audio.
+        out: Folder of the run.
+        loop: Steps, batches, learning rate.
+        losses: Weights and latent noise.
+        augmentation: Of the crops.
+        num_held_out: Files kept for validation.
+        progress: Whether to show a bar.
+
+    Returns:
+        Whether all steps are done.
+    """
+    num_held_out = min(num_held_out, len(clips) // 5)
+    train_clips, held_out_clips = (
+        split_files(clips, num_held_out) if num_held_out else (clips, clips)
+    )
+    rate = autoencoder.sampling_rate
+    train = CropDataset(
+        train_clips,
+        sampling_rate=rate,
+        crop_length=round(loop.crop_seconds * rate),
+        augmentation=augmentation,
+        seed=loop.seed,
+        length=loop.steps * loop.batch_size * num_processes(),
+    )
+    held_out = CropDataset(
+        held_out_clips,
+        sampling_rate=rate,
+        crop_length=4 * rate,
+        augmentation=NO_AUGMENTATION,
+        seed=1,
+        length=32,
+    )
+    if not (out / "checkpoint").exists():
+        autoencoder.initialize(mdct_covariance(train, autoencoder.hop_length, 400))
+    task = AutoencoderTask(autoencoder, train, held_out, losses, loop)
+    description = {
+        "autoencoder": autoencoder.to_config(),
+        "losses": asdict(losses),
+        "augmentation": asdict(augmentation),
+        "clips": len(clips),
+    }
+    return run(task, loop, out, description=description, progress=progress)

@@ -1,0 +1,197 @@
+"""Stage 3: freeze encoder and quantizer, finetune the decoder on quantized latents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tokenizer.data import (
+    NO_AUGMENTATION,
+    Augmentation,
+    Clip,
+    CropDataset,
+    crop_batches,
+    split_files,
+)
+from tokenizer.losses import MelDistance, waveform_distortion
+from tokenizer.model import LatentTokenizer
+from tokenizer.training.autoencoder import ReconstructionConfig, reconstruction_losses
+from tokenizer.training.loop import LoopConfig, num_processes, run
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """What the decoder is finetuned on.
+
+    Attributes:
+        min_codebooks: Each crop is decoded from a number of codebooks drawn log-uniformly between
+            this one and all, so that one decoder serves every rate.
+        continue_finetuned: Whether to go on from an existing finetuned decoder instead of the
+            continuous one.
+    """
+
+    min_codebooks: int = 2
+    continue_finetuned: bool = False
+
+    def __post_init__(self) -> None:
+        if self.min_codebooks < 1:
+            raise ValueError(f"min_codebooks must be at least 1, got {self.min_codebooks}.")
+
+
+class DecoderTask:
+    """Stage 3 as `tokenizer.training.loop.run` wants it."""
+
+    def __init__(
+        self,
+        tokenizer: LatentTokenizer,
+        decoder: nn.Module,
+        train: CropDataset,
+        held_out: CropDataset,
+        losses: ReconstructionConfig,
+        finetune: FinetuneConfig,
+        loop: LoopConfig,
+    ) -> None:
+        self.tokenizer, self.module = tokenizer, decoder
+        self.train, self.held_out = train, held_out
+        self.config, self.finetune, self.loop = losses, finetune, loop
+        self.mel = MelDistance(tokenizer.sampling_rate)
+
+    def batches(self, first_step: int, rank: int, world_size: int) -> Iterator[dict[str, Tensor]]:
+        """Random crops; see `tokenizer.data`."""
+        return crop_batches(
+            self.train,
+            batch_size=self.loop.batch_size,
+            first_step=first_step,
+            num_workers=self.loop.num_workers,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    @torch.no_grad()
+    def quantized(
+        self, audio: Float[Tensor, "B C N"], n_codebooks: list[int]
+    ) -> tuple[Float[Tensor, "B D T"], Float[Tensor, " B"]]:
+        """Latents as they come out of each item's first n codebooks, and their noise level."""
+        tokenizer = self.tokenizer
+        device = audio.device
+        mixed = self.loop.mixed_precision == "bf16"
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+            latents = tokenizer.autoencoder.encoder(audio).float()
+        quantized = [
+            tokenizer.dequantize(tokenizer.quantize(z[None], n))
+            for z, n in zip(latents, n_codebooks, strict=True)
+        ]
+        levels = torch.tensor([tokenizer.noise_level(n) for n in n_codebooks], device=device)
+        # Made under inference mode: autograd takes copies only.
+        return torch.cat(quantized).clone(), levels
+
+    def losses(
+        self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Losses of a batch, each item from its own number of codebooks."""
+        audio, gain = batch["audio"], batch["gain"][:, None, None]
+        low, high = self.finetune.min_codebooks, self.tokenizer.num_codebooks
+        draw = torch.rand(len(audio), generator=generator)
+        counts = [round(low * (high / low) ** u) for u in draw.tolist()]
+        joint = self.tokenizer.autoencoder.num_channels
+        heard = audio.expand(-1, joint, -1)
+        scale = gain if self.tokenizer.autoencoder.normalize else torch.ones_like(gain)
+        latents, levels = self.quantized(heard / scale, counts)
+        estimate = module(latents, levels)[..., : audio.shape[-1]].float() * scale
+        return reconstruction_losses(estimate, heard, self.mel, self.config, generator)
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Mel distance and SNR on held-out crops, at 1/8, 5/12, 2/3 and all of the codebooks."""
+        total = self.tokenizer.num_codebooks
+        counts = sorted({max(1, round(total * share)) for share in (0.125, 0.4167, 0.6667, 1)})
+        sums: dict[str, float] = {}
+        device = next(self.module.parameters()).device
+        joint = self.tokenizer.autoencoder.num_channels
+        for index in range(len(self.held_out)):
+            item = {name: value.to(device)[None] for name, value in self.held_out[index].items()}
+            audio, gain = item["audio"].expand(-1, joint, -1), item["gain"][:, None, None]
+            scale = gain if self.tokenizer.autoencoder.normalize else torch.ones_like(gain)
+            for n in counts:
+                latents, levels = self.quantized(audio / scale, [n])
+                estimate = self.module(latents, levels)[..., : audio.shape[-1]] * scale
+                mel = float(self.mel(estimate, audio))
+                snr = -10 * float(waveform_distortion(estimate, audio))
+                sums[f"mel_{n}"] = sums.get(f"mel_{n}", 0.0) + mel
+                sums[f"snr_{n}"] = sums.get(f"snr_{n}", 0.0) + snr
+        return {name: value / len(self.held_out) for name, value in sums.items()}
+
+
+def finetune_decoder(
+    tokenizer: LatentTokenizer,
+    clips: list[Clip],
+    out: Path,
+    *,
+    loop: LoopConfig,
+    losses: ReconstructionConfig,
+    finetune: FinetuneConfig,
+    augmentation: Augmentation,
+    num_held_out: int = 16,
+    progress: bool = True,
+) -> bool:
+    """Gives a fitted tokenizer a finetuned decoder; resumes from ``out`` if it holds a checkpoint.
+
+    Args:
+        tokenizer: Changed in place; encoder, quantizer and continuous decoder stay as they are.
+        clips: Training audio.
+        out: Folder of the run.
+        loop: Steps, batches, learning rate.
+        losses: Their weights.
+        finetune: Numbers of codebooks.
+        augmentation: Of the crops.
+        num_held_out: Files kept for validation.
+        progress: Whether to show a bar.
+
+    Returns:
+        Whether all steps are done.
+    """
+    quantizer = tokenizer.config.quantizer
+    tokenizer.noise_level(1)  # raises if nothing is fitted
+    if tokenizer.finetuned_decoder is None or not finetune.continue_finetuned:
+        tokenizer.add_finetuned_decoder()
+    decoder = tokenizer.finetuned_decoder
+    assert decoder is not None
+    num_held_out = min(num_held_out, len(clips) // 5)
+    train_clips, held_out_clips = (
+        split_files(clips, num_held_out) if num_held_out else (clips, clips)
+    )
+    rate = tokenizer.sampling_rate
+    train = CropDataset(
+        train_clips,
+        sampling_rate=rate,
+        crop_length=round(loop.crop_seconds * rate),
+        augmentation=augmentation,
+        # Other crops than stage 1 with the same seed.
+        seed=loop.seed + 1_000_000,
+        length=loop.steps * loop.batch_size * num_processes(),
+    )
+    held_out = CropDataset(
+        held_out_clips,
+        sampling_rate=rate,
+        crop_length=4 * rate,
+        augmentation=NO_AUGMENTATION,
+        seed=1,
+        length=24,
+    )
+    task = DecoderTask(tokenizer, decoder, train, held_out, losses, finetune, loop)
+    description = {
+        "autoencoder": tokenizer.config.autoencoder,
+        "quantizer": quantizer,
+        "losses": asdict(losses),
+        "finetune": asdict(finetune),
+        "augmentation": asdict(augmentation),
+        "clips": len(clips),
+    }
+    done = run(task, loop, out, description=description, progress=progress)
+    decoder.eval()
+    return done

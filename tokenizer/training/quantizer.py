@@ -1,0 +1,221 @@
+"""Stage 2: freeze the autoencoder, cache its latents, fit a quantizer to them offline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from tokenizer.data import Clip, read_window
+from tokenizer.losses import MEL_BINS, MEL_WINDOWS, log_mel
+from tokenizer.model import LatentTokenizer
+from tokenizer.quantizers.base import Quantizer
+from tokenizer.quantizers.residual import ResidualVectorQuantizer
+from tokenizer.quantizers.sources import MemmapSource
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Which latents a quantizer is fitted to.
+
+    Attributes:
+        segment_seconds: Files are encoded in segments of this length, each normalised by itself.
+        max_frames: At most this many latent frames are cached, from segments spread evenly over the
+            clips.
+        sensitivity_batches: Segments over which the decoder's sensitivity is averaged, for the
+            "decoder" mode.
+        seed: Of everything random.
+    """
+
+    segment_seconds: float = 10.0
+    max_frames: int = 2_000_000
+    sensitivity_batches: int = 24
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.segment_seconds <= 0 or self.max_frames < 1 or self.sensitivity_batches < 1:
+            raise ValueError(f"All numbers must be positive: {self}.")
+
+
+def segments(clips: list[Clip], seconds: float) -> list[tuple[Clip, float, int]]:
+    """All whole segments of a list of clips, as (clip, start in seconds, channel)."""
+    found = []
+    for clip in clips:
+        duration = clip.num_samples / clip.sampling_rate
+        count = max(1, int(duration // seconds))
+        for channel in range(clip.num_channels):
+            found += [(clip, i * seconds, channel) for i in range(count)]
+    return found
+
+
+def spread(items: list, count: int) -> list:
+    """``count`` items of a list, evenly spread; all if there are fewer."""
+    if count >= len(items):
+        return items
+    return [items[int((i + 0.5) * len(items) / count)] for i in range(count)]
+
+
+def _segment_latents(
+    tokenizer: LatentTokenizer, clips: list[Clip], config: FitConfig
+) -> Iterator[Float[Tensor, "T D"]]:
+    per_segment = round(config.segment_seconds * tokenizer.frame_rate)
+    chosen = spread(
+        segments(clips, config.segment_seconds), max(1, config.max_frames // per_segment)
+    )
+    joint = tokenizer.autoencoder.num_channels
+    for clip, start, channel in tqdm(chosen, desc="encode", unit="segment"):
+        audio = read_window(clip, start, config.segment_seconds, tokenizer.sampling_rate, channel)
+        # Stereo models hear the other channel too where there is one; a mono clip is its own other
+        # channel.
+        channels = [audio]
+        for other in range(1, joint):
+            which = min(channel + other, clip.num_channels - 1)
+            channels.append(
+                read_window(clip, start, config.segment_seconds, tokenizer.sampling_rate, which)
+            )
+        x = torch.from_numpy(np.stack(channels))[None]
+        yield tokenizer.encode(x).latents[0].T
+
+
+def cache_latents(
+    tokenizer: LatentTokenizer, clips: list[Clip], path: Path, config: FitConfig
+) -> MemmapSource:
+    """Encodes audio into one ``.npy`` of float32 ``[M, D]``, or reuses it if it fits.
+
+    Args:
+        tokenizer: Its autoencoder encodes.
+        clips: What to encode.
+        path: The cache; a ``.json`` beside it says what is in it.
+        config: How much.
+
+    Returns:
+        The latents, read from disk as they are needed.
+    """
+    weights = tokenizer.autoencoder.encoder.state_dict()
+    checksum = float(sum(value.double().abs().sum() for value in weights.values()))
+    described = {
+        "encoder": tokenizer.autoencoder.to_config() | {"checksum": checksum},
+        "clips": [clip.name for clip in clips],
+        "segment_seconds": config.segment_seconds,
+        "max_frames": config.max_frames,
+    }
+    described = json.loads(json.dumps(described))
+    note = path.with_suffix(".json")
+    if path.exists() and note.exists() and json.loads(note.read_text()) == described:
+        return MemmapSource(path)
+    note.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    raw = path.with_suffix(".raw")
+    rows = 0
+    with raw.open("wb") as stream:
+        for z in _segment_latents(tokenizer, clips, config):
+            stream.write(np.ascontiguousarray(z.cpu().numpy(), dtype=np.float32).tobytes())
+            rows += len(z)
+    # The shape is known only now: a header, then the raw frames.
+    partial = path.with_suffix(".partial")
+    source = np.memmap(raw, dtype=np.float32, mode="r", shape=(rows, tokenizer.latent_dim))
+    target = np.lib.format.open_memmap(
+        partial, mode="w+", dtype=np.float32, shape=(rows, tokenizer.latent_dim)
+    )
+    for start in range(0, rows, 2**16):
+        target[start : start + 2**16] = source[start : start + 2**16]
+    target.flush()
+    del source, target
+    raw.unlink()
+    partial.replace(path)
+    note.write_text(json.dumps(described))
+    return MemmapSource(path)
+
+
+def latent_statistics(source: MemmapSource) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
+    """Mean and standard deviation of every latent channel, float32, computed in one pass."""
+    total = torch.zeros(source.dim, dtype=torch.float64)
+    squares = torch.zeros_like(total)
+    for batch in source.batches(2**16):
+        total += batch.double().sum(0)
+        squares += batch.double().square().sum(0)
+    mean = total / len(source)
+    std = (squares / len(source) - mean.square()).clamp(min=1e-12).sqrt()
+    return mean.float(), std.float()
+
+
+def decoder_sensitivity(
+    tokenizer: LatentTokenizer, source: MemmapSource, config: FitConfig
+) -> Float[Tensor, "D D"]:
+    """How much the listener hears of an error in the latents: ``G = E[J^T J]``.
+
+    J is the Jacobian of what comes out (log-mel magnitudes at all scales, and the waveform over its
+    root mean square) with respect to one latent frame. For random v of unit variance, ``E[(v J)^T
+    (v J)] = J^T J``, and ``v J`` is one back-propagation.
+
+    Args:
+        tokenizer: Its continuous decoder is differentiated.
+        source: Cached latents; consecutive ones are decoded.
+        config: Supplies the number of batches and the seed.
+    """
+    generator = torch.Generator().manual_seed(config.seed)
+    frames = min(128, len(source))
+    wanted = sorted(
+        torch.randint(
+            len(source) - frames + 1, (config.sensitivity_batches,), generator=generator
+        ).tolist()
+    )
+    metric = torch.zeros(source.dim, source.dim, dtype=torch.float64)
+    decoder = tokenizer.autoencoder.decoder
+    for start in wanted:
+        z = source.rows(start, start + frames).T[None].to(tokenizer.device).requires_grad_()
+        audio = decoder(z)
+        level = audio.detach().square().mean().sqrt() + 1e-5
+        # Loudness at which a listener gets it: the mel features have an absolute floor.
+        heard = audio / level * 0.1
+        features = [heard / (0.1 * heard.numel() ** 0.5)]
+        for window, bands in zip(MEL_WINDOWS, MEL_BINS, strict=True):
+            values = log_mel(heard, tokenizer.sampling_rate, window, bands, 1e-5)
+            features.append(values / values.numel() ** 0.5)
+        total = sum(
+            (f * torch.randn(f.shape, generator=generator).to(f.device)).sum() for f in features
+        )
+        assert isinstance(total, Tensor)
+        (gradient,) = torch.autograd.grad(total, z)
+        g = gradient[0].T.double().cpu()
+        metric += g.T @ g
+    return (metric / metric.diagonal().mean()).float()
+
+
+def fit_quantizer(
+    tokenizer: LatentTokenizer,
+    clips: list[Clip],
+    quantizer: Quantizer,
+    *,
+    cache: Path,
+    config: FitConfig,
+    progress: bool = True,
+) -> LatentTokenizer:
+    """Fits a quantizer to a tokenizer's latents and puts it in place, with the latents' statistics.
+
+    Args:
+        tokenizer: Changed in place, and returned.
+        clips: Audio whose latents to fit.
+        quantizer: A new quantizer of the right dimension.
+        cache: ``.npy`` file to keep the latents in; reused if it fits.
+        config: How much audio, and the seed.
+        progress: Whether to show a bar.
+    """
+    source = cache_latents(tokenizer, clips, cache, config)
+    mean, std = latent_statistics(source)
+    tokenizer.latents_mean.copy_(mean)
+    tokenizer.latents_std.copy_(std)
+    generator = torch.Generator().manual_seed(config.seed)
+    if isinstance(quantizer, ResidualVectorQuantizer) and quantizer.standardization == "decoder":
+        metric = decoder_sensitivity(tokenizer, source, config)
+        quantizer.fit(source, generator=generator, metric=metric, progress=progress)
+    else:
+        quantizer.fit(source, generator=generator, progress=progress)
+    return tokenizer.set_quantizer(quantizer)
