@@ -9,7 +9,9 @@ cd "$root"
 PATH=$venv/bin:$PATH
 # Tests are many small operations, some in two processes: more threads only get in each other's way.
 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-export PATH OMP_NUM_THREADS
+# pyright need not ask the network whether there is a newer one.
+PYRIGHT_PYTHON_IGNORE_WARNINGS=1
+export PATH OMP_NUM_THREADS PYRIGHT_PYTHON_IGNORE_WARNINGS
 
 ruff check
 ruff format --check

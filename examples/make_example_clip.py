@@ -22,7 +22,7 @@ OUT = Path(__file__).parents[1] / "tokenizer" / "assets" / "example.flac"
 CHORDS = ((45, 57, 60, 64, 69), (41, 53, 60, 65, 69), (48, 55, 60, 64, 72), (43, 55, 59, 62, 71))
 PICKING = (1, 2, 3, 4, 3, 2, 4, 3)  # which string of the chord each half beat plucks
 
-# Formant frequencies in Hz; the last one is hiss through the teeth rather than voice.
+# Formant frequencies in Hz.
 VOWELS = {
     "a": (730, 1090, 2440, 3400, 4500),
     "e": (530, 1840, 2480, 3500, 4500),
@@ -32,7 +32,7 @@ VOWELS = {
 }
 FORMANT_WIDTHS = (70, 90, 130, 200, 280)  # Hz
 FORMANT_LEVELS = (1.0, 0.6, 0.35, 0.2, 0.1)
-HISSES = {"s": (5500, 9500), "f": (2000, 14000), "h": (2200, 5200)}  # Hz: s, f, sh
+HISSES = {"s": (5500, 9500), "f": (2000, 14000), "h": (2200, 5200)}  # Hz; h stands for sh
 
 
 def tone(note: float) -> float:
@@ -88,13 +88,13 @@ def play_strings(rng: np.random.Generator, track: np.ndarray) -> None:
     for bar, chord in enumerate(CHORDS):
         for string, note in enumerate(chord):
             add(track, 0.5 * pluck(rng, note), 4 * BEAT * bar + 0.012 * string)
-        add(track, 0.6 * pluck(rng, chord[0] - 12 * (chord[0] > 44)), BEAT * (4 * bar + 2))
+        add(track, 0.6 * pluck(rng, chord[0]), BEAT * (4 * bar + 2))
         for half, string in enumerate(PICKING[1:], 1):
             add(track, 0.4 * pluck(rng, chord[string], 1.2), BEAT * (4 * bar + half / 2))
 
 
 def play_drums(rng: np.random.Generator, track: np.ndarray) -> None:
-    """A low drum on beats one and three, a snare on two and four, a shaker on every quarter beat."""
+    """A low drum on beats one and three, a snare on two and four, a shaker on every quarter."""
     t = seconds(int(0.35 * RATE))
     drum = np.sin(2 * np.pi * (50 * t + 3.0 * (1 - np.exp(-t / 0.03)))) * np.exp(-t / 0.09)
     for beat in range(16):
@@ -123,7 +123,8 @@ def say(
         When the phrase ends.
     """
     ring = seconds(int(0.025 * RATE))
-    attack = 0.5 - 0.5 * np.cos(np.pi * np.minimum(1.0, ring / 0.0006))
+    # A soft start: the longer, the duller the voice.
+    attack = 0.5 - 0.5 * np.cos(np.pi * np.minimum(1.0, ring / 0.001))
     edges, moment = [], start
     for hiss in hisses:
         voiced = moment + (0.0 if hiss == " " else 0.07)
@@ -136,21 +137,21 @@ def say(
     # The formants glide: each vowel is reached in the middle of its syllable.
     middles = [(a + b) / 2 for a, b in edges]
     targets = np.array([VOWELS[v] for v in vowels], dtype=float)
-    at, phase = start, 0.0
+    at = start
     while at < moment:
-        progress = (at - start) / (moment - start)
-        pitch = 175 - 60 * progress + 14 * np.sin(2 * np.pi * 2.6 * (at - start)) + phase
-        loudness = max((np.sin(np.pi * (at - a) / (b - a)) for a, b in edges if a < at < b), default=0)
+        loudness = sum(np.sin(np.pi * (at - a) / (b - a)) for a, b in edges if a < at < b)
         if loudness > 0:
             pulse = np.zeros(len(ring))
             for k, (width, level) in enumerate(zip(FORMANT_WIDTHS, FORMANT_LEVELS, strict=True)):
                 formant = np.interp(at, middles, targets[:, k])
                 decay = np.exp(-np.pi * width * ring)
                 pulse += level * decay * np.sin(2 * np.pi * formant * ring)
-            breath = 0.06 * noise(rng, len(ring)) * np.exp(-ring / 0.004)
-            add(track, 1.6 * np.sqrt(loudness) * (attack * pulse + breath), at)
-        at += 1.0 / pitch
-        phase = 3.0 * (rng.random() - 0.5)  # jitter: no glottis keeps perfect time
+            breath = 0.1 * band(noise(rng, len(ring)), 1500, 7000) * np.exp(-ring / 0.004)
+            add(track, 1.6 * np.sqrt(loudness) * attack * (pulse + breath), at)
+        # The pitch falls over the phrase and swings with stress; no glottis keeps perfect time.
+        said = at - start
+        pitch = 175 - 60 * said / (moment - start) + 14 * np.sin(2 * np.pi * 2.6 * said)
+        at += 1.0 / (pitch + 3.0 * (rng.random() - 0.5))
     return moment
 
 

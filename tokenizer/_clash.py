@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
 
 # Distributions known to install a package of one of our names, and those that could by their own
 # name. Each is looked up by name: to list what every installed distribution owns takes half a
@@ -32,7 +32,7 @@ def check_clash() -> None:
         except PackageNotFoundError:
             continue
         if _installs(rival, package):
-            folder = os.path.realpath(rival.locate_file(""))
+            folder = Path(str(rival.locate_file(""))).resolve()
             raise ImportError(
                 f"latent-tokenizer cannot share an environment with {name} {rival.version} (in"
                 f" {folder}): both install a package named {package!r}. Use a fresh environment"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -155,7 +155,7 @@ class LatentTokenizer(RowMethods, PreTrainedModel):
         if self.quantizer is None or not bool(self.quantizer.fitted):
             raise RuntimeError(
                 "This tokenizer has no fitted quantizer yet, so it has latents but no codes. Fit "
-                "one: `latok fit MODEL AUDIO --out DIR`, or tokenizer.training.quantizer.fit_quantizer."
+                "one: `latok fit MODEL AUDIO --out DIR`."
             )
         return self.quantizer
 
@@ -327,18 +327,18 @@ class LatentTokenizer(RowMethods, PreTrainedModel):
         return float(self.config.default_gain) if self.autoencoder.normalize else 1.0
 
     def encode_stream(
-        self, blocks: Iterable[Float[Tensor, "G M n"]]
-    ) -> Iterator[Float[Tensor, "G D t"]]:
+        self, blocks: Iterable[Float[Tensor, "G M _"]]
+    ) -> Iterator[Float[Tensor, "G D _"]]:
         """Latents of a normalised signal that arrives in blocks: see `encode_tiles`."""
         with torch.inference_mode():
             yield from encode_tiles(self.autoencoder, blocks)
 
     def decode_stream(
         self,
-        latents: Iterable[Float[Tensor, "G D t"]],
+        latents: Iterable[Float[Tensor, "G D _"]],
         decoder: DecoderName,
         n_codebooks: int | None,
-    ) -> Iterator[Float[Tensor, "G M n"]]:
+    ) -> Iterator[Float[Tensor, "G M _"]]:
         """Normalised audio of latents that arrive in pieces: see `decode_tiles`."""
         level = self.noise_level(n_codebooks)
         with torch.inference_mode():
@@ -369,14 +369,14 @@ class LatentTokenizer(RowMethods, PreTrainedModel):
     # Stages
 
     @classmethod
-    def from_autoencoder(cls, autoencoder: Autoencoder) -> Self:
+    def from_autoencoder(cls, autoencoder: Autoencoder) -> LatentTokenizer:
         """Wraps a trained autoencoder; its codes come with `set_quantizer`."""
         config = {"kind": autoencoder.kind, **autoencoder.to_config()}
         tokenizer = cls(LatentTokenizerConfig(autoencoder=config))
         tokenizer.autoencoder.load_state_dict(autoencoder.state_dict())
         return tokenizer
 
-    def set_quantizer(self, quantizer: Quantizer) -> Self:
+    def set_quantizer(self, quantizer: Quantizer) -> LatentTokenizer:
         """Puts a fitted quantizer in place; a decoder finetuned for the previous one is dropped."""
         if quantizer.dim != self.latent_dim:
             raise ValueError(
@@ -400,7 +400,7 @@ class LatentTokenizer(RowMethods, PreTrainedModel):
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
-    ) -> Self:
+    ) -> LatentTokenizer:
         """Loads a checkpoint folder or hub repository, in float32.
 
         Raises:
@@ -425,7 +425,7 @@ class LatentTokenizer(RowMethods, PreTrainedModel):
         }
         if wrong:
             raise ValueError(f"The weights in {name} do not fit its config.json: {wrong}.")
-        return (model, info) if want_info else model
+        return (model, info) if want_info else model  # pyright: ignore[reportReturnType]
 
     def _as_bytes(self) -> bytes:
         config = {
@@ -444,7 +444,7 @@ class LatentTokenizer(RowMethods, PreTrainedModel):
         # of the first.
         return _from_bytes, (self._as_bytes(),)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+    def __deepcopy__(self, memo: dict[int, Any]) -> LatentTokenizer:
         del memo
         return _from_bytes(self._as_bytes()).to(self.device)  # pyright: ignore[reportReturnType]
 

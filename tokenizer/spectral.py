@@ -14,8 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 
+# The caches are filled outside inference mode: tensors made inside it are refused by autograd later.
 @lru_cache(maxsize=32)
-def _mdct_basis(hop_length: int, device: torch.device) -> Float[Tensor, "2*M M"]:
+@torch.inference_mode(mode=False)
+def _mdct_basis(hop_length: int, device: torch.device) -> Float[Tensor, "window M"]:
     """Sine-windowed MDCT basis, a matrix whose overlapped transpose inverts it."""
     n = torch.arange(2 * hop_length, dtype=torch.float64)[:, None]
     k = torch.arange(hop_length, dtype=torch.float64)[None, :]
@@ -69,6 +71,7 @@ def _mel_to_hz(mel: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(mode=False)
 def mel_filters(
     sampling_rate: int, window_length: int, n_mels: int, device: torch.device
 ) -> Float[Tensor, "F n_mels"]:

@@ -23,14 +23,14 @@ TILE_FRAMES = 1024
 def _rows(
     function: Callable[[Tensor], Tensor], x: Float[Tensor, "G ..."]
 ) -> Float[Tensor, "G ..."]:
-    # One row at a time: a matrix product's last bits depend on its shape, and a code can hang on a
-    # last bit.
-    return torch.cat([function(row[None]) for row in x])
+    # One row at a time, contiguous: a matrix product's last bits depend on its shape and strides,
+    # and a code can hang on a last bit.
+    return torch.cat([function(row[None].contiguous()) for row in x])
 
 
 def encode_tiles(
-    autoencoder: Autoencoder, blocks: Iterable[Float[Tensor, "G M n"]]
-) -> Iterator[Float[Tensor, "G D t"]]:
+    autoencoder: Autoencoder, blocks: Iterable[Float[Tensor, "G M _"]]
+) -> Iterator[Float[Tensor, "G D _"]]:
     """Encodes a signal that arrives in blocks of any size.
 
     Args:
@@ -77,9 +77,9 @@ def encode_tiles(
 def decode_tiles(
     autoencoder: Autoencoder,
     decoder: Decoder,
-    latents: Iterable[Float[Tensor, "G D t"]],
+    latents: Iterable[Float[Tensor, "G D _"]],
     noise_level: float,
-) -> Iterator[Float[Tensor, "G M n"]]:
+) -> Iterator[Float[Tensor, "G M _"]]:
     """Decodes latents that arrive in pieces of any length.
 
     Args:

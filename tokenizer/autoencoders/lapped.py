@@ -13,7 +13,7 @@ exp(g2) can shut a bin off, so that what is silent stays silent.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -64,7 +64,7 @@ class LappedConfig:
                 raise ValueError(f"LappedConfig.{field.name} must be at least 1, got {value}.")
 
 
-def _features(c: Float[Tensor, "B T M"]) -> Float[Tensor, "B T 2*M"]:
+def _features(c: Float[Tensor, "B T M"]) -> Float[Tensor, "B T features"]:
     """What the encoder's network sees: companded coefficients and log magnitudes.
 
     One MDCT coefficient fluctuates with phase; with its neighbours' difference, which stands in
@@ -199,7 +199,7 @@ class LappedAutoencoder(Autoencoder):
         return asdict(self.config)
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
+    def from_config(cls, config: dict[str, Any]) -> LappedAutoencoder:
         """Builds an untrained model; raises ValueError for unknown or missing fields."""
         try:
             return cls(LappedConfig(**config))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -55,7 +55,7 @@ class Quantizer(nn.Module, ABC):
     @abstractmethod
     def fit(
         self, latents: LatentSource, *, generator: torch.Generator, progress: bool = False
-    ) -> Self:
+    ) -> Quantizer:
         """Fits all parameters to the latents and returns ``self``."""
 
     @abstractmethod

@@ -1,0 +1,310 @@
+"""The rules that DESIGN and STYLE set for the code as a whole, read off its syntax trees."""
+
+import ast
+import graphlib
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("tokenizer", "generative", "datasets_scripts")
+
+# The lines of the package `tokenizer`, from what people run down to what needs nothing else. A file
+# imports only from lines beneath its own; inside a folder files may import each other.
+LAYERS = (
+    ("__main__", "benchmarks"),
+    ("cli",),
+    ("__init__",),
+    ("demo", "report"),
+    ("comparison",),
+    ("evaluation",),
+    ("training",),
+    ("discriminators", "metrics"),
+    ("losses", "data"),
+    ("transcode",),
+    ("codefile", "loading", "diffusers_view"),
+    ("model",),
+    ("rows", "tiling"),
+    ("quantizers", "autoencoders"),
+    ("standardizer",),
+    ("inputs",),
+    ("layers", "spectral", "config", "audio", "_clash"),
+)
+LINE = {name: number for number, names in enumerate(LAYERS) for name in names}
+
+# `RowMethods` is a part of `LatentTokenizer` in a file of its own: it names its other half in
+# annotations, and only there.
+FOR_ANNOTATIONS = {("tokenizer.rows", "tokenizer.model")}
+
+# What encoding and decoding consist of, and what they must never load.
+INFERENCE = tuple(
+    f"tokenizer.{name}" for name in ("model", "rows", "codefile", "audio", "loading", "transcode")
+)
+TRAINING_ONLY = ("losses", "discriminators", "metrics", "data", "training", "evaluation")
+HEAVY = ("faiss", "ray", "diffusers", "matplotlib", "tensorboard", "datasets")
+
+# Each of these runs code that comes with data.
+FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "torch.hub.load", "yaml.load", "os.system"}
+FORBIDDEN_FLAGS = {"shell", "allow_pickle", "trust_remote_code"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported name: where from, what, and whether for type checkers only."""
+
+    source: str
+    target: str
+    line: int
+    types_only: bool
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.line} imports {self.target}"
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every module of the packages, by its dotted name."""
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@cache
+def tree(module: str) -> ast.Module:
+    return ast.parse(modules()[module].read_text(encoding="utf-8"))
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+
+
+def imports(module: str) -> list[Import]:
+    """All imports of a module, those inside functions too, and modules named by a string."""
+
+    def visit(node: ast.AST, types_only: bool) -> Iterator[Import]:
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                yield Import(module, name.name, node.lineno, types_only)
+        elif isinstance(node, ast.ImportFrom):
+            for name in node.names:
+                target = f"{'.' * node.level}{node.module or ''}.{name.name}"
+                yield Import(module, target, node.lineno, types_only)
+        elif isinstance(node, ast.Constant) and node.value in modules() and "." in node.value:
+            yield Import(module, node.value, node.lineno, types_only)
+        elif is_type_checking(node):
+            assert isinstance(node, ast.If)
+            for child in node.body:
+                yield from visit(child, types_only=True)
+            for child in node.orelse:
+                yield from visit(child, types_only)
+            return
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, types_only)
+
+    return list(visit(tree(module), types_only=False))
+
+
+def all_imports() -> list[Import]:
+    return [found for module in modules() for found in imports(module)]
+
+
+def internal(target: str) -> str:
+    """The module of ours that a dotted name is in: the longest prefix that is one."""
+    while target not in modules():
+        target = target.rpartition(".")[0]
+    return target
+
+
+def name_in_layers(dotted: str) -> str:
+    """Which name of `LAYERS` a dotted name inside `tokenizer` belongs to."""
+    parts = dotted.split(".")
+    is_module = len(parts) > 1 and (parts[1] in LINE or f"tokenizer.{parts[1]}" in modules())
+    return parts[1] if is_module else "__init__"
+
+
+def is_ours(target: str, package: str) -> bool:
+    return target == package or target.startswith(package + ".")
+
+
+def exports() -> set[str]:
+    """``tokenizer.__all__``."""
+    for node in tree("tokenizer").body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return set(ast.literal_eval(node.value))
+    raise AssertionError("tokenizer/__init__.py has no __all__.")
+
+
+def test_every_module_has_its_line():
+    homeless = sorted(
+        module
+        for module in modules()
+        if is_ours(module, "tokenizer") and name_in_layers(module) not in LINE
+    )
+    assert not homeless, f"Add {homeless} to LAYERS in {Path(__file__).name}, on the right line."
+
+
+def test_imports_point_downward():
+    upward = []
+    for found in all_imports():
+        if not (is_ours(found.source, "tokenizer") and is_ours(found.target, "tokenizer")):
+            continue
+        source, target = name_in_layers(found.source), name_in_layers(found.target)
+        if source == target or LINE.get(source, -1) < LINE.get(target, -1):
+            continue
+        pair = (found.source, internal(found.target))
+        if not (found.types_only and pair in FOR_ANNOTATIONS):
+            upward.append(str(found))
+    assert not upward, "\n".join(["A file imports only from lines beneath it:", *upward])
+
+
+def test_there_are_no_cycles():
+    graph = {module: set() for module in modules()}
+    for found in all_imports():
+        ours = any(is_ours(found.target, package) for package in PACKAGES)
+        # A package's own __init__.py may name its files; they do not import it back.
+        if ours and not found.types_only and internal(found.target) != found.source:
+            graph[found.source].add(internal(found.target))
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which shows the cycle
+
+
+def test_imports_are_absolute():
+    relative = [str(found) for found in all_imports() if found.target.startswith(".")]
+    assert not relative, relative
+
+
+def test_packages_on_top_use_only_what_tokenizer_exports():
+    allowed = {f"tokenizer.{name}" for name in exports()}
+    wrong = []
+    for found in all_imports():
+        package = found.source.split(".")[0]
+        others = [p for p in PACKAGES if p != package and is_ours(found.target, p)]
+        if not others or (found.target in allowed and package != "tokenizer"):
+            continue
+        # Their __init__.py looks whether the tokenizer is ours at all.
+        if found.target == "tokenizer" and found.source in PACKAGES:
+            continue
+        wrong.append(str(found))
+    assert not wrong, "\n".join(["Not exported by tokenizer/__init__.py, or sideways:", *wrong])
+
+
+def test_exports_are_said_three_times_alike():
+    # In __all__, for type checkers, and in the table from which they are loaded when first used.
+    typed = {
+        found.target.rpartition(".")[2]: internal(found.target)
+        for found in imports("tokenizer")
+        if found.types_only
+    }
+    table = next(
+        ast.literal_eval(node.value)
+        for node in tree("tokenizer").body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_EXPORTS"
+    )
+    assert table == typed
+    assert set(table) == exports()
+    for name, module in table.items():
+        assert re.search(
+            rf"^(class|def) {name}\b|^{name}\b.*=", modules()[module].read_text(), re.M
+        )
+
+
+def test_inference_reaches_no_training_code():
+    reached, todo = set(), [name for name in INFERENCE if name in modules()]
+    while todo:
+        module = todo.pop()
+        if module in reached:
+            continue
+        reached.add(module)
+        todo += [
+            internal(found.target)
+            for found in imports(module)
+            if is_ours(found.target, "tokenizer") and not found.types_only
+        ]
+    wrong = {name for name in reached if name_in_layers(name) in TRAINING_ONLY}
+    assert "tokenizer.model" in reached
+    assert not wrong
+
+
+def test_importing_for_inference_loads_nothing_heavy():
+    ours = tuple(f"tokenizer.{name}" for name in TRAINING_ONLY)
+    statement = (
+        f"import sys; from importlib import import_module as load\n"
+        f"for name in {INFERENCE!r}: load(name)\n"
+        f"print(*(name for name in sys.modules if name.startswith({ours!r})"
+        f" or name.split('.')[0] in {HEAVY!r}))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", statement], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_nothing_runs_code_that_comes_with_data(package):
+    wrong = []
+    for module in modules():
+        if not is_ours(module, package):
+            continue
+        # What names stand for: after `from torch import load as get`, get is torch.load.
+        stands_for = {}
+        for node in ast.walk(tree(module)):
+            if isinstance(node, ast.Import):
+                stands_for |= {n.asname: n.name for n in node.names if n.asname}
+            elif isinstance(node, ast.ImportFrom):
+                stands_for |= {n.asname or n.name: f"{node.module}.{n.name}" for n in node.names}
+        wrong += [
+            str(found)
+            for found in imports(module)
+            if found.target.split(".")[0] in FORBIDDEN_MODULES
+        ]
+        for node in ast.walk(tree(module)):
+            if not isinstance(node, ast.Call):
+                continue
+            first, dot, rest = ast.unparse(node.func).partition(".")
+            call = stands_for.get(first, first) + dot + rest
+            flags = {
+                keyword.arg
+                for keyword in node.keywords
+                if keyword.arg in FORBIDDEN_FLAGS and ast.unparse(keyword.value) != "False"
+            }
+            if call in FORBIDDEN_CALLS or flags:
+                wrong.append(f"{module}:{node.lineno} calls {call}({', '.join(sorted(flags))})")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_module_hides_another():
+    # `python tokenizer/train.py` puts the file's folder first on sys.path: `import datasets` would
+    # then find a datasets.py there.
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    needed = [re.split(r"[^\w-]", line)[0].replace("-", "_") for group in groups for line in group]
+    taken = {*sys.stdlib_module_names, *needed, *PACKAGES, "faiss", "ray", "PIL", "yaml"}
+    names = {
+        path: path.parent.name if path.stem == "__init__" else path.stem
+        for module, path in modules().items()
+        if module not in PACKAGES and path.stem != "__main__"
+    }
+    assert not {str(path.relative_to(ROOT)) for path, name in names.items() if name in taken}
+
+
+def test_only_main_is_run():
+    # For the same reason; `latok` and `python -m` are the ways in. Benchmarks are scripts.
+    runnable = [
+        module
+        for module, path in modules().items()
+        if path.stem != "__main__"
+        and not module.startswith("tokenizer.benchmarks.")
+        and "if __name__ ==" in path.read_text()
+    ]
+    assert not runnable

@@ -1,0 +1,170 @@
+import pytest
+import torch
+
+from tokenizer.autoencoders import build_autoencoder
+from tokenizer.autoencoders.lapped import LappedAutoencoder, LappedConfig
+from tokenizer.spectral import mdct
+from tokenizer.tiling import decode_tiles, encode_tiles
+
+CONFIG = LappedConfig(
+    sampling_rate=8000,
+    hop_length=20,
+    latent_dim=12,
+    encoder_width=16,
+    encoder_depth=2,
+    decoder_width=24,
+    decoder_depth=2,
+    kernel_size=5,
+)
+
+
+def make(**changes) -> LappedAutoencoder:
+    torch.manual_seed(0)
+    model = LappedAutoencoder(LappedConfig(**{**vars(CONFIG), **changes}))
+    with torch.no_grad():  # the networks start near zero: give them something to do
+        torch.nn.init.normal_(model.encoder.head.weight, std=0.3)
+        torch.nn.init.normal_(model.decoder.head.weight, std=0.3)
+    return model.eval()
+
+
+def signal(length: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(1, 1, length, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.inference_mode()
+def test_frames_and_samples_for_every_length_up_to_three_hops():
+    model = make()
+    for length in range(1, 3 * CONFIG.hop_length + 1):
+        z = model.encoder(signal(length))
+        assert z.shape == (1, 12, model.num_frames(length))
+        audio = model.decoder(z)
+        assert audio.shape == (1, 1, model.num_samples(z.shape[-1]))
+        assert audio.shape[-1] >= length
+
+
+@torch.inference_mode()
+def test_initialized_linear_path_is_a_principal_component_analysis():
+    torch.manual_seed(0)
+    model = LappedAutoencoder(CONFIG).eval()
+    # Coloured noise: neighbouring samples alike, so that 12 of 20 components hold nearly all.
+    white = torch.randn(1, 20_000, generator=torch.Generator().manual_seed(1))
+    x = torch.nn.functional.avg_pool1d(white[None], 9, 1, 4)[0]
+    x = x / x.square().mean().sqrt()
+    c = mdct(x, CONFIG.hop_length)[0]
+    covariance = c.T @ c / len(c)
+    model.initialize(covariance)
+    for head in (model.encoder.head, model.decoder.head):
+        head.weight.zero_()
+    model.decoder.head.bias[CONFIG.hop_length : 2 * CONFIG.hop_length] = -14.0
+    z = model.encoder(x[None])
+    error = (model.decoder(z)[..., : x.shape[-1]] - x).square().mean()
+    # Eckart and Young: no linear code of 12 dimensions does better than the discarded eigenvalues.
+    discarded = torch.linalg.eigvalsh(covariance.double())[: -CONFIG.latent_dim].sum()
+    assert float(error) == pytest.approx(float(discarded) / CONFIG.hop_length, rel=0.02)
+    assert float(z.std()) == pytest.approx(1.0, abs=0.05)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("length", [1, 20, 999, 1000 * 20, 1024 * 20, 1034 * 20 + 7, 2100 * 20 + 3])
+def test_tiles_equal_the_whole(length):
+    model = make()
+    x = signal(length)
+    whole = model.encoder(x)
+    tiled = torch.cat(list(encode_tiles(model, [x])), -1)
+    assert tiled.shape == whole.shape
+    torch.testing.assert_close(tiled, whole, atol=2e-5, rtol=1e-4)
+    audio = model.decoder(whole)
+    pieces = torch.cat(list(decode_tiles(model, model.decoder, [whole], 0.0)), -1)
+    assert pieces.shape == audio.shape
+    torch.testing.assert_close(pieces, audio, atol=2e-5, rtol=1e-4)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("block", [313, 20 * 1024, 20 * 1030, 5000])
+def test_blocks_of_any_size_give_equal_bits(block):
+    model = make()
+    x = signal(2100 * 20 + 3)
+    at_once = torch.cat(list(encode_tiles(model, [x])), -1)
+    streamed = torch.cat(list(encode_tiles(model, x.split(block, -1))), -1)
+    assert torch.equal(at_once, streamed)
+    audio = torch.cat(list(decode_tiles(model, model.decoder, [at_once], 0.2)), -1)
+    pieces = at_once.split(max(block // 20, 1), -1)
+    assert torch.equal(audio, torch.cat(list(decode_tiles(model, model.decoder, pieces, 0.2)), -1))
+
+
+@torch.inference_mode()
+def test_groups_are_coded_each_as_if_alone():
+    model = make()
+    x = torch.cat([signal(30_000, seed) for seed in range(3)])
+    together = torch.cat(list(encode_tiles(model, [x])), -1)
+    for i in range(3):
+        alone = torch.cat(list(encode_tiles(model, [x[i : i + 1]])), -1)
+        assert torch.equal(together[i : i + 1], alone)
+
+
+@torch.inference_mode()
+def test_context_is_enough_and_not_more_than_needed():
+    model = make()
+    frame, far = 40, model.encoder.context
+    x = signal(100 * 20)
+    z = model.encoder(x)
+    for distance, changes in ((far + 2, False), (far - 1, True)):
+        other = x.clone()
+        other[..., (frame + distance) * 20 : (frame + distance) * 20 + 20] += 1
+        assert torch.equal(model.encoder(other)[..., frame], z[..., frame]) != changes
+    audio = model.decoder(z)
+    far = model.decoder.context
+    for distance, changes in ((far + 1, False), (far - 1, True)):
+        other = z.clone()
+        other[..., frame + distance] += 1
+        block = slice(frame * 20, frame * 20 + 20)
+        assert torch.equal(model.decoder(other)[..., block], audio[..., block]) != changes
+
+
+@torch.inference_mode()
+def test_gates_can_shut_off():
+    model = make()
+    model.decoder.head.weight.zero_()
+    model.decoder.head.bias.copy_(torch.tensor([-99.0, -99.0, 0.0]).repeat_interleave(20))
+    assert float(model.decoder(torch.randn(1, 12, 50)).abs().max()) < 1e-4
+
+
+@torch.inference_mode()
+def test_noise_level_reaches_the_decoder_and_none_means_exact():
+    model = make()
+    z = torch.randn(2, 12, 30, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(model.decoder(z), model.decoder(z, torch.zeros(2)))
+    mixed = model.decoder(z, torch.tensor([0.0, 0.5]))
+    torch.testing.assert_close(mixed[:1], model.decoder(z[:1]))
+    assert not torch.allclose(mixed[1:], model.decoder(z[1:]))
+
+
+def test_latents_have_unit_deviation_in_training_and_the_scale_is_learned():
+    model = make().train()
+    for step in range(400):
+        z = model.encoder(3 * signal(1000, step)).detach()
+    assert float(z.std()) == pytest.approx(1, abs=1e-4)
+    assert float(model.eval().encoder(3 * signal(4000, 0)).detach().std()) == pytest.approx(1, abs=0.1)
+
+
+def test_without_the_linear_path():
+    model = make(linear_path=False)
+    model.initialize(torch.eye(20))
+    assert not any("linear" in name for name in model.state_dict())
+    assert model.decoder(model.encoder(signal(100))).shape == (1, 1, 100)
+
+
+def test_config_round_trip_and_refusals():
+    model = make()
+    again = build_autoencoder({"kind": "lapped", **model.to_config()})
+    again.load_state_dict(model.state_dict())
+    x = signal(500)
+    assert torch.equal(again.eval().encoder(x), model.encoder(x))
+    with pytest.raises(ValueError, match="latent_dim must be at least 1, got 0"):
+        make(latent_dim=0)
+    with pytest.raises(ValueError, match="kernel_size must be odd, got 4"):
+        make(kernel_size=4)
+    with pytest.raises(ValueError, match="bogus"):
+        build_autoencoder({"kind": "lapped", **model.to_config(), "bogus": 1})
+    with pytest.raises(ValueError, match="'nothing'.*lapped"):
+        build_autoencoder({"kind": "nothing"})

@@ -1,0 +1,153 @@
+"""Latent frames in memory or on disk, and a uniform sample of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tokenizer.quantizers.base import LatentSource
+
+_SAMPLE_BATCH = 65_536
+
+
+class TensorSource:
+    """Latent frames held in memory.
+
+    Args:
+        tensor: Frames ``[M, D]`` of any floating-point type; kept, not copied.
+
+    Raises:
+        ValueError: If the tensor is not two-dimensional or not floating point.
+    """
+
+    def __init__(self, tensor: Float[Tensor, "M D"]) -> None:
+        if tensor.ndim != 2 or not tensor.is_floating_point():
+            raise ValueError(
+                f"Latents are {tensor.dtype} of shape {tuple(tensor.shape)}; expected floating "
+                "point of shape [M, D]."
+            )
+        self._frames = tensor.detach()
+        self.dim = tensor.shape[1]
+
+    def __len__(self) -> int:
+        """Number of frames, M."""
+        return len(self._frames)
+
+    def rows(self, start: int, stop: int) -> Float[Tensor, "M D"]:
+        """Frames ``start`` to ``stop`` (excluded), float32. May share memory with the source."""
+        return self._frames[start:stop].float()
+
+    def batches(self, batch_size: int) -> Iterator[Float[Tensor, "M D"]]:
+        """Yields all frames in order, at most ``batch_size`` at a time."""
+        return _batches(self, batch_size)
+
+
+class MemmapSource:
+    """Latent frames in a ``.npy`` file, read as they are needed.
+
+    Args:
+        path: File of a float32 or float16 array ``[M, D]``, M >= 1.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not such an array.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            frames = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"No latents at {self.path}.") from None
+        except (ValueError, OSError, EOFError) as error:
+            # NumPy's message for a file of another type is about pickles; that helps nobody.
+            raise ValueError(
+                f"{self.path} is not a .npy file of latents [M, D] with M >= 1 ({error})."
+            ) from None
+        # np.load also opens .npz archives, which have neither shape nor dtype.
+        if not isinstance(frames, np.ndarray):
+            frames.close()
+            raise ValueError(f"{self.path} is an archive of arrays; expected one .npy array.")
+        if frames.ndim != 2 or frames.dtype not in (np.float32, np.float16):
+            raise ValueError(
+                f"{self.path} holds {frames.dtype} of shape {frames.shape}; expected float32 or "
+                "float16 of shape [M, D]."
+            )
+        self._frames = frames
+        self.dim = int(frames.shape[1])
+
+    def __len__(self) -> int:
+        """Number of frames, M."""
+        return len(self._frames)
+
+    def rows(self, start: int, stop: int) -> Float[Tensor, "M D"]:
+        """Frames ``start`` to ``stop`` (excluded), float32, as a copy."""
+        return torch.from_numpy(np.array(self._frames[start:stop], dtype=np.float32))
+
+    def batches(self, batch_size: int) -> Iterator[Float[Tensor, "M D"]]:
+        """Yields all frames in order, at most ``batch_size`` at a time."""
+        return _batches(self, batch_size)
+
+
+def _batches(
+    source: TensorSource | MemmapSource, batch_size: int
+) -> Iterator[Float[Tensor, "M D"]]:
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
+    for start in range(0, len(source), batch_size):
+        yield source.rows(start, start + batch_size)
+
+
+def sample_frames(source: LatentSource, n: int, generator: torch.Generator) -> Float[Tensor, "n D"]:
+    """Draws frames uniformly without replacement, in one pass.
+
+    Memory: the sample, its indices and one batch, however long the source is.
+
+    Args:
+        source: Where to draw from.
+        n: How many; all frames are returned if there are no more than this.
+        generator: Source of randomness. Which frames are drawn depends on it, on n and on the
+            number of frames only.
+
+    Returns:
+        A copy of the drawn frames, float32, in the order of the source.
+
+    Raises:
+        ValueError: If n < 1, or if the source yields other frames than it announced.
+    """
+    if n < 1:
+        raise ValueError(f"Cannot sample {n} frames; n must be at least 1.")
+    total = len(source)
+    wanted = _distinct(total, min(n, total), generator)
+    sample = torch.empty(len(wanted), source.dim)
+    seen = 0
+    filled = 0
+    for batch in source.batches(_SAMPLE_BATCH):
+        upto = int(torch.searchsorted(wanted, seen + len(batch)))
+        sample[filled:upto] = batch[wanted[filled:upto] - seen]
+        filled = upto
+        seen += len(batch)
+    if seen != total:
+        raise ValueError(f"The source announced {total} frames and yielded {seen}.")
+    return sample
+
+
+def _distinct(total: int, n: int, generator: torch.Generator) -> Tensor:
+    """A uniform choice of n of the integers below ``total``, sorted."""
+    if 2 * n > total:
+        order = torch.randperm(total, generator=generator, device=generator.device)
+        return order[:n].sort().values.cpu()
+    # A permutation would need memory for all of `total`. Draw what is missing until nothing is:
+    # the first n distinct values of a uniform sequence are a uniform choice.
+    chosen = torch.empty(0, dtype=torch.int64)
+    while len(chosen) < n:
+        more = torch.randint(
+            total, (n - len(chosen),), generator=generator, device=generator.device
+        )
+        chosen = torch.cat([chosen, more.cpu()]).unique()
+    return chosen
