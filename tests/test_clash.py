@@ -1,6 +1,7 @@
 """Clashes with distributions that own our import names are found and explained."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,17 @@ def test_our_other_packages_tell_when_another_tokenizer_hides_ours(tmp_path, pac
     assert last.startswith("ImportError: The package 'tokenizer' at")
     assert str(tmp_path / "tokenizer" / "__init__.py") in last
     assert repr(package) in last
+
+
+def test_our_command_tells_when_another_tokenizer_overwrote_ours(tmp_path):
+    # Installed over ours in one folder, its __init__.py replaces ours, but our cli.py stays.
+    install(tmp_path, "tokenizer", {"tokenizer/__init__.py": "__all__ = ['split_into_words']\n"})
+    for name in ("cli.py", "_clash.py"):
+        shutil.copy(ROOT / "tokenizer" / name, tmp_path / "tokenizer" / name)
+    result = run("import sys; from tokenizer.cli import main; sys.exit(main(['info']))", tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith("latok: latent-tokenizer cannot share an environment with")
+    assert len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("package", ["generative", "datasets_scripts"])

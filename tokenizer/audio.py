@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -41,6 +42,7 @@ _OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 _RATES = {"OPUS": _OPUS_RATES, "MPEG_LAYER_III": _MP3_RATES}
 _UNCLIPPED = ("FLOAT", "DOUBLE", "VORBIS", "OPUS", "MPEG_LAYER_III")
+_PCM_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 # A WAV file counts its bytes with 32 bits; beyond that libsndfile writes a header that lies.
 _WAV_LIMIT = 2**32 - 2**20
 
@@ -217,8 +219,10 @@ class AudioWriter:
     otherwise), .ogg (Vorbis), .opus and .mp3. Until the end everything goes to a temporary file in
     the same folder, so that the path never names half a file: on an error nothing is left.
 
-    Integer encodings clip samples to [-1, 1]; float and lossy encodings get them as they are. Opus
-    and MP3 know few rates: audio of another rate is resampled to 48 kHz.
+    Integer encodings round and clip samples to [-1, 1]; float and lossy encodings get them as they
+    are. Opus and MP3 know few rates: audio of another rate is resampled to 48 kHz. Ogg gives six
+    and more channels the roles of loudspeakers, and its encoders remove all but the bass from one
+    of them: prefer .wav or .flac there.
 
         with AudioWriter("speech.opus", 44_100, num_channels=1) as writer:
             writer.write(block)
@@ -278,7 +282,7 @@ class AudioWriter:
         self._partial = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}.partial")
         self._sound: soundfile.SoundFile | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> AudioWriter:
         try:
             self._sound = soundfile.SoundFile(
                 self._partial,
@@ -301,21 +305,18 @@ class AudioWriter:
 
         Raises:
             ValueError: If the shape is wrong, a sample is not finite, or a WAV file gets too long.
+            OSError: If the disk is full.
         """
         self._put(self._resampler.push(_as_block(block, self.num_channels, self.path)))
 
     def _put(self, block: np.ndarray) -> None:
         if self._sound is None:
             raise RuntimeError(f"{self.path} is not open: write within `with AudioWriter(...)`.")
-        if self._subtype not in _UNCLIPPED:
-            block = np.clip(block, -1.0, 1.0)
+        block = _for_subtype(block, self._subtype)
         # Small pieces: libsndfile's Vorbis encoder puts a whole call's samples on the stack.
         for start in range(0, block.shape[-1], BLOCK_LENGTH):
-            try:
+            with self._explained():
                 self._sound.write(np.ascontiguousarray(block[:, start : start + BLOCK_LENGTH].T))
-            except soundfile.LibsndfileError as error:
-                reason = error.error_string.rstrip(". ")
-                raise OSError(f"Cannot write {self.path}: {reason}. Is the disk full?") from error
         if self._format == "WAV" and self._partial.stat().st_size > _WAV_LIMIT:
             raise ValueError(f"{self.path} would pass 4 GiB, which WAV cannot hold: use .flac.")
 
@@ -334,13 +335,22 @@ class AudioWriter:
                 if sound.frames == 0:
                     raise ValueError(f"Nothing to write to {self.path}: there are no samples.")
             self._sound = None
-            sound.close()
+            with self._explained():
+                sound.close()  # Writes the header and what the encoder held back.
             if kind is None:
                 self._partial.replace(self.path)
         finally:
             if sound is not None:
                 sound.close()
             self._partial.unlink(missing_ok=True)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except soundfile.LibsndfileError as error:
+            reason = error.error_string.rstrip(". ")
+            raise OSError(f"Cannot write {self.path}: {reason}. Is the disk full?") from error
 
 
 def write_audio(
@@ -352,6 +362,18 @@ def write_audio(
     with AudioWriter(path, sampling_rate, len(audio), subtype=subtype) as writer:
         for start in range(0, audio.shape[-1], BLOCK_LENGTH):
             writer.write(audio[:, start : start + BLOCK_LENGTH])
+
+
+def _for_subtype(block: np.ndarray, subtype: str) -> np.ndarray:
+    if subtype in _UNCLIPPED:
+        return block
+    if subtype not in _PCM_BITS:
+        return np.clip(block, -1.0, 1.0)
+    # libsndfile would cut off what does not fit in the bits: twice the noise, and an offset.
+    bits = _PCM_BITS[subtype]
+    top = 2.0 ** (bits - 1)
+    integers = np.clip(np.rint(block.astype(np.float64) * top), -top, top - 1)
+    return (integers * 2.0 ** (32 - bits)).astype(np.int32)
 
 
 def _as_block(block: np.ndarray | Tensor, num_channels: int, path: Path) -> np.ndarray:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -22,7 +23,7 @@ from tokenizer.config import FORMAT_VERSION, LatentTokenizerConfig
 from tokenizer.quantizers import build_quantizer
 from tokenizer.quantizers.base import Quantizer
 from tokenizer.rows import RowMethods
-from tokenizer.tiling import TILE_FRAMES, decode_tiles, encode_tiles
+from tokenizer.tiling import decode_tiles, encode_tiles
 
 DecoderName = Literal["continuous", "finetuned"]
 
@@ -137,7 +138,7 @@ class LatentTokenizer(RowMethods, PreTrainedModel):
         bits = torch.tensor(self.codebook_sizes[:n], dtype=torch.float64).log2().sum()
         return self.frame_rate * float(bits)
 
-    def codebooks_for(self, bitrate: float) -> int:
+    def codebooks_for(self, bitrate: float | int) -> int:
         """The most codebooks that fit into ``bitrate`` bit/s; ValueError if none does."""
         fitting = [n for n in range(1, self.num_codebooks + 1) if self.bitrate(n) <= bitrate + 1e-6]
         if not fitting:
@@ -251,15 +252,10 @@ class LatentTokenizer(RowMethods, PreTrainedModel):
             raise ValueError(
                 f"latents have shape {tuple(latents.shape)}; expected [B, {self.latent_dim}, T]."
             )
-        z = latents.to(self.device, torch.float32)
-        # The same pieces as `encode_tiles` yields, so that both routes compute the same products.
-        items = [
-            torch.cat(
-                [quantizer.encode(p.T.contiguous(), n).T for p in item.split(TILE_FRAMES, -1)], -1
-            )
-            for item in z
-        ]
-        return torch.stack(items) if items else z.new_zeros(0, n, z.shape[-1], dtype=torch.int64)
+        z = latents.to(self.device, torch.float32).transpose(1, 2)
+        # Quantizers code a frame in the same way whichever frames it comes with.
+        codes = quantizer.encode(z.reshape(-1, self.latent_dim), n)
+        return codes.reshape(len(z), -1, n).transpose(1, 2)
 
     @torch.inference_mode()
     def dequantize(self, audio_codes: Int[Tensor, "B n T"]) -> Float[Tensor, "B D T"]:
@@ -425,6 +421,10 @@ class LatentTokenizer(RowMethods, PreTrainedModel):
         }
         if wrong:
             raise ValueError(f"The weights in {name} do not fit its config.json: {wrong}.")
+        # Files are mapped into memory at odd addresses, where matrix products differ in their last
+        # bits: copies are aligned like those of the model that was saved.
+        for tensor in chain(model.parameters(), model.buffers()):
+            tensor.data = tensor.data.clone()
         return (model, info) if want_info else model  # pyright: ignore[reportReturnType]
 
     def _as_bytes(self) -> bytes:

@@ -101,7 +101,7 @@ class RowMethods:
         *,
         sampling_rate: int | None = None,
         n_codebooks: int | None = None,
-        bitrate: float | None = None,
+        bitrate: float | int | None = None,
         downmix: bool = False,
     ) -> Row:
         """Encodes audio into discrete codes.
@@ -156,7 +156,7 @@ class RowMethods:
         return self._encode_any(audio, sampling_rate, downmix, encode)
 
     def resolve_codebooks(
-        self: LatentTokenizer, n_codebooks: int | None, bitrate: float | None
+        self: LatentTokenizer, n_codebooks: int | None, bitrate: float | int | None
     ) -> int:
         """The number of codebooks that ``n_codebooks`` or ``bitrate`` (not both) asks for."""
         if n_codebooks is not None and bitrate is not None:
@@ -176,7 +176,7 @@ class RowMethods:
 
     def decode_codes(
         self: LatentTokenizer,
-        row: Mapping[str, Any] | np.ndarray | Tensor,
+        row: Mapping[str, Any] | list[Any] | np.ndarray | Tensor,
         *,
         decoder: DecoderName | None = None,
     ) -> Any:
@@ -206,7 +206,7 @@ class RowMethods:
 
     def decode_latents(
         self: LatentTokenizer,
-        row: Mapping[str, Any] | np.ndarray | Tensor,
+        row: Mapping[str, Any] | list[Any] | np.ndarray | Tensor,
         *,
         decoder: DecoderName = "continuous",
     ) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -78,7 +78,7 @@ class Standardizer(nn.Module):
         return self.mode in ("whiten", "decoder")
 
     @torch.no_grad()
-    def fit(self, x: Float[Tensor, "M D"], metric: Float[Tensor, "D D"] | None = None) -> Self:
+    def fit(self, x: Float[Tensor, "M D"], metric: Float[Tensor, "D D"] | None = None) -> Standardizer:
         """Measures mean and W, forgetting any earlier fit.
 
         Args:

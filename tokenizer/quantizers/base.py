@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
+@runtime_checkable
 class LatentSource(Protocol):
     """Latent frames that can be read again and again, and need not fit in memory."""
 
@@ -62,7 +63,11 @@ class Quantizer(nn.Module, ABC):
     def encode(
         self, latents: Float[Tensor, "M D"], n_codebooks: int | None = None
     ) -> Int[Tensor, "M n"]:
-        """Codes (int64) of the first ``n_codebooks`` codebooks (default: all) for each frame."""
+        """Codes (int64) of the first ``n_codebooks`` codebooks (default: all) for each frame.
+
+        The codes of a frame must not depend on the other frames of the call, not even in their
+        last bits: chunks and batches rely on it.
+        """
 
     @abstractmethod
     def decode(self, codes: Int[Tensor, "M n"]) -> Float[Tensor, "M D"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -154,7 +154,7 @@ class ResidualVectorQuantizer(Quantizer):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
+    def from_config(cls, config: dict[str, Any]) -> ResidualVectorQuantizer:
         """Builds an unfitted quantizer from what `to_config` returned."""
         try:
             return cls(**config)
@@ -169,7 +169,7 @@ class ResidualVectorQuantizer(Quantizer):
         generator: torch.Generator,
         metric: Float[Tensor, "D D"] | None = None,
         progress: bool = False,
-    ) -> Self:
+    ) -> ResidualVectorQuantizer:
         """Fits all stages to a sample of the latents, then measures them on all latents.
 
         Two passes are made over the source; beside the sample (three copies of it at worst) one

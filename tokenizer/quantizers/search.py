@@ -1,6 +1,6 @@
 """Residual search: which entry of each codebook, one codebook after another, greedily or by beam.
 
-Shape suffixes: R vectors of a block, H hypotheses of a vector, D dimensions, S entries.
+Shape suffixes: R vectors of a block, H hypotheses of a vector, D dimensions, P entries with padding.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ class Stage:
 
     Attributes:
         centroids: ``[S, D]``, as they are subtracted from the residual.
-        keys: ``[S, D]``, the same in the space where distances are measured.
-        bias: ``[S]``, minus half the squared norms of the keys.
+        keys: ``[P, D]``, the same in the space where distances are measured, and zeros up to a
+            multiple of `_GROUPS`.
+        bias: ``[P]``, minus half the squared norms of the keys; minus infinity for the padding,
+            which therefore never wins.
         standardizer: Maps residuals to that space; None where it is the residuals' own.
     """
 
@@ -36,16 +38,24 @@ class Stage:
     standardizer: Standardizer | None
 
     @classmethod
-    def build(cls, centroids: Tensor, standardizer: Standardizer | None) -> Stage:
-        """Prepares a codebook ``[S, D]``."""
+    def build(cls, centroids: Float[Tensor, "S D"], standardizer: Standardizer | None) -> Stage:
+        """Prepares a codebook."""
         keys = centroids if standardizer is None else standardizer.project(centroids)
-        return cls(centroids, keys, -half_squared_norms(keys), standardizer)
+        missing = -len(keys) % _GROUPS
+        bias = functional.pad(-half_squared_norms(keys), (0, missing), value=-torch.inf)
+        return cls(centroids, functional.pad(keys, (0, 0, 0, missing)), bias, standardizer)
 
-    def project(self, residual: Tensor) -> Tensor:
-        """Residuals ``[R, D]`` in the space of the keys."""
-        return residual if self.standardizer is None else self.standardizer.project(residual)
+    def score(self, residual: Float[Tensor, "R D"], out: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores ``[R, P]``, in ``out``, and the residuals ``[R, D]`` where they were measured.
+
+        The score of u and c is ``u.c - |c|^2 / 2``: half of ``|u|^2 - |u - c|^2``.
+        """
+        u = residual if self.standardizer is None else self.standardizer.project(residual)
+        # A product with `out=` takes no part in autocast: it stays float32.
+        return torch.addmm(self.bias, u, self.keys.T, out=out[: len(u)]), u
 
 
+@torch.no_grad()
 def search(x: Float[Tensor, "M D"], stages: list[Stage], width: int = 1) -> Int[Tensor, "M n"]:
     """Codes of the given stages for each vector.
 
@@ -61,82 +71,87 @@ def search(x: Float[Tensor, "M D"], stages: list[Stage], width: int = 1) -> Int[
     Returns:
         int64 codes.
     """
-    size = len(stages[0].keys)
-    rows = block_rows(size) if width == 1 else max(16, block_rows(size) // width)
+    rows = block_rows(len(stages[0].keys))
+    # One buffer for all scores: to allocate it anew costs more than to choose among them.
+    buffer = torch.empty(rows * width, len(stages[0].keys), device=x.device)
     codes = torch.empty(len(x), len(stages), dtype=torch.int64, device=x.device)
     for start in range(0, len(x), rows):
         block = x[start : start + rows]
         missing = rows - len(block)
         if missing:
             block = functional.pad(block, (0, 0, 0, missing))
-        found = greedy(block, stages) if width == 1 else beam(block, stages, width)
+        if width == 1:
+            found = greedy(block, stages, buffer)
+        else:
+            found = beam(block, stages, width, buffer)
         codes[start : start + rows] = found[: rows - missing]
     return codes
 
 
-def greedy(x: Float[Tensor, "R D"], stages: list[Stage]) -> Int[Tensor, "R n"]:
+def greedy(x: Float[Tensor, "R D"], stages: list[Stage], buffer: Tensor) -> Int[Tensor, "R n"]:
     """In each stage the entry nearest to what the stages before have left."""
     residual = x
-    codes = torch.empty(len(x), len(stages), dtype=torch.int64, device=x.device)
-    for k, stage in enumerate(stages):
-        scores = torch.addmm(stage.bias, stage.project(residual), stage.keys.T)
-        chosen = argmax_rows(scores)
-        codes[:, k] = chosen
-        if k + 1 < len(stages):
-            residual = residual - stage.centroids.index_select(0, chosen)
-    return codes
+    codes = []
+    for stage in stages:
+        scores, _ = stage.score(residual, buffer)
+        codes.append(argmax_rows(scores))
+        if len(codes) < len(stages):
+            residual = residual - stage.centroids.index_select(0, codes[-1])
+    return torch.stack(codes, 1)
 
 
-def beam(x: Float[Tensor, "R D"], stages: list[Stage], width: int) -> Int[Tensor, "R n"]:
+def beam(
+    x: Float[Tensor, "R D"], stages: list[Stage], width: int, buffer: Tensor
+) -> Int[Tensor, "R n"]:
     """Keeps, after each stage, the ``width`` best choices of entries so far.
 
     They are ranked by the squared length of what they leave of x, measured in that stage's space.
     """
-    rows, dim = x.shape
+    rows = len(x)
+    first_row = torch.arange(rows, device=x.device)[:, None]
     hypotheses = 1
-    residual_RHD = x[:, None]
-    codes_RHn = torch.empty(rows, 1, 0, dtype=torch.int64, device=x.device)
-    row = torch.arange(rows, device=x.device)[:, None]
+    residual = x  # [R H, D]
+    steps = []
     for stage in stages:
-        size = len(stage.keys)
-        u = stage.project(residual_RHD.reshape(rows * hypotheses, dim))
-        scores = _padded_scores(u, stage)
-        kept = min(width, hypotheses * size)
-        offsets = (u.square().sum(1) / 2).view(rows, hypotheses)
-        parent, entry = _best(scores.view(rows, hypotheses, -1), offsets, kept)
-        residual_RHD = residual_RHD[row, parent] - stage.centroids[entry]
-        codes_RHn = torch.cat([codes_RHn[row, parent], entry[..., None]], 2)
+        scores, u = stage.score(residual, buffer)
+        # Hypotheses differ in what they had left before, which the scores leave out.
+        before_RH = (u.square().sum(1) / 2).view(rows, hypotheses)
+        kept = min(width, hypotheses * len(stage.centroids))
+        parent_RH, entry_RH = _best(scores.view(rows, hypotheses, -1), before_RH, kept)
+        steps.append((parent_RH, entry_RH))
+        parents = (parent_RH + first_row * hypotheses).view(-1)
+        residual = residual.index_select(0, parents)
+        residual -= stage.centroids.index_select(0, entry_RH.view(-1))
         hypotheses = kept
-    return codes_RHn[:, 0]
+    # Back from the best hypothesis, which comes first.
+    hypothesis = torch.zeros_like(first_row)
+    codes = []
+    for parent_RH, entry_RH in reversed(steps):
+        codes.append(entry_RH.gather(1, hypothesis))
+        hypothesis = parent_RH.gather(1, hypothesis)
+    return torch.cat(codes[::-1], 1)
 
 
-def _padded_scores(u: Tensor, stage: Stage) -> Tensor:
-    """Scores, with columns of minus infinity up to a multiple of `_GROUPS`."""
-    missing = -len(stage.keys) % _GROUPS
-    if not missing:
-        return torch.addmm(stage.bias, u, stage.keys.T)
-    keys = functional.pad(stage.keys, (0, 0, 0, missing))
-    bias = functional.pad(stage.bias, (0, missing), value=-torch.inf)
-    return torch.addmm(bias, u, keys.T)
-
-
-def _best(scores_RHS: Tensor, offsets_RH: Tensor, kept: int) -> tuple[Tensor, Tensor]:
-    """Hypotheses and entries of the ``kept`` largest ``score - offset`` of each row, best first.
+def _best(
+    scores_RHP: Float[Tensor, "R H P"], before_RH: Float[Tensor, "R H"], kept: int
+) -> tuple[Int[Tensor, "R kept"], Int[Tensor, "R kept"]]:
+    """Hypotheses and entries of the ``kept`` largest ``score - before`` of each row, best first.
 
     The entries fall into groups (entry modulo `_GROUPS`). The best candidates lie in the groups
     with the best maxima, so only as many groups as candidates are opened: maxima are cheap, and
     `topk` over all candidates would cost several times the matrix product.
     """
-    rows, hypotheses, size = scores_RHS.shape
-    depth = size // _GROUPS
-    maxima = scores_RHS.view(rows, hypotheses, depth, _GROUPS).amax(2) - offsets_RH[..., None]
+    rows, hypotheses, size = scores_RHP.shape
+    maxima = scores_RHP.view(rows, hypotheses, -1, _GROUPS).amax(2)
+    maxima -= before_RH[..., None]
     opened = min(kept, hypotheses * _GROUPS)
     group = maxima.view(rows, -1).topk(opened, sorted=False).indices
     parent = group // _GROUPS
-    first = parent * size + group % _GROUPS
-    members = first[..., None] + torch.arange(0, size, _GROUPS, device=first.device)
-    candidates = scores_RHS.view(rows, -1).gather(1, members.view(rows, -1))
-    candidates = candidates.view(rows, opened, depth) - offsets_RH.gather(1, parent)[..., None]
-    best = candidates.view(rows, -1).topk(kept).indices
-    which = best // depth
-    return parent.gather(1, which), (group % _GROUPS).gather(1, which) + best % depth * _GROUPS
+    lane = torch.arange(0, size, _GROUPS, device=group.device)
+    # Where the members of the opened groups are among the row's hypotheses * size scores.
+    members = ((group + parent * (size - _GROUPS))[..., None] + lane).view(rows, -1)
+    candidates = scores_RHP.view(rows, -1).gather(1, members)
+    candidates.view(rows, opened, -1).sub_(before_RH.gather(1, parent)[..., None])
+    best = members.gather(1, candidates.topk(kept).indices)
+    parent = best // size
+    return parent, best - parent * size

@@ -1,0 +1,234 @@
+import subprocess
+import sys
+from copy import deepcopy
+
+import pytest
+import torch
+from models import CODEBOOKS, DIM, ENTRIES, HOP, RATE, REFUSED, make_autoencoder, tone
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel
+
+from tokenizer import LatentTokenizer, load_tokenizer
+from tokenizer.diffusers_view import DiffusersView
+
+
+def wave(seconds: float = 1.0, seed: int = 0) -> torch.Tensor:
+    return torch.from_numpy(tone(seconds, seed=seed))[None]
+
+
+def test_contract(tokenizer):
+    assert tokenizer.sampling_rate == RATE
+    assert tokenizer.hop_length == HOP
+    assert tokenizer.frame_rate == RATE / HOP
+    assert tokenizer.latent_dim == DIM
+    assert tokenizer.num_codebooks == CODEBOOKS
+    assert tokenizer.codebook_size == ENTRIES
+    assert tokenizer.bitrate() == RATE / HOP * CODEBOOKS * 4
+    assert tokenizer.bitrate(1) == 400
+    assert [tokenizer.codebooks_for(rate) for rate in (400, 799, 800, 1e9)] == [1, 1, 2, 4]
+    with pytest.raises(ValueError, match="399"):
+        tokenizer.codebooks_for(399)
+
+
+def test_batch_with_padding_equals_single(tokenizer):
+    lengths = [1, 79, 80, 4321, 8000]
+    clips = [wave(1.0, seed)[..., :length] for seed, length in enumerate(lengths)]
+    batch = torch.zeros(len(clips), 1, 8000)
+    mask = torch.zeros(len(clips), 8000, dtype=torch.bool)
+    for i, clip in enumerate(clips):
+        batch[i, :, : lengths[i]] = clip[0]
+        batch[i, :, lengths[i] :] = 9.0  # what is under the mask does not matter
+        mask[i, : lengths[i]] = True
+    out = tokenizer.encode(batch, mask)
+    codes = tokenizer.quantize(out.latents)
+    for i, clip in enumerate(clips):
+        alone = tokenizer.encode(clip)
+        frames = alone.latents.shape[-1]
+        assert int(out.frame_mask[i].sum()) == frames
+        assert torch.equal(out.latents[i, :, :frames], alone.latents[0])
+        assert not out.latents[i, :, frames:].any()
+        assert out.gain[i] == alone.gain[0]
+        assert torch.equal(codes[i, :, :frames], tokenizer.quantize(alone.latents)[0])
+
+
+def test_more_codebooks_never_distort_more(tokenizer):
+    latents = tokenizer.encode(wave(3.0)).latents
+    codes = tokenizer.quantize(latents)
+    errors = [
+        float((tokenizer.dequantize(codes[:, :n]) - latents).square().mean())
+        for n in range(1, CODEBOOKS + 1)
+    ]
+    assert errors == sorted(errors, reverse=True)
+    levels = [tokenizer.noise_level(n) for n in range(1, CODEBOOKS + 1)]
+    assert levels == sorted(levels, reverse=True)
+    assert tokenizer.noise_level(None) == 0.0
+
+
+def test_forward_keeps_the_length(tokenizer):
+    for length in (1, 80, 81, 500):
+        x = wave()[..., :length]
+        assert tokenizer(x, n_codebooks=2).shape == x.shape
+
+
+def test_gain_scales_through(tokenizer):
+    quiet, loud = tokenizer.encode(wave() * 0.01), tokenizer.encode(wave())
+    torch.testing.assert_close(quiet.latents, loud.latents, atol=2e-2, rtol=1e-2)
+    assert float(loud.gain / quiet.gain) == pytest.approx(100, rel=0.02)
+    a = tokenizer.decode(loud.latents, decoder="continuous", gain=torch.tensor([1.0]))
+    b = tokenizer.decode(loud.latents, decoder="continuous")
+    torch.testing.assert_close(b, a * tokenizer.config.default_gain)
+
+
+def test_decoders_are_chosen_explicitly(tokenizer):
+    z = tokenizer.encode(wave()).latents
+    outs = [
+        tokenizer.decode(z, decoder=name, n_codebooks=n)
+        for name in ("continuous", "finetuned")
+        for n in (None, 2)
+    ]
+    for i in range(4):
+        for j in range(i):
+            assert not torch.allclose(outs[i], outs[j])
+    with pytest.raises(REFUSED, match="best"):
+        tokenizer.decode(z, decoder="best")
+
+
+def test_latent_normalisation(tokenizer):
+    z = tokenizer.encode(wave(2.0)).latents
+    normal = tokenizer.normalize_latents(z)
+    torch.testing.assert_close(tokenizer.denormalize_latents(normal), z, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        normal[0, 3], (z[0, 3] - tokenizer.latents_mean[3]) / tokenizer.latents_std[3]
+    )
+
+
+def test_save_and_load_are_bit_equal(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path / "saved")
+    assert sorted(p.name for p in (tmp_path / "saved").iterdir()) == ["config.json", "model.safetensors"]
+    x = wave(2.0)
+    for again in (
+        LatentTokenizer.from_pretrained(tmp_path / "saved"),
+        load_tokenizer(str(tmp_path / "saved")),
+        AutoModel.from_pretrained(tmp_path / "saved"),
+        deepcopy(tokenizer),
+    ):
+        assert isinstance(again, LatentTokenizer)
+        assert again.state_dict().keys() == tokenizer.state_dict().keys()
+        for name, value in tokenizer.state_dict().items():
+            assert torch.equal(again.state_dict()[name], value), name
+            assert again.state_dict()[name].dtype == value.dtype, name
+        assert again.fingerprint == tokenizer.fingerprint
+        assert not again.training
+        assert torch.equal(again(x), tokenizer(x))
+    assert AutoConfig.from_pretrained(tmp_path / "saved").model_type == "latent_tokenizer"
+
+
+def test_half_precision_files_load_as_float32(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    weights = {
+        name: value.half() if value.is_floating_point() else value
+        for name, value in load_file(path).items()
+    }
+    save_file(weights, path, metadata={"format": "pt"})
+    again = LatentTokenizer.from_pretrained(tmp_path)
+    assert {p.dtype for p in again.parameters()} == {torch.float32}
+    assert again.quantizer.codebooks.dtype == torch.float32
+    assert again(wave()).dtype == torch.float32
+
+
+def test_fingerprint_is_that_of_config_and_weights(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    script = f"from tokenizer import load_tokenizer; print(load_tokenizer({str(tmp_path)!r}).fingerprint)"
+    other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert other.stdout.strip() == tokenizer.fingerprint
+    changed = deepcopy(tokenizer)
+    with torch.no_grad():
+        changed.autoencoder.encoder.head.bias[0] += 1e-6
+    assert changed.fingerprint != tokenizer.fingerprint
+    changed = deepcopy(tokenizer)
+    changed.config.default_gain = 0.2
+    assert changed.fingerprint != tokenizer.fingerprint
+
+
+def test_checkpoints_that_do_not_fit_are_refused(tokenizer, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        LatentTokenizer.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        LatentTokenizer.from_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    weights = load_file(path)
+    removed = {k: v for k, v in weights.items() if k != "latents_mean"}
+    save_file(removed, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="latents_mean"):
+        LatentTokenizer.from_pretrained(tmp_path)
+    save_file({**weights, "extra": torch.zeros(1)}, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="extra"):
+        LatentTokenizer.from_pretrained(tmp_path)
+
+
+def test_newer_formats_are_refused(tokenizer):
+    config = deepcopy(tokenizer.config)
+    config.format_version = 99
+    with pytest.raises(ValueError, match="99.*Update"):
+        LatentTokenizer(config)
+
+
+def test_unfitted_models_say_what_is_missing():
+    raw = LatentTokenizer.from_autoencoder(make_autoencoder())
+    assert raw.encode(wave()).latents.shape[1] == DIM
+    for call in (
+        lambda: raw.quantize(torch.zeros(1, DIM, 3)),
+        lambda: raw.num_codebooks,
+        lambda: raw.encode_codes(tone(1.0), sampling_rate=RATE),
+    ):
+        with pytest.raises(RuntimeError, match="latok fit"):
+            call()
+    with pytest.raises(RuntimeError, match="latok finetune"):
+        raw.decode(torch.zeros(1, DIM, 3), decoder="finetuned")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda t: t.encode(torch.zeros(1, 2, 100)), r"\(1, 2, 100\).*\[B, 1, N\]"),
+        (lambda t: t.encode(torch.full((1, 1, 100), torch.nan)), "NaN"),
+        (lambda t: t.encode(torch.zeros(1, 1, 0)), "without samples"),
+        (lambda t: t.encode(torch.ones(1, 1, 9), torch.zeros(1, 9, dtype=torch.bool)), "without samples"),
+        (lambda t: t.quantize(torch.zeros(1, 9, 5)), r"\(1, 9, 5\)"),
+        (lambda t: t.quantize(torch.zeros(1, DIM, 5), 5), r"n_codebooks=5 is not in 1\.\.4"),
+        (lambda t: t.quantize(torch.zeros(1, DIM, 5), 0), r"n_codebooks=0"),
+        (lambda t: t.dequantize(torch.zeros(1, 5, 5, dtype=torch.int64)), r"n_codebooks=5"),
+        (lambda t: t.dequantize(torch.full((1, 2, 5), 16)), "16"),
+        (lambda t: t.dequantize(torch.full((1, 2, 5), -1)), "-1"),
+        (lambda t: t.decode(torch.full((1, DIM, 5), torch.inf), decoder="continuous"), "infinite"),
+        (lambda t: t.decode(torch.zeros(1, 7, 5), decoder="continuous"), r"\(1, 7, 5\)"),
+        (lambda t: t.resolve_codebooks(2, 800), "not both"),
+    ],
+)
+def test_bad_tensors_are_refused(tokenizer, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(tokenizer)
+
+
+def test_diffusers_view(tokenizer):
+    x = wave(2.0)
+    view = DiffusersView(tokenizer)
+    distribution = view.encode(x).latent_dist
+    assert torch.equal(distribution.sample(), distribution.mode())
+    audio = view.decode(distribution.sample()).sample
+    wanted = tokenizer.decode(tokenizer.encode(x).latents, decoder="continuous")
+    torch.testing.assert_close(audio, wanted, atol=1e-4, rtol=1e-3)
+    assert (view.config.sampling_rate, view.hop_length) == (RATE, HOP)
+    raw = DiffusersView(tokenizer, normalized=False)
+    assert torch.equal(raw.encode(x).latent_dist.mean, tokenizer.encode(x).latents)
+    assert torch.equal(raw.decode(tokenizer.encode(x).latents).sample, wanted)
+
+
+def test_new_quantizer_drops_the_decoder_finetuned_for_the_old(tokenizer):
+    other = deepcopy(tokenizer)
+    other.set_quantizer(deepcopy(tokenizer.quantizer))
+    assert other.finetuned_decoder is None
+    assert other.codes_decoder == "continuous"
+    assert not other.config.has_finetuned_decoder

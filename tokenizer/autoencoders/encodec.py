@@ -1,0 +1,166 @@
+"""``transformers.EncodecModel`` as an autoencoder: encoder and decoder without quantizer.
+
+EnCodec has an LSTM in its encoder and its decoder, so a frame depends on all that came before it
+and audio cannot be coded in tiles: memory grows with length.
+
+The 24 kHz model runs as it does in its own library, and for every length: the library pads by
+reflection to whole frames.
+
+The 48 kHz model was trained and is meant to be run on chunks of a second: it divides each chunk by
+its level, and normalises activations over it. Here it runs on the whole signal at once, and the
+tokenizer divides by the level (``normalize``): one gain for the signal instead of one a chunk, the
+root mean square over both channels instead of that of their mean. The latter matters for wide
+stereo only, where the library's gain would get lost between the channels: for channels in
+opposite phase it is 0. On a signal of one chunk whose channels are equal both are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from pathlib import Path
+from typing import Any, ClassVar
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import EncodecConfig, EncodecModel
+
+from tokenizer.autoencoders.base import Autoencoder, Decoder, Encoder
+from tokenizer.autoencoders.pretrained import check_fields, load_complete
+
+_FIELDS = (
+    "sampling_rate",
+    "audio_channels",
+    "normalize",
+    "hidden_size",
+    "num_filters",
+    "num_residual_layers",
+    "upsampling_ratios",
+    "norm_type",
+    "kernel_size",
+    "last_kernel_size",
+    "residual_kernel_size",
+    "dilation_growth_rate",
+    "use_causal_conv",
+    "pad_mode",
+    "compress",
+    "num_lstm_layers",
+    "trim_right_ratio",
+    "use_conv_shortcut",
+)
+
+
+def _exact_padding(stride: int) -> Callable[[Tensor], int]:
+    def padding(hidden_states: Tensor) -> int:
+        return -hidden_states.shape[-1] % stride
+
+    return padding
+
+
+def _fix_padding(network: nn.Module) -> None:
+    """Makes the library's padded convolutions exact and safe to load, in place.
+
+    The library keeps kernel size and stride in buffers that are not saved, which hold garbage
+    after a model around it was loaded; and computes how much to pad in float32, which loses a
+    frame beyond 2^24 samples (12 minutes). Both are plain integers here.
+    """
+    for module in network.modules():
+        if not hasattr(module, "padding_total"):
+            continue
+        conv = module.conv
+        assert isinstance(conv, nn.Conv1d)
+        stride, kernel = conv.stride[0], (conv.kernel_size[0] - 1) * conv.dilation[0] + 1
+        for name in ("stride", "kernel_size", "padding_total"):
+            delattr(module, name)  # a buffer's name is reserved for tensors
+        exact = {
+            "stride": stride,
+            "kernel_size": kernel,
+            "padding_total": kernel - stride,
+            "_get_extra_padding_for_conv1d": _exact_padding(stride),
+        }
+        for name, value in exact.items():
+            setattr(module, name, value)
+
+
+class EncodecEncoder(Encoder):
+    """Audio ``[B, C, N]`` to latents ``[B, D, ceil(N / hop)]``, by an LSTM: it has no context."""
+
+    context = None
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, audio: Float[Tensor, "B C N"]) -> Float[Tensor, "B D T"]:
+        """Encodes audio of any length; the network pads it to whole frames by reflection."""
+        return self.network(audio)
+
+
+class EncodecDecoder(Decoder):
+    """Latents ``[B, D, T]`` to audio ``[B, C, T * hop]``, by an LSTM: it has no context."""
+
+    context = None
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self, latents: Float[Tensor, "B D T"], noise_level: Float[Tensor, " B"] | None = None
+    ) -> Float[Tensor, "B C N"]:
+        """Decodes latents; ``noise_level`` is ignored: the decoder was not trained with it."""
+        del noise_level
+        return self.network(latents)
+
+
+class EncodecAutoencoder(Autoencoder):
+    """EnCodec; see the module's docstring for what the 48 kHz model does differently here.
+
+    Args:
+        model: Its encoder and decoder are used, not copied.
+    """
+
+    kind: ClassVar[str] = "encodec"
+
+    def __init__(self, model: EncodecModel) -> None:
+        super().__init__()
+        for network in (model.encoder, model.decoder):
+            _fix_padding(network)
+        self.encoder = EncodecEncoder(model.encoder)
+        self.decoder = EncodecDecoder(model.decoder)
+        self.config = config = model.config
+        self.sampling_rate = config.sampling_rate
+        self.hop_length = prod(config.upsampling_ratios)
+        self.latent_dim = config.hidden_size
+        self.num_channels = config.audio_channels
+        self.normalize = config.normalize
+
+    def num_frames(self, num_samples: int) -> int:
+        """``ceil(num_samples / hop_length)``."""
+        return -(-num_samples // self.hop_length)
+
+    def num_samples(self, num_frames: int) -> int:
+        """``num_frames * hop_length``."""
+        return num_frames * self.hop_length
+
+    def to_config(self) -> dict[str, Any]:
+        """The fields of ``EncodecConfig`` that shape encoder and decoder."""
+        values = {name: getattr(self.config, name) for name in _FIELDS}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> EncodecAutoencoder:
+        """Builds an untrained model; raises ValueError for unknown or missing fields."""
+        check_fields(cls.kind, config, _FIELDS)
+        # The smallest quantizer, as it is thrown away.
+        return cls(EncodecModel(EncodecConfig(**config, target_bandwidths=[1.0], codebook_size=2)))
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **options: Any) -> EncodecAutoencoder:
+        """Loads a checkpoint that ``EncodecModel.save_pretrained`` wrote, in float32.
+
+        Args:
+            name: A folder or a hub id ("facebook/encodec_24khz").
+            options: For ``EncodecModel.from_pretrained``.
+        """
+        return cls(load_complete(EncodecModel, name, **options))

@@ -1,0 +1,118 @@
+"""Other libraries' checkpoints: which adapter they need, and loading them whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from tokenizer.autoencoders import AUTOENCODERS, Autoencoder
+
+# What their config.json says -> the kind that reads them.
+_KINDS = {
+    ("model_type", "dac"): "dac",
+    ("model_type", "encodec"): "encodec",
+    ("_class_name", "AutoencoderOobleck"): "oobleck",
+}
+_SUPPORTED = (
+    "Supported are checkpoints of transformers.DacModel and transformers.EncodecModel, of "
+    "diffusers.AutoencoderOobleck, and diffusers pipelines with such a vae/."
+)
+
+
+def load_autoencoder(name: str | Path, **hub_options: Any) -> Autoencoder:
+    """Loads another library's autoencoder, without its quantizer, in float32.
+
+    Args:
+        name: A folder as that library's ``save_pretrained`` writes it, a folder of a diffusers
+            pipeline with a ``vae/`` in it, or the hub id of either.
+        hub_options: ``revision``, ``token``, ``cache_dir``, ``local_files_only``: as both
+            libraries' ``from_pretrained`` take them.
+
+    Raises:
+        FileNotFoundError: If there is no such folder or repository, or it has no config.json.
+        ValueError: If it is something else than a supported autoencoder.
+        ImportError: If it needs diffusers and that is not installed.
+    """
+    config, where = _read_config(str(name), **hub_options)
+    for (field, value), kind in _KINDS.items():
+        if config.get(field) == value:
+            module, class_name = AUTOENCODERS[kind]
+            adapter = getattr(import_module(module), class_name)
+            return adapter.from_pretrained(name, **where, **hub_options)
+    if config.get("model_type") == "latent_tokenizer":
+        raise ValueError(f"{name} is a LatentTokenizer already: load it with load_tokenizer().")
+    found = {field: config[field] for field in ("model_type", "_class_name") if field in config}
+    raise ValueError(
+        f"{name} is no supported autoencoder: found {found or 'no kind'}. {_SUPPORTED}"
+    )
+
+
+def load_complete(model_class: Any, name: str | Path, **options: Any) -> Any:
+    """Another library's ``from_pretrained``, strict where the libraries only warn.
+
+    Args:
+        model_class: A class of transformers or diffusers, with an ``encoder`` and a ``decoder``.
+        name: A folder or hub id.
+        options: For its ``from_pretrained``.
+
+    Returns:
+        The model, in float32 and evaluation mode.
+
+    Raises:
+        FileNotFoundError: If the checkpoint or its safetensors file is not there.
+        ValueError: If the checkpoint lacks weights of the encoder or the decoder.
+    """
+    try:
+        model, info = model_class.from_pretrained(
+            name, output_loading_info=True, use_safetensors=True, **options
+        )
+    except OSError as error:
+        raise FileNotFoundError(f"Cannot load {name}: {_first_line(error)}") from error
+    lacking = [
+        key for key in map(str, info["missing_keys"]) if key.startswith(("encoder.", "decoder."))
+    ]
+    if lacking:
+        raise ValueError(f"The checkpoint in {name} lacks weights: {', '.join(sorted(lacking))}.")
+    return model.float().eval()
+
+
+def check_fields(kind: str, config: dict[str, Any], fields: Collection[str]) -> None:
+    """Raises ValueError unless a configuration has exactly these fields."""
+    lacking, unknown = set(fields) - set(config), set(config) - set(fields)
+    if lacking or unknown:
+        raise ValueError(
+            f"Not a configuration of the {kind} autoencoder: "
+            f"lacks {sorted(lacking)}, does not know {sorted(unknown)}."
+        )
+
+
+def _read_config(name: str, **hub_options: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """The config.json of a checkpoint, and the options that name the subfolder it is in."""
+    from transformers.utils.hub import cached_file
+
+    if not Path(name).is_dir() and (name.count("/") != 1 or Path(name).exists()):
+        raise FileNotFoundError(f"No such checkpoint folder: {name}.")
+    reasons = []
+    for where in ({}, {"subfolder": "vae"}):
+        try:
+            path = cached_file(name, "config.json", **where, **hub_options)
+        except OSError as error:
+            reasons.append(_first_line(error))
+            continue
+        try:
+            config = json.loads(Path(str(path)).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON: {error}.") from None
+        if not isinstance(config, dict):
+            raise ValueError(f"{path} holds no JSON object.")
+        return config, where
+    if Path(name).is_dir():
+        raise FileNotFoundError(f"{name} holds neither config.json nor vae/config.json.")
+    raise FileNotFoundError(f"Cannot load {name}: {reasons[0]}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]

@@ -1,0 +1,178 @@
+"""Autoencoders of strided convolutions, as DAC and Oobleck are: their lengths and their reach.
+
+Both are chains of convolutions, in the order in which their modules are registered; residual
+connections never reach further than the convolutions they skip. So lengths and receptive fields
+follow exactly from kernels, strides, dilations and paddings.
+
+A transposed convolution of odd stride loses one sample, so such a decoder returns a few samples
+less than ``T * hop``. Nothing is shifted: frame ``t`` stays with the samples from ``t * hop``. The
+encoder pads so that there are enough frames to cover the whole input all the same.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tokenizer.autoencoders.base import Autoencoder, Decoder, Encoder
+
+Convolution = nn.Conv1d | nn.ConvTranspose1d
+
+
+def _convolutions(network: nn.Module) -> list[Convolution]:
+    return [module for module in network.modules() if isinstance(module, Convolution)]
+
+
+def _stride(network: nn.Module) -> int:
+    return prod(conv.stride[0] for conv in _convolutions(network))
+
+
+def _span(conv: Convolution) -> int:
+    return (conv.kernel_size[0] - 1) * conv.dilation[0]
+
+
+def output_length(network: nn.Module, length: int) -> int:
+    """How many positions a chain of convolutions returns for ``length`` positions."""
+    for conv in _convolutions(network):
+        trim = _span(conv) - 2 * int(conv.padding[0])
+        if isinstance(conv, nn.ConvTranspose1d):
+            length = (length - 1) * conv.stride[0] + trim + conv.output_padding[0] + 1
+        else:
+            length = (length - trim - 1) // conv.stride[0] + 1
+    return length
+
+
+def receptive_field(network: nn.Module, first: int, last: int) -> tuple[int, int]:
+    """The input positions that the output positions ``first..last`` of a chain depend on.
+
+    Returns:
+        The first and the last; they may lie before position 0 or past the end.
+    """
+    for conv in reversed(_convolutions(network)):
+        stride, padding, span = conv.stride[0], int(conv.padding[0]), _span(conv)
+        if isinstance(conv, nn.ConvTranspose1d):
+            # Input i reaches outputs i * stride - padding .. i * stride - padding + span.
+            first = -((span - padding - first) // stride)
+            last = (last + padding) // stride
+        else:
+            first = first * stride - padding
+            last = last * stride - padding + span
+    return first, last
+
+
+def _frames_to_cover(num_samples: int, hop_length: int, lost_samples: int) -> int:
+    return -(-(num_samples + lost_samples) // hop_length)
+
+
+class StridedEncoder(Encoder):
+    """Audio ``[B, C, N]`` to latents ``[B, D, num_frames(N)]``.
+
+    Args:
+        network: The other library's encoder. Where it returns more than ``latent_dim`` channels,
+            the first are the latents (the posterior's mean, before its scale).
+        latent_dim: D.
+        lost_samples: How many samples the decoder returns less than whole frames.
+    """
+
+    def __init__(self, network: nn.Module, latent_dim: int, lost_samples: int) -> None:
+        super().__init__()
+        self.network = network
+        self.latent_dim = latent_dim
+        self.lost_samples = lost_samples
+        self.hop_length = _stride(network)
+        first, last = receptive_field(network, 0, 0)
+        self.context = max(-(first // self.hop_length), last // self.hop_length)
+
+    def forward(self, audio: Float[Tensor, "B C N"]) -> Float[Tensor, "B D T"]:
+        """Encodes audio of any length, followed by zeros to whole frames."""
+        frames = _frames_to_cover(audio.shape[-1], self.hop_length, self.lost_samples)
+        length = frames * self.hop_length
+        padded = nn.functional.pad(audio, (0, length - audio.shape[-1]))
+        return self.network(padded)[:, : self.latent_dim]
+
+
+class StridedDecoder(Decoder):
+    """Latents ``[B, D, T]`` to audio ``[B, C, num_samples(T)]``.
+
+    Args:
+        network: The other library's decoder.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        first, last = receptive_field(network, 0, _stride(network) - 1)
+        self.context = max(-first, last)
+
+    def forward(
+        self, latents: Float[Tensor, "B D T"], noise_level: Float[Tensor, " B"] | None = None
+    ) -> Float[Tensor, "B C N"]:
+        """Decodes latents; ``noise_level`` is ignored: the decoder was not trained with it."""
+        del noise_level
+        return self.network(latents)
+
+
+class StridedAutoencoder(Autoencoder):
+    """What the adapters to DAC and Oobleck share; their audio keeps its level.
+
+    Args:
+        encoder: The other library's encoder.
+        decoder: The other library's decoder.
+        sampling_rate: Hz.
+        latent_dim: D.
+        num_channels: Audio channels coded jointly.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        *,
+        sampling_rate: int,
+        latent_dim: int,
+        num_channels: int,
+    ) -> None:
+        super().__init__()
+        hop, back = _stride(encoder), _stride(decoder)
+        self.lost_samples = back - output_length(decoder, 1)
+        if hop != back or output_length(encoder, hop) != 1 or not 0 <= self.lost_samples < hop:
+            raise ValueError(
+                f"These strides are not supported: {hop} samples become "
+                f"{output_length(encoder, hop)} frames, and a frame becomes "
+                f"{output_length(decoder, 1)} samples. Ratios must be alike in encoder and "
+                "decoder, and at least 2."
+            )
+        self.encoder = StridedEncoder(encoder, latent_dim, self.lost_samples)
+        self.decoder = StridedDecoder(decoder)
+        self.sampling_rate = sampling_rate
+        self.hop_length = hop
+        self.latent_dim = latent_dim
+        self.num_channels = num_channels
+        self.normalize = False
+
+    def num_frames(self, num_samples: int) -> int:
+        """``ceil(num_samples / hop_length)``; one more where the decoder would fall short."""
+        return _frames_to_cover(num_samples, self.hop_length, self.lost_samples)
+
+    def num_samples(self, num_frames: int) -> int:
+        """``num_frames * hop_length``, less a few samples for decoders with odd strides."""
+        return num_frames * self.hop_length - self.lost_samples
+
+
+def modern_weight_norm(network: nn.Module) -> None:
+    """Replaces ``torch.nn.utils.weight_norm`` by its successor, in place, with the same weights.
+
+    Modules with the old one cannot be copied, and transformers renames the old one's weights when
+    it loads a checkpoint, so that they would not be found.
+    """
+    old = network.state_dict()
+    for conv in _convolutions(network):
+        if hasattr(conv, "weight_g"):
+            nn.utils.remove_weight_norm(conv)
+            nn.utils.parametrizations.weight_norm(conv)
+    # The successor reads the old names; this gives back the bits that the conversion has rounded.
+    with torch.no_grad():
+        network.load_state_dict(old)

@@ -1,0 +1,223 @@
+"""Writing code files."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import zlib
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import numpy as np
+
+from tokenizer.codefile.entropy import PackedCoder, StaticCoder, check_range
+from tokenizer.codefile.header import (
+    CRC,
+    END,
+    KIND_END,
+    KIND_PACKED,
+    KIND_STATIC,
+    RECORD,
+    CodeFileError,
+    CodeFileHeader,
+    Location,
+    header_bytes,
+)
+
+
+class CodeWriter:
+    """Writes a code file, in bounded memory; a context manager.
+
+    A file appears under its name when the ``with`` block has ended without an error, and not
+    before. Streams need not be seekable; they are left open, and without the end record if there
+    was an error, so that readers refuse them.
+
+    Args:
+        target: A path or a binary stream. What is there and no ordinary file (a named pipe, a
+            device) is written to directly.
+        header: What the file says. ``num_samples`` and ``num_frames`` may be None; if they are
+            given, they must come true.
+        counts: For entropy "static": how often each code occurred when the model was fitted,
+            ``[K', S]`` integers, K' no less than the file's codebooks. Readers need the same.
+
+    Attributes:
+        num_bytes: Bytes written so far.
+
+    Raises:
+        ValueError: If counts are missing or do not fit.
+        FileNotFoundError: If the folder is not there.
+    """
+
+    def __init__(
+        self, target: Location, header: CodeFileHeader, counts: np.ndarray | None = None
+    ) -> None:
+        self._target, self._header = target, header
+        self._sizes = np.asarray(header.codebook_sizes)
+        self._packed = PackedCoder(header.codebook_sizes)
+        self._static = None
+        if header.entropy == "static":
+            if counts is None:
+                raise CodeFileError("entropy='static' needs counts.")
+            self._static = StaticCoder(counts, header.codebook_sizes)
+        shape = (header.num_groups, header.chunk_frames, len(header.codebook_sizes))
+        self._chunk, self._filled = np.empty(shape, dtype=np.int32), 0
+        self._frames, self._crc, self.num_bytes = 0, 0, 0
+        self._file: IO[bytes] | None = None
+        self._final: Path | None = None
+        self._partial: Path | None = None
+        self._finished = False
+
+    def __enter__(self) -> CodeWriter:
+        if isinstance(self._target, (str, os.PathLike)):
+            path = Path(self._target).resolve()
+            if not path.parent.is_dir():
+                raise FileNotFoundError(
+                    f"There is no folder {path.parent} to write {path.name} to."
+                )
+            if not path.exists() or path.is_file():
+                self._final = path
+                path = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
+                self._partial = path
+            self._file = path.open("wb" if self._partial is None else "xb")
+        else:
+            self._file = self._target
+        try:
+            checksum = 0 if self._static is None else self._static.checksum
+            self._emit(header_bytes(self._header, checksum))
+        except BaseException:
+            self._discard()
+            raise
+        return self
+
+    def write(self, codes: np.ndarray) -> None:
+        """Appends frames.
+
+        Args:
+            codes: Integers ``[groups, t, K]``, or ``[t, K]`` of a single group; any t.
+
+        Raises:
+            ValueError: For another shape, or codes that are not in their codebooks.
+        """
+        if self._file is None or self._finished:
+            raise CodeFileError("write() outside of the with block, or after finish().")
+        codes = np.asarray(codes)
+        groups, length, books = self._chunk.shape
+        if codes.ndim == 2 and groups == 1:
+            codes = codes[None]
+        if codes.ndim != 3 or codes.shape[::2] != (groups, books) or codes.dtype.kind not in "iu":
+            raise CodeFileError(
+                f"codes are {codes.dtype} of shape {codes.shape}; expected integers "
+                f"[{groups}, t, {books}]."
+            )
+        check_range(codes, self._sizes)
+        while codes.shape[1]:
+            taken = codes[:, : length - self._filled]
+            self._chunk[:, self._filled : self._filled + taken.shape[1]] = taken
+            self._filled += taken.shape[1]
+            codes = codes[:, taken.shape[1] :]
+            if self._filled == length:
+                self._flush()
+
+    def finish(self, num_samples: int) -> None:
+        """Writes what is left, and the end record.
+
+        Args:
+            num_samples: Samples of each channel of the audio.
+
+        Raises:
+            CodeFileError: If that is not plausible, or the header had announced something else.
+        """
+        if self._file is None or self._finished:
+            raise CodeFileError("finish() outside of the with block, or twice.")
+        self._flush()
+        announced = (self._header.num_frames, self._header.num_samples)
+        for name, said, found in zip(
+            ("num_frames", "num_samples"), announced, (self._frames, num_samples), strict=True
+        ):
+            if said is not None and said != found:
+                raise CodeFileError(f"The header announced {name}={said}, but it is {found}.")
+        replace(self._header, num_frames=self._frames, num_samples=num_samples)  # checks them
+        self._emit(END.pack(KIND_END, self._frames, num_samples))
+        self._finished = True
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self._discard()
+            return
+        try:
+            if not self._finished:
+                if self._header.num_samples is None:
+                    raise CodeFileError("finish(num_samples) was not called: nothing is written.")
+                self.finish(self._header.num_samples)
+            self._publish()
+        except BaseException:
+            self._discard()
+            raise
+
+    def _flush(self) -> None:
+        if not self._filled:
+            return
+        codes = self._chunk[:, : self._filled]
+        kind, payload = KIND_PACKED, None
+        size = self._packed.num_bytes(codes.shape[0] * codes.shape[1])
+        if self._static is not None:
+            kind, payload = KIND_STATIC, self._static.encode(codes)
+        if payload is None or len(payload) >= size:
+            kind, payload = KIND_PACKED, self._packed.encode(codes)
+        self._emit(RECORD.pack(kind, self._filled, len(payload)) + payload)
+        self._frames += self._filled
+        self._filled = 0
+
+    def _emit(self, data: bytes) -> None:
+        assert self._file is not None
+        self._crc = zlib.crc32(data, self._crc)
+        data += CRC.pack(self._crc)
+        view = memoryview(data)
+        while view:  # raw streams may take less than they are given
+            view = view[self._file.write(view) :]
+        self.num_bytes += len(data)
+
+    def _publish(self) -> None:
+        assert self._file is not None
+        self._file.flush()
+        if isinstance(self._target, (str, os.PathLike)):
+            self._file.close()
+        if self._partial is not None and self._final is not None:
+            self._partial.replace(self._final)
+
+    def _discard(self) -> None:
+        if self._file is not None and isinstance(self._target, (str, os.PathLike)):
+            with suppress(OSError):  # a full disk, for instance, has been reported already
+                self._file.close()
+        if self._partial is not None:
+            self._partial.unlink(missing_ok=True)
+
+
+def write_codes(
+    target: Location,
+    codes: np.ndarray,
+    header: CodeFileHeader,
+    counts: np.ndarray | None = None,
+) -> int:
+    """Writes all codes of a clip at once.
+
+    Args:
+        target: As for `CodeWriter`.
+        codes: Integers ``[groups, T, K]``, or ``[T, K]`` of a single group.
+        header: With ``num_samples``.
+        counts: As for `CodeWriter`.
+
+    Returns:
+        The file's size in bytes.
+    """
+    with CodeWriter(target, header, counts) as writer:
+        writer.write(codes)
+    return writer.num_bytes
