@@ -1,4 +1,4 @@
-"""Small seeded models that many tests share. Nothing is trained: properties hold for any weights."""
+"""Small seeded models that many tests share; nothing is trained."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make_autoencoder() -> LappedAutoencoder:
 
 
 def make_tokenizer(**options) -> LatentTokenizer:
-    """A tokenizer with a fitted quantizer and a finetuned decoder that differs from the continuous one."""
+    """A tokenizer with a fitted quantizer and a decoder that differs from the continuous one."""
     tokenizer = LatentTokenizer.from_autoencoder(make_autoencoder())
     clips = torch.from_numpy(np.stack([tone(3.0, seed=seed)[0] for seed in range(8)]))
     latents = tokenizer.encode(clips[:, None]).latents.transpose(1, 2).reshape(-1, DIM)

@@ -149,7 +149,10 @@ def test_encodec_pads_as_its_library_does_for_every_length(folders, name):
 
 
 def test_encodec_keeps_all_frames_of_long_signals(folders):
-    model = load_autoencoder(folders / "encodec").to("meta")
+    model = load_autoencoder(folders / "encodec").to("meta")  # shapes without the work
+    layers = model.encoder.network.layers
+    recurrent = [i for i, layer in enumerate(layers) if hasattr(layer, "lstm")]
+    layers[recurrent[0]] = torch.nn.Identity()  # even there it takes a step a frame
     length = 2**24 + 1  # in float32 the same as 2**24
     z = model.encoder(torch.empty(1, 1, length, device="meta"))
     assert z.shape[-1] == model.num_frames(length) == 2796203
@@ -278,13 +281,11 @@ def test_decoder_can_be_copied_and_finetuned(folders, name):
     assert torch.equal(audio.detach(), model.decoder(z).detach())
     audio.square().mean().backward()
     gradients = [p.grad for p in decoder.parameters()]
-    # Some are zero: a bias before a normalisation over time, an LSTM's second bias never is.
     assert all(g is not None and bool(g.isfinite().all()) for g in gradients)
     assert all(bool(g.any()) for g in gradients if g.ndim > 2)
     torch.optim.SGD(decoder.parameters(), 0.1).step()
     assert not torch.equal(decoder(z), audio)
-    assert torch.equal(model.decoder(z), audio) is False or True
-    assert all(p.grad is None for p in model.parameters())
+    assert torch.equal(model.decoder(z), audio)  # the original stays as it was
 
 
 @torch.inference_mode()

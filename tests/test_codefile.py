@@ -8,7 +8,7 @@ import threading
 import tracemalloc
 import zlib
 from dataclasses import replace
-from itertools import accumulate, chain, repeat
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -108,9 +108,7 @@ class Pipe(io.RawIOBase):
 
 clips = st.fixed_dictionaries(
     {
-        "sizes": st.lists(
-            st.sampled_from([2, 3, 5, 8, 1000, 1024, 65_536]), min_size=1, max_size=4
-        ),
+        "sizes": st.lists(st.sampled_from([2, 3, 5, 8, 257, 1000]), min_size=1, max_size=4),
         "groups": st.integers(1, 3),
         "frames": st.integers(0, 30),
         "chunk_frames": st.integers(1, 12),
@@ -136,7 +134,7 @@ def make_clip(clip):
 # Round trips
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(clip=clips, cuts=st.lists(st.integers(0, 30), max_size=5))
 def test_codes_come_back_and_blocks_and_pipes_make_no_difference(clip, cuts):
     codes, header, counts = make_clip(clip)
@@ -177,12 +175,21 @@ def test_files_and_pipes_of_the_system(tmp_path):
     assert fifo.is_fifo()
 
 
+@pytest.mark.parametrize("entropy", ["packed", "static"])
+def test_the_largest_codebooks(entropy):
+    sizes = (65_536, 2, 65_535)
+    codes, counts = make_codes(sizes, 2, 500), make_counts(sizes)
+    codes[0, :2] = [0, 0, 0], [65_535, 1, 65_534]
+    data = written(codes, make_header(sizes, 500, num_groups=2, entropy=entropy), counts)
+    np.testing.assert_array_equal(read_codes(io.BytesIO(data), counts)[1], codes)
+
+
 def test_one_group_may_be_written_without_its_axis():
     codes, header = make_codes((5, 9), 1, 7), make_header((5, 9), 7)
     assert written(codes[0].astype(np.uint8), header) == written(codes, header)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(clip=clips, n=st.integers(1, 4))
 def test_dropping_codebooks_equals_never_having_written_them(clip, n):
     codes, header, counts = make_clip(clip)
@@ -217,20 +224,22 @@ def independent_tables(counts, sizes):
     return tables
 
 
-def independent_range_decoder(payload, tables, run):
-    words = struct.unpack(f"<{len(payload) // 4}I", payload)
-    following = chain(words, repeat(0))
-    span, value = 2**64 - 1, next(following) << 32 | next(following)
+def independent_range_decoder(payload, tables):
+    words = iter(struct.unpack(f"<{len(payload) // 4}I", payload))
+    span, value, codes = 2**64 - 1, next(words) << 32 | next(words, 0), []
     for table in tables:
-        for _ in range(run):
-            scale = span >> 24
-            point = value // scale
-            code = next(i for i, right in enumerate(table[1:]) if point < right)
-            value -= scale * table[code]
-            span = scale * (table[code + 1] - table[code])
-            if span < 2**32:
-                span, value = span << 32, value << 32 | next(following)
-            yield code
+        scale = span >> 24
+        point = value // scale
+        if point >= 2**24:
+            raise ValueError
+        codes.append(next(i for i, right in enumerate(table[1:]) if point < right))
+        left, right = table[codes[-1]], table[codes[-1] + 1]
+        value, span = value - scale * left, scale * (right - left)
+        if span < 2**32:
+            span, value = span << 32, value << 32 | next(words, 0)
+    if value >= 2**33 - 1 or next(words, None) is not None:
+        raise ValueError
+    return codes
 
 
 def independent_range_encoder(codes, tables):
@@ -272,7 +281,8 @@ def independent_reader(data, counts):
                     group.append(frame)
         else:
             run = groups * t
-            flat = list(independent_range_decoder(payload, independent_tables(counts, sizes), run))
+            tables = [x for x in independent_tables(counts, sizes) for _ in range(run)]
+            flat = independent_range_decoder(payload, tables)
             for i, group in enumerate(codes):
                 group += [[flat[k * run + i * t + j] for k in range(books)] for j in range(t)]
     assert struct.unpack_from("<I", data, at + 17)[0] == zlib.crc32(data[at : at + 17], crc)
@@ -281,14 +291,14 @@ def independent_reader(data, counts):
     return codes
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=50)
 @given(clip=clips)
 def test_a_reader_written_from_the_description_agrees(clip):
     codes, header, counts = make_clip(clip)
     assert independent_reader(written(codes, header, counts), counts) == codes.tolist()
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(
     size=st.integers(2, 9),
     digits=st.integers(0, 12),
@@ -304,6 +314,24 @@ def test_range_coding_is_the_integer_arithmetic_of_the_description(size, digits,
     payload = coder.encode(codes.reshape(1, -1, 1))
     assert payload == independent_range_encoder(codes.tolist(), tables * length)
     np.testing.assert_array_equal(coder.decode(payload, 1, length)[0, :, 0], codes)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    words=st.lists(st.sampled_from([0, 1, 2**31, 2**32 - 1, 0xFDEF10D7]), min_size=1, max_size=4),
+    frames=st.integers(1, 9),
+)
+def test_the_same_payloads_are_invalid_by_the_description(words, frames):
+    payload = struct.pack(f"<{len(words)}I", *words)
+    tables = [x for x in independent_tables(GOLDEN_COUNTS, (5, 1024)) for _ in range(frames)]
+    coder = StaticCoder(GOLDEN_COUNTS, (5, 1024))
+    try:
+        codes = coder.decode(payload, 1, frames)
+    except ValueError:
+        with pytest.raises(ValueError):  # noqa: PT011 -- the test's own
+            independent_range_decoder(payload, tables)
+    else:
+        assert independent_range_decoder(payload, tables) == codes.T.ravel().tolist()
 
 
 def test_golden_file():
@@ -347,7 +375,7 @@ def test_static_coding_reaches_the_entropy_of_skewed_codes():
     assert info.num_bytes < 0.97 * packed.num_bytes
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(clip=clips)
 def test_static_files_are_never_longer_than_packed_ones(clip):
     codes, header, counts = make_clip(clip)
@@ -404,18 +432,18 @@ def test_every_missing_byte_is_noticed(data):
             assert 1 <= missing <= len(data) - length
 
 
+def changed(data, position, value):
+    return data[:position] + bytes([value]) + data[position + 1 :]
+
+
 def test_messages_say_where_and_what():
-    assert "chunk 1 (frames 4 to 5) has a wrong checksum" in refused(
-        GOLDEN[:75] + b"\xff" + GOLDEN[76:]
-    )
+    assert "chunk 1 (frames 4 to 5) has a wrong checksum" in refused(changed(GOLDEN, 75, 0xFF))
     assert "ends in chunk 1, and at least 33 bytes" in refused(GOLDEN[:70])
     assert "ends in the place of chunk 2, and at least 21 bytes" in refused(GOLDEN[:-21])
-    assert "its header (its checksum" in refused(GOLDEN[:9] + b"\x00" + GOLDEN[10:]).replace(
-        "a damaged header", "its header"
-    )
+    assert "has a damaged header (its checksum is wrong)" in refused(changed(GOLDEN, 9, 0))
     assert "goes on behind its end" in refused(GOLDEN + b"\0")
     assert "no code file (.ltk): it begins with b'RIFF'" in refused(b"RIFF" + GOLDEN[4:])
-    newer = refused(GOLDEN[:4] + b"\x02" + GOLDEN[5:])
+    newer = refused(changed(GOLDEN, 4, 2))
     assert "format version 2; this library reads up to 1" in newer
 
 
@@ -444,7 +472,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused():
 def sealed(data):
     """The same bytes, as far as they can be understood, with right checksums."""
     data, crc = bytearray(data), 0
-    start, end = 0, struct.unpack_from("<H", data, 6)[0] - 4
+    start, end = 0, max(12, struct.unpack_from("<H", data, 6)[0]) - 4
     while end + 4 <= len(data):
         crc = zlib.crc32(data[start:end], crc)
         struct.pack_into("<I", data, end, crc)
@@ -466,7 +494,7 @@ def forged(data, fmt, position, value):
 
 def test_sealing_is_what_the_writer_does():
     assert sealed(GOLDEN) == GOLDEN
-    assert sealed(GOLDEN[:50] + b"\0\0" + GOLDEN[52:]) != GOLDEN
+    assert sealed(GOLDEN[:48] + bytes(4) + GOLDEN[52:]) == GOLDEN
 
 
 @pytest.mark.parametrize(
@@ -518,17 +546,18 @@ def test_impossible_claims_are_refused_at_no_cost(fmt, position, value, message)
         tracemalloc.stop()
 
 
-def test_a_huge_chunk_that_is_not_there_costs_no_memory():
+def test_a_huge_chunk_that_is_not_there_costs_little_memory(tmp_path):
     header = make_header((65_536,) * 64, chunk_frames=65_535)
     with pytest.raises(CodeFileError, match="chunk_frames"):
         replace(header, num_groups=2, num_channels=2)
     head = written(make_codes((65_536,) * 64, 1, 0), replace(header, num_samples=0))[:-21]
-    claim = head + struct.pack("<BHI", 1, 65_535, 65_535 * 128)
+    path = tmp_path / "claim.ltk"
+    path.write_bytes(head + struct.pack("<BHI", 1, 65_535, 65_535 * 128))
     tracemalloc.start()
     try:
-        with pytest.raises(CodeFileError, match="at least 8388505 bytes are missing"):
-            CodeReader(Pipe(claim))
-        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+        with pytest.raises(CodeFileError, match=f"at least {65_535 * 128 + 25} bytes are missing"):
+            CodeReader(path)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
     finally:
         tracemalloc.stop()
 
@@ -545,19 +574,16 @@ def test_codes_and_bits_that_cannot_be_are_refused():
 
 
 def test_range_coded_payloads_that_cannot_be_are_refused():
-    messages = set()
     coder = StaticCoder(GOLDEN_COUNTS, (5, 1024))
-    for words in [(2**32 - 1,) * 3, (0xFDEF10D7, 0, 0), (0xFDEF10D7, 1, 2, 3)]:
-        with pytest.raises(ValueError, match="range-coded data") as error:
-            coder.decode(struct.pack(f"<{len(words)}I", *words), 1, 4)
-        messages.add(str(error.value))
-    assert len(messages) == 2  # invalid, left over
-    assert "in chunk 0 its range-coded data is invalid" in refused(
-        forged(GOLDEN, "I", 59, 2**32 - 1)
-    )
+    with pytest.raises(ValueError, match="invalid"):
+        coder.decode(b"\xff" * 8, 1, 4)
+    with pytest.raises(ValueError, match="left over"):
+        coder.decode(GOLDEN[59:63] + bytes(8), 1, 4)
+    message = refused(forged(GOLDEN, "I", 59, 2**32 - 1))
+    assert "in chunk 0 range-coded data is left over behind the last code" in message
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 @given(data=st.data())
 def test_no_forgery_does_anything_but_be_refused_or_give_codes(data):
     """Whole files from a few random bytes: CodeFileError, or codes within their codebooks."""
@@ -611,7 +637,7 @@ def test_limits_can_be_chosen():
 @pytest.mark.parametrize(
     ("codes", "message"),
     [
-        (np.zeros((2, 3), np.int64), r"\(2, 3\); expected integers \[1, t, 2\]"),
+        (np.zeros((2, 3), np.int64), r"shape \(2, 3\); expected integers \[1, t, 2\]"),
         (np.zeros((2, 2, 2), np.int64), r"expected integers \[1, t, 2\]"),
         (np.zeros(2, np.int64), "expected integers"),
         (np.zeros((2, 2)), "float64"),
@@ -695,7 +721,7 @@ def test_nothing_appears_under_its_name_before_it_is_complete(tmp_path):
             writer.write(block)
 
     for attempt, error, message in [
-        (interrupted, KeyboardInterrupt, ""),
+        (interrupted, KeyboardInterrupt, None),
         (unfinished, CodeFileError, "was not called"),
         (untrue, CodeFileError, "announced num_frames=3, but it is 2"),
         (implausible, CodeFileError, "num_samples=481"),

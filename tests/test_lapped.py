@@ -144,7 +144,9 @@ def test_latents_have_unit_deviation_in_training_and_the_scale_is_learned():
     for step in range(400):
         z = model.encoder(3 * signal(1000, step)).detach()
     assert float(z.std()) == pytest.approx(1, abs=1e-4)
-    assert float(model.eval().encoder(3 * signal(4000, 0)).detach().std()) == pytest.approx(1, abs=0.1)
+    assert float(model.eval().encoder(3 * signal(4000, 0)).detach().std()) == pytest.approx(
+        1, abs=0.1
+    )
 
 
 def test_without_the_linear_path():
@@ -166,5 +168,5 @@ def test_config_round_trip_and_refusals():
         make(kernel_size=4)
     with pytest.raises(ValueError, match="bogus"):
         build_autoencoder({"kind": "lapped", **model.to_config(), "bogus": 1})
-    with pytest.raises(ValueError, match="'nothing'.*lapped"):
+    with pytest.raises(ValueError, match=r"'nothing'.*lapped"):
         build_autoencoder({"kind": "nothing"})

@@ -68,9 +68,14 @@ def test_si_sdr_averages_channels_and_survives_silence():
 def test_mel_distance_matches_a_formula_in_numpy():
     a, b = noise(0), noise(1) * np.linspace(0, 1, 8000, dtype=np.float32)
     wanted = 0.0
-    for window, bands in zip((32, 64, 128, 256, 512, 1024, 2048), (5, 10, 20, 40, 80, 160, 320), strict=True):
+    for window, bands in zip(
+        (32, 64, 128, 256, 512, 1024, 2048), (5, 10, 20, 40, 80, 160, 320), strict=True
+    ):
         filters = slaney(RATE, window, bands)
-        mels = [np.log10(np.maximum(magnitudes(x[0], window, window // 4) @ filters, 1e-5)) for x in (a, b)]
+        mels = [
+            np.log10(np.maximum(magnitudes(x[0], window, window // 4) @ filters, 1e-5))
+            for x in (a, b)
+        ]
         wanted += np.abs(mels[0] - mels[1]).mean()
     ours = mel_distance(torch.from_numpy(a), torch.from_numpy(b), RATE)
     assert ours == pytest.approx(wanted, rel=1e-3)
@@ -89,7 +94,9 @@ def test_stft_and_log_spectral_distance_match_numpy():
     for window in (2048, 512):
         x, y = (magnitudes(s[0], window, window // 4) for s in (a, b))
         wanted += np.abs(x - y).mean()
-        wanted += np.abs(np.log10(np.maximum(x, 1e-5) ** 2) - np.log10(np.maximum(y, 1e-5) ** 2)).mean()
+        wanted += np.abs(
+            np.log10(np.maximum(x, 1e-5) ** 2) - np.log10(np.maximum(y, 1e-5) ** 2)
+        ).mean()
     pair = torch.from_numpy(a), torch.from_numpy(b)
     assert stft_distance(*pair) == pytest.approx(wanted, rel=1e-3)
     x, y = (20 * np.log10(np.maximum(magnitudes(s[0], 2048, 512), 1e-5)) for s in (a, b))

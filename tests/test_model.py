@@ -104,7 +104,10 @@ def test_latent_normalisation(tokenizer):
 
 def test_save_and_load_are_bit_equal(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / "saved")
-    assert sorted(p.name for p in (tmp_path / "saved").iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "saved").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
     x = wave(2.0)
     for again in (
         LatentTokenizer.from_pretrained(tmp_path / "saved"),
@@ -139,8 +142,9 @@ def test_half_precision_files_load_as_float32(tokenizer, tmp_path):
 
 def test_fingerprint_is_that_of_config_and_weights(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
-    script = f"from tokenizer import load_tokenizer; print(load_tokenizer({str(tmp_path)!r}).fingerprint)"
-    other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    script = "import sys, tokenizer; print(tokenizer.load_tokenizer(sys.argv[1]).fingerprint)"
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    other = subprocess.run(command, capture_output=True, text=True, check=True)
     assert other.stdout.strip() == tokenizer.fingerprint
     changed = deepcopy(tokenizer)
     with torch.no_grad():
@@ -171,7 +175,7 @@ def test_checkpoints_that_do_not_fit_are_refused(tokenizer, tmp_path):
 def test_newer_formats_are_refused(tokenizer):
     config = deepcopy(tokenizer.config)
     config.format_version = 99
-    with pytest.raises(ValueError, match="99.*Update"):
+    with pytest.raises(ValueError, match=r"99.*Update"):
         LatentTokenizer(config)
 
 
@@ -195,7 +199,10 @@ def test_unfitted_models_say_what_is_missing():
         (lambda t: t.encode(torch.zeros(1, 2, 100)), r"\(1, 2, 100\).*\[B, 1, N\]"),
         (lambda t: t.encode(torch.full((1, 1, 100), torch.nan)), "NaN"),
         (lambda t: t.encode(torch.zeros(1, 1, 0)), "without samples"),
-        (lambda t: t.encode(torch.ones(1, 1, 9), torch.zeros(1, 9, dtype=torch.bool)), "without samples"),
+        (
+            lambda t: t.encode(torch.ones(1, 1, 9), torch.zeros(1, 9, dtype=torch.bool)),
+            "without samples",
+        ),
         (lambda t: t.quantize(torch.zeros(1, 9, 5)), r"\(1, 9, 5\)"),
         (lambda t: t.quantize(torch.zeros(1, DIM, 5), 5), r"n_codebooks=5 is not in 1\.\.4"),
         (lambda t: t.quantize(torch.zeros(1, DIM, 5), 0), r"n_codebooks=0"),

@@ -216,7 +216,14 @@ def test_dataset_map(tokenizer, tmp_path, form):
     data = dataset_of(form, tmp_path)
     rows = data.map(tokenizer.encode_codes)
     batched = data.map(tokenizer.encode_codes, batched=True, batch_size=2)
-    assert set(rows.column_names) == {"audio", "label", "codes", "num_samples", "num_channels", "gain"}
+    assert set(rows.column_names) == {
+        "audio",
+        "label",
+        "codes",
+        "num_samples",
+        "num_channels",
+        "gain",
+    }
     assert rows.features["codes"].feature.feature.dtype == "int16"
     for i in range(len(data)):
         wanted = tokenizer.encode_codes(str(tmp_path / f"{i}.wav"))
@@ -253,7 +260,14 @@ def test_dataset_map_in_processes_and_from_the_cache_of_another(tokenizer, tmp_p
     dataset_of("paths", tmp_path / "audio").save_to_disk(tmp_path / "data")
 
     def run(workers: int) -> list[str]:
-        command = [sys.executable, "-c", MAP_SCRIPT, str(tmp_path / "model"), str(tmp_path / "data"), str(workers)]
+        command = [
+            sys.executable,
+            "-c",
+            MAP_SCRIPT,
+            str(tmp_path / "model"),
+            str(tmp_path / "data"),
+            str(workers),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
         return done.stdout.split()
 

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from tokenizer.autoencoders.base import Autoencoder, Decoder, Encoder
     from tokenizer.codefile import CodeFileError
     from tokenizer.config import LatentTokenizerConfig
+    from tokenizer.core import EncodeOutput
     from tokenizer.diffusers_view import DiffusersView
     from tokenizer.loading import load_tokenizer
-    from tokenizer.model import EncodeOutput, LatentTokenizer
+    from tokenizer.model import LatentTokenizer
     from tokenizer.quantizers.base import LatentSource, Quantizer
     from tokenizer.quantizers.residual import ResidualVectorQuantizer
     from tokenizer.transcode import decode_file, encode_file
@@ -35,7 +36,7 @@ _EXPORTS = {
     "CodeFileError": "tokenizer.codefile",
     "Decoder": "tokenizer.autoencoders.base",
     "DiffusersView": "tokenizer.diffusers_view",
-    "EncodeOutput": "tokenizer.model",
+    "EncodeOutput": "tokenizer.core",
     "Encoder": "tokenizer.autoencoders.base",
     "LatentSource": "tokenizer.quantizers.base",
     "LatentTokenizer": "tokenizer.model",

@@ -63,7 +63,11 @@ def _take(config: type[Config], options: argparse.Namespace) -> Config:
 def _load(name: str | None, device: str) -> LatentTokenizer:
     from tokenizer.loading import load_tokenizer
 
-    return load_tokenizer(name).to(device)
+    return load_tokenizer(name).to(device)  # pyright: ignore[reportArgumentType]
+
+
+def _tty() -> bool:
+    return sys.stderr.isatty()
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -88,7 +92,9 @@ def _encode(options: argparse.Namespace) -> None:
     bitrate = None if options.bitrate is None else options.bitrate * 1000
     n = tokenizer.resolve_codebooks(options.codebooks, bitrate)
     out = options.out or Path(options.audio).with_suffix(".ltk")
-    seconds = encode_file(tokenizer, options.audio, out, n_codebooks=n, downmix=options.downmix)
+    seconds = encode_file(
+        tokenizer, options.audio, out, n_codebooks=n, downmix=options.downmix, progress=_tty()
+    )
     size = Path(out).stat().st_size
     print(f"{out}: {size} bytes, {seconds:.2f} s, {8e-3 * size / seconds:.2f} kbit/s")
 
@@ -104,6 +110,7 @@ def _decode(options: argparse.Namespace) -> None:
         out,
         n_codebooks=options.codebooks,
         decoder=options.decoder,
+        progress=_tty(),
     )
     print(f"{out}: {seconds:.2f} s at {tokenizer.sampling_rate} Hz")
 

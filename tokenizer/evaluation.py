@@ -13,9 +13,10 @@ import numpy as np
 from tqdm import tqdm
 
 from tokenizer.codefile import write_row
+from tokenizer.core import DecoderName
 from tokenizer.inputs import open_audio
 from tokenizer.metrics import code_use, quality
-from tokenizer.model import DecoderName, LatentTokenizer
+from tokenizer.model import LatentTokenizer
 
 COLUMNS = ("si_sdr", "mel", "stft", "lsd", "kbps", "encode_x", "decode_x")
 DIGITS = (2, 3, 2, 2, 2, 0, 0)

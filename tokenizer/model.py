@@ -2,458 +2,191 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator
-from copy import deepcopy
-from dataclasses import dataclass
-from itertools import chain
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel
 
-from tokenizer.autoencoders import Autoencoder, Decoder, build_autoencoder
-from tokenizer.config import FORMAT_VERSION, LatentTokenizerConfig
-from tokenizer.quantizers import build_quantizer
-from tokenizer.quantizers.base import Quantizer
-from tokenizer.rows import RowMethods
-from tokenizer.tiling import decode_tiles, encode_tiles
-
-DecoderName = Literal["continuous", "finetuned"]
-
-# Silence has no level to divide by: this is added to every gain (-100 dB).
-GAIN_FLOOR = 1e-5
+from tokenizer.audio import AudioSource
+from tokenizer.config import LatentTokenizerConfig
+from tokenizer.core import DecoderName, TokenizerCore
+from tokenizer.inputs import is_batch, open_audio, open_batch
+from tokenizer.rows import Row, SignalStream, code_dtype, decode_rows, stack_rows
 
 
-@dataclass
-class EncodeOutput:
-    """What `LatentTokenizer.encode` returns.
-
-    Attributes:
-        latents: ``[B, D, T]``; zero past the end of shorter items.
-        gain: ``[B]`` root mean square that each item was divided by; 1 for models that do not
-            normalise.
-        frame_mask: ``[B, T]``, True where a frame belongs to the item.
-    """
-
-    latents: Float[Tensor, "B D T"]
-    gain: Float[Tensor, " B"]
-    frame_mask: Bool[Tensor, "B T"]
-
-
-class LatentTokenizer(RowMethods, PreTrainedModel):
+class LatentTokenizer(TokenizerCore):
     """Audio to continuous latents and discrete codes, and back.
 
-    The methods here take and return tensors; those for files, rows and datasets (`encode_codes`,
-    `decode_codes`, `encode_latents`, `decode_latents`) come from `RowMethods`. Everything runs
-    without gradients and in evaluation mode; training code uses `autoencoder`, `quantizer` and
-    `finetuned_decoder` directly.
+    The methods here take files, arrays, rows and batches, and return rows (`tokenizer.rows`), as
+    ``Dataset.map`` wants them. Those of `TokenizerCore` take and return tensors.
 
     Args:
         config: See `LatentTokenizerConfig`.
     """
 
-    config_class = LatentTokenizerConfig
-    base_model_prefix = "latent_tokenizer"
-    main_input_name = "input_values"
-    _no_split_modules: ClassVar[list[str]] = []
-    latents_mean: Tensor
-    latents_std: Tensor
-
-    def __init__(self, config: LatentTokenizerConfig) -> None:
-        super().__init__(config)
-        if config.format_version > FORMAT_VERSION:
-            raise ValueError(
-                f"This checkpoint has format version {config.format_version}; this library reads "
-                f"up to {FORMAT_VERSION}. Update latent-tokenizer."
-            )
-        if config.autoencoder is None:
-            raise ValueError("config.autoencoder is None: name an autoencoder, e.g. kind 'lapped'.")
-        self.autoencoder: Autoencoder = build_autoencoder(config.autoencoder)
-        self.finetuned_decoder: Decoder | None = (
-            build_autoencoder(config.autoencoder).decoder if config.has_finetuned_decoder else None
-        )
-        self.quantizer: Quantizer | None = (
-            build_quantizer(config.quantizer) if config.quantizer is not None else None
-        )
-        dim = self.autoencoder.latent_dim
-        self.register_buffer("latents_mean", torch.zeros(dim))
-        self.register_buffer("latents_std", torch.ones(dim))
-        self.eval()
-        self.post_init()
-
-    def _init_weights(self, module: torch.nn.Module) -> None:
-        # transformers would otherwise re-initialise every linear and convolutional layer.
-        del module
-
-    # What the tokenizer is
-
-    @property
-    def sampling_rate(self) -> int:
-        """Hz of the audio that goes in and comes out."""
-        return self.autoencoder.sampling_rate
-
-    @property
-    def hop_length(self) -> int:
-        """Samples per latent frame."""
-        return self.autoencoder.hop_length
-
-    @property
-    def frame_rate(self) -> float:
-        """Latent frames per second."""
-        return self.sampling_rate / self.hop_length
-
-    @property
-    def latent_dim(self) -> int:
-        """D."""
-        return self.autoencoder.latent_dim
-
-    @property
-    def num_codebooks(self) -> int:
-        """K of the fitted quantizer."""
-        return self._fitted_quantizer().num_codebooks
-
-    @property
-    def codebook_sizes(self) -> tuple[int, ...]:
-        """Entries of each codebook."""
-        return self._fitted_quantizer().codebook_sizes
-
-    @property
-    def codebook_size(self) -> int:
-        """Entries of every codebook; raises ValueError where they differ (see `codebook_sizes`)."""
-        sizes = set(self.codebook_sizes)
-        if len(sizes) > 1:
-            raise ValueError(f"The codebooks differ in size: {self.codebook_sizes}.")
-        return sizes.pop()
-
-    def bitrate(self, n_codebooks: int | None = None) -> float:
-        """Bits per second and channel group of the first n codebooks (default: all)."""
-        n = self._check_n_codebooks(n_codebooks)
-        bits = torch.tensor(self.codebook_sizes[:n], dtype=torch.float64).log2().sum()
-        return self.frame_rate * float(bits)
-
-    def codebooks_for(self, bitrate: float | int) -> int:
-        """The most codebooks that fit into ``bitrate`` bit/s; ValueError if none does."""
-        fitting = [n for n in range(1, self.num_codebooks + 1) if self.bitrate(n) <= bitrate + 1e-6]
-        if not fitting:
-            raise ValueError(
-                f"bitrate={bitrate:g} bit/s is below one codebook's {self.bitrate(1):g} bit/s."
-            )
-        return fitting[-1]
-
-    @property
-    def fingerprint(self) -> str:
-        """Sixteen hex digits: a hash of configuration and weights, on any device."""
-        return hashlib.sha256(self._as_bytes()).hexdigest()[:16]
-
-    def _fitted_quantizer(self) -> Quantizer:
-        if self.quantizer is None or not bool(self.quantizer.fitted):
-            raise RuntimeError(
-                "This tokenizer has no fitted quantizer yet, so it has latents but no codes. Fit "
-                "one: `latok fit MODEL AUDIO --out DIR`."
-            )
-        return self.quantizer
-
-    def _check_n_codebooks(self, n_codebooks: int | None) -> int:
-        available = self._fitted_quantizer().num_codebooks
-        n = available if n_codebooks is None else n_codebooks
-        if not 1 <= n <= available:
-            raise ValueError(f"n_codebooks={n} is not in 1..{available}.")
-        return n
-
-    def decoder(self, name: DecoderName) -> Decoder:
-        """The decoder of that name; raises if the checkpoint lacks it."""
-        if name == "continuous":
-            return self.autoencoder.decoder
-        if name != "finetuned":
-            raise ValueError(f"decoder={name!r} is neither 'continuous' nor 'finetuned'.")
-        if self.finetuned_decoder is None:
-            raise RuntimeError(
-                "This tokenizer has no finetuned decoder yet. Make one: `latok finetune MODEL "
-                "AUDIO --out DIR`, or ask for decoder='continuous'."
-            )
-        return self.finetuned_decoder
-
-    @property
-    def codes_decoder(self) -> DecoderName:
-        """The default decoder for codes: "finetuned" where there is one."""
-        return "continuous" if self.finetuned_decoder is None else "finetuned"
-
-    # Tensors in, tensors out
-
-    @torch.inference_mode()
-    def encode(
+    def encode_codes(
         self,
-        input_values: Float[Tensor, "B C N"],
-        padding_mask: Bool[Tensor, "B N"] | Int[Tensor, "B N"] | None = None,
-    ) -> EncodeOutput:
-        """Encodes a batch of audio at `sampling_rate`.
-
-        Args:
-            input_values: As many channels as the autoencoder codes jointly (1, or 2 for stereo
-                models).
-            padding_mask: True (1) for samples, False (0) for the padding on their right. Default:
-                all are samples.
-
-        Raises:
-            ValueError: For a wrong number of channels, empty items, NaN or infinity.
-        """
-        channels = self.autoencoder.num_channels
-        if input_values.ndim != 3 or input_values.shape[1] != channels:
-            raise ValueError(
-                f"input_values has shape {tuple(input_values.shape)}; expected [B, {channels}, N]."
-            )
-        if not bool(torch.isfinite(input_values).all()):
-            raise ValueError("input_values holds NaN or infinite samples.")
-        x = input_values.to(self.device, torch.float32)
-        if padding_mask is None:
-            lengths = [x.shape[-1]] * len(x)
-        else:
-            lengths = padding_mask.long().sum(-1).tolist()
-        if x.shape[-1] == 0 or min(lengths, default=1) == 0:
-            raise ValueError("input_values holds an item without samples.")
-        gains, latents = [], []
-        for item, length in zip(x, lengths, strict=True):
-            audio = item[:, :length]
-            gain = self.measure_gain(audio.square().double().mean())
-            gains.append(gain)
-            tiles = encode_tiles(self.autoencoder, [audio[None] / gain])
-            latents.append(torch.cat(list(tiles), dim=-1)[0])
-        frames = [z.shape[-1] for z in latents]
-        out = x.new_zeros(len(x), self.latent_dim, max(frames, default=0))
-        mask = torch.zeros(len(x), out.shape[-1], dtype=torch.bool, device=x.device)
-        for i, z in enumerate(latents):
-            out[i, :, : z.shape[-1]] = z
-            mask[i, : z.shape[-1]] = True
-        return EncodeOutput(out, torch.tensor(gains, device=x.device), mask)
-
-    def measure_gain(self, mean_square: Tensor | float) -> float:
-        """What audio of this mean square is divided by before it is encoded."""
-        if not self.autoencoder.normalize:
-            return 1.0
-        return float(torch.tensor(float(mean_square) ** 0.5 + GAIN_FLOOR, dtype=torch.float32))
-
-    @torch.inference_mode()
-    def quantize(
-        self,
-        latents: Float[Tensor, "B D T"],
-        n_codebooks: int | None = None,
-    ) -> Int[Tensor, "B n T"]:
-        """Codes (int64) of latents, from the first ``n_codebooks`` codebooks (default: all)."""
-        n = self._check_n_codebooks(n_codebooks)
-        quantizer = self._fitted_quantizer()
-        if latents.ndim != 3 or latents.shape[1] != self.latent_dim:
-            raise ValueError(
-                f"latents have shape {tuple(latents.shape)}; expected [B, {self.latent_dim}, T]."
-            )
-        z = latents.to(self.device, torch.float32).transpose(1, 2)
-        # Quantizers code a frame in the same way whichever frames it comes with.
-        codes = quantizer.encode(z.reshape(-1, self.latent_dim), n)
-        return codes.reshape(len(z), -1, n).transpose(1, 2)
-
-    @torch.inference_mode()
-    def dequantize(self, audio_codes: Int[Tensor, "B n T"]) -> Float[Tensor, "B D T"]:
-        """Latents from the codes of the first n codebooks.
-
-        Raises:
-            ValueError: For more codebooks than there are, or codes out of range.
-        """
-        if audio_codes.ndim != 3:
-            raise ValueError(f"audio_codes have shape {tuple(audio_codes.shape)}, not [B, n, T].")
-        self._check_n_codebooks(audio_codes.shape[1])
-        codes = audio_codes.to(self.device, torch.int64)
-        flat = codes.transpose(1, 2).reshape(-1, codes.shape[1])
-        z = self._fitted_quantizer().decode(flat)
-        return z.reshape(len(codes), codes.shape[2], -1).transpose(1, 2)
-
-    def noise_level(self, n_codebooks: int | None) -> float:
-        """Relative RMS error of latents from the first n codebooks; 0 for None (exact)."""
-        if n_codebooks is None:
-            return 0.0
-        return float(
-            self._fitted_quantizer().noise_levels[self._check_n_codebooks(n_codebooks) - 1]
-        )
-
-    @torch.inference_mode()
-    def decode(
-        self,
-        latents: Float[Tensor, "B D T"],
+        audio: Any,
         *,
-        decoder: DecoderName,
+        sampling_rate: int | None = None,
         n_codebooks: int | None = None,
-        gain: Float[Tensor, " B"] | None = None,
-    ) -> Float[Tensor, "B C N"]:
-        """Decodes latents into audio.
+        bitrate: float | int | None = None,
+        downmix: bool = False,
+    ) -> Row:
+        """Encodes audio into discrete codes.
 
         Args:
-            latents: Exact, generated or dequantized.
-            decoder: "continuous" for exact latents, "finetuned" for dequantized ones.
-            n_codebooks: How many codebooks dequantized latents come from: it tells the decoder how
-                noisy they are. None for latents that were not quantized.
-            gain: Multiplies each item. Default: the checkpoint's ``default_gain`` for models that
-                normalise.
+            audio: A path, bytes of an audio file, an array or tensor ``[N]`` or ``[C, N]``,
+                ``{"array", "sampling_rate"}``, ``{"path", "bytes"}``, a torchcodec
+                ``AudioDecoder``, a `datasets` row with an ``audio`` column, or a batch of these, as
+                a list or as `datasets` makes it.
+            sampling_rate: Hz of bare arrays. Everything is resampled to the tokenizer's rate.
+            n_codebooks: How many codebooks to use. Default: all.
+            bitrate: Instead of ``n_codebooks``: the most codebooks that fit into this many bit/s
+                and channel.
+            downmix: Whether to average the channels into one.
 
         Returns:
-            ``autoencoder.num_samples(T)`` samples: at least as many as went into `encode`; cut the
-            rest off.
-        """
-        if latents.ndim != 3 or latents.shape[1] != self.latent_dim:
-            raise ValueError(
-                f"latents have shape {tuple(latents.shape)}; expected [B, {self.latent_dim}, T]."
-            )
-        z = latents.to(self.device, torch.float32)
-        if not bool(torch.isfinite(z).all()):
-            raise ValueError("latents hold NaN or infinite values.")
-        gains = z.new_full((len(z),), self.default_gain) if gain is None else gain.to(z)
-        items = []
-        for item, scale in zip(z, gains, strict=True):
-            pieces = self.decode_stream([item[None]], decoder, n_codebooks)
-            items.append(torch.cat(list(pieces), dim=-1)[0] * scale)
-        return torch.stack(items)
-
-    @property
-    def default_gain(self) -> float:
-        """The gain where none is known; 1 for models that do not normalise."""
-        return float(self.config.default_gain) if self.autoencoder.normalize else 1.0
-
-    def encode_stream(
-        self, blocks: Iterable[Float[Tensor, "G M _"]]
-    ) -> Iterator[Float[Tensor, "G D _"]]:
-        """Latents of a normalised signal that arrives in blocks: see `encode_tiles`."""
-        with torch.inference_mode():
-            yield from encode_tiles(self.autoencoder, blocks)
-
-    def decode_stream(
-        self,
-        latents: Iterable[Float[Tensor, "G D _"]],
-        decoder: DecoderName,
-        n_codebooks: int | None,
-    ) -> Iterator[Float[Tensor, "G M _"]]:
-        """Normalised audio of latents that arrive in pieces: see `decode_tiles`."""
-        level = self.noise_level(n_codebooks)
-        with torch.inference_mode():
-            yield from decode_tiles(self.autoencoder, self.decoder(decoder), latents, level)
-
-    def forward(
-        self,
-        input_values: Float[Tensor, "B C N"],
-        n_codebooks: int | None = None,
-    ) -> Float[Tensor, "B C N"]:
-        """Audio to codes and back, at the same length; ``n_codebooks`` as in `quantize`."""
-        n = self._check_n_codebooks(n_codebooks)
-        encoded = self.encode(input_values)
-        latents = self.dequantize(self.quantize(encoded.latents, n))
-        audio = self.decode(latents, decoder=self.codes_decoder, n_codebooks=n, gain=encoded.gain)
-        return audio[..., : input_values.shape[-1]]
-
-    # Latents for diffusion
-
-    def normalize_latents(self, latents: Float[Tensor, "B D T"]) -> Float[Tensor, "B D T"]:
-        """Latents with mean 0 and deviation 1 in every channel, as diffusion models want them."""
-        return (latents - self.latents_mean[:, None]) / self.latents_std[:, None]
-
-    def denormalize_latents(self, latents: Float[Tensor, "B D T"]) -> Float[Tensor, "B D T"]:
-        """Inverse of `normalize_latents`."""
-        return latents * self.latents_std[:, None] + self.latents_mean[:, None]
-
-    # Stages
-
-    @classmethod
-    def from_autoencoder(cls, autoencoder: Autoencoder) -> LatentTokenizer:
-        """Wraps a trained autoencoder; its codes come with `set_quantizer`."""
-        config = {"kind": autoencoder.kind, **autoencoder.to_config()}
-        tokenizer = cls(LatentTokenizerConfig(autoencoder=config))
-        tokenizer.autoencoder.load_state_dict(autoencoder.state_dict())
-        return tokenizer
-
-    def set_quantizer(self, quantizer: Quantizer) -> LatentTokenizer:
-        """Puts a fitted quantizer in place; a decoder finetuned for the previous one is dropped."""
-        if quantizer.dim != self.latent_dim:
-            raise ValueError(
-                f"The quantizer has {quantizer.dim} dimensions, the latents {self.latent_dim}."
-            )
-        if not bool(quantizer.fitted):
-            raise RuntimeError("The quantizer is not fitted: call its fit() first.")
-        self.quantizer = quantizer.to(self.device)
-        self.config.quantizer = {"kind": quantizer.kind, **quantizer.to_config()}
-        self.finetuned_decoder, self.config.has_finetuned_decoder = None, False
-        return self
-
-    def add_finetuned_decoder(self) -> Decoder:
-        """Starts a finetuned decoder as a copy of the continuous one, and returns it."""
-        self.finetuned_decoder = deepcopy(self.autoencoder.decoder)
-        self.config.has_finetuned_decoder = True
-        return self.finetuned_decoder
-
-    # Files and processes
-
-    @classmethod
-    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
-        cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
-    ) -> LatentTokenizer:
-        """Loads a checkpoint folder or hub repository, in float32.
+            A row with ``codes``; for a batch, a list in every column.
 
         Raises:
-            FileNotFoundError: If a folder was named that is not there or holds no checkpoint.
-            ValueError: If the checkpoint lacks weights or has others than its configuration says.
+            FileNotFoundError: If a named file is not there.
+            ValueError: If the audio is not readable, empty, not finite or of unknown rate.
+            RuntimeError: If no quantizer is fitted yet.
         """
-        name = str(pretrained_model_name_or_path)
-        if name.count("/") != 1 and not Path(name).exists():
-            raise FileNotFoundError(f"No such checkpoint folder: {name}.")
-        if Path(name).exists() and not (Path(name) / "config.json").exists():
-            raise FileNotFoundError(f"{name} holds no config.json: it is no tokenizer checkpoint.")
-        # Weights may be stored in half precision; the tokenizer computes in float32 whatever the
-        # file's dtype.
-        kwargs.setdefault("dtype", torch.float32)
-        kwargs["use_safetensors"] = True
-        want_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(name, output_loading_info=True, **kwargs)
-        wrong = {
-            what: sorted(map(str, info[what]))
-            for what in ("missing_keys", "unexpected_keys", "mismatched_keys")
-            if info.get(what)
-        }
-        if wrong:
-            raise ValueError(f"The weights in {name} do not fit its config.json: {wrong}.")
-        # Files are mapped into memory at odd addresses, where matrix products differ in their last
-        # bits: copies are aligned like those of the model that was saved.
-        for tensor in chain(model.parameters(), model.buffers()):
-            tensor.data = tensor.data.clone()
-        return (model, info) if want_info else model  # pyright: ignore[reportReturnType]
+        n = self.resolve_codebooks(n_codebooks, bitrate)
 
-    def _as_bytes(self) -> bytes:
-        config = {
-            key: getattr(self.config, key)
-            for key in ("autoencoder", "quantizer", "has_finetuned_decoder", "default_gain")
-        }
-        weights = {
-            name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()
-        }
-        header = json.dumps(config, sort_keys=True).encode()
-        return len(header).to_bytes(8, "little") + header + save_tensors(weights)
+        def encode(source: AudioSource) -> Row:
+            signal = SignalStream(self, source)
+            tiles = [self.quantize(z, n) for z in signal.latents()]
+            codes = torch.cat(tiles, dim=-1).transpose(1, 2).flatten(0, 1).cpu().numpy()
+            return {"codes": codes.astype(code_dtype(self.codebook_sizes))} | signal.row()
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # `Dataset.map` hashes the pickled function to find its cache and sends it to its workers:
-        # these bytes depend on configuration and weights alone, so a second process finds the cache
-        # of the first.
-        return _from_bytes, (self._as_bytes(),)
+        return self._encode_any(audio, sampling_rate, downmix, encode)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> LatentTokenizer:
-        del memo
-        return _from_bytes(self._as_bytes()).to(self.device)  # pyright: ignore[reportReturnType]
+    def encode_latents(
+        self,
+        audio: Any,
+        *,
+        sampling_rate: int | None = None,
+        downmix: bool = False,
+    ) -> Row:
+        """Encodes audio into continuous latents; arguments and errors as in `encode_codes`.
 
+        Returns:
+            A row with ``latents``; for a batch, a list in every column.
+        """
 
-def _from_bytes(data: bytes) -> LatentTokenizer:
-    size = int.from_bytes(data[:8], "little")
-    tokenizer = LatentTokenizer(LatentTokenizerConfig(**json.loads(data[8 : 8 + size])))
-    tokenizer.load_state_dict(load_tensors(data[8 + size :]))
-    return tokenizer.eval()
+        def encode(source: AudioSource) -> Row:
+            signal = SignalStream(self, source)
+            latents = torch.cat(list(signal.latents()), dim=-1).transpose(1, 2).flatten(0, 1)
+            return {"latents": latents.cpu().numpy()} | signal.row()
+
+        return self._encode_any(audio, sampling_rate, downmix, encode)
+
+    def resolve_codebooks(self, n_codebooks: int | None, bitrate: float | int | None) -> int:
+        """The number of codebooks that ``n_codebooks`` or ``bitrate`` (not both) asks for."""
+        if n_codebooks is not None and bitrate is not None:
+            raise ValueError(f"Give n_codebooks={n_codebooks} or bitrate={bitrate:g}, not both.")
+        if bitrate is not None:
+            return self.codebooks_for(bitrate)
+        return self._check_n_codebooks(n_codebooks)
+
+    def _encode_any(
+        self,
+        audio: Any,
+        sampling_rate: int | None,
+        downmix: bool,
+        encode: Callable[[AudioSource], Row],
+    ) -> Row:
+        options = {"target_rate": self.sampling_rate, "downmix": downmix}
+        if is_batch(audio):
+            sources = open_batch(audio, sampling_rate=sampling_rate, **options)
+            return stack_rows([encode(source) for source in sources])
+        return encode(open_audio(audio, sampling_rate=sampling_rate, **options))
+
+    def decode_codes(
+        self,
+        row: Mapping[str, Any] | list[Any] | np.ndarray | Tensor,
+        *,
+        decoder: DecoderName | None = None,
+    ) -> Any:
+        """Decodes codes into audio.
+
+        Args:
+            row: What `encode_codes` returned, or bare codes ``[T, n]`` of one channel; the first n
+                codebooks of K will do. A batch (a list in every column, or a list of rows) gives a
+                list.
+            decoder: Default: the finetuned one, if the checkpoint has it, else the continuous one.
+
+        Returns:
+            Float32 ``[C, N]``, exactly as long as the input was; bare codes give all samples that
+            the frames cover, at the checkpoint's default level.
+        """
+        name = self.codes_decoder if decoder is None else decoder
+
+        def decode(one: Row) -> np.ndarray:
+            codes = torch.as_tensor(np.asarray(one["codes"])).long()
+            if codes.ndim != 2:
+                raise ValueError(f"codes have shape {tuple(codes.shape)}; expected [T, n].")
+            grouped = self._grouped(codes, one)
+            latents = self.dequantize(grouped.transpose(1, 2))
+            return self._decode_row(latents, one, name, codes.shape[1])
+
+        return decode_rows(row, "codes", decode)
+
+    def decode_latents(
+        self,
+        row: Mapping[str, Any] | list[Any] | np.ndarray | Tensor,
+        *,
+        decoder: DecoderName = "continuous",
+    ) -> Any:
+        """Decodes latents: a row of `encode_latents`, or bare ``[T, D]``; see `decode_codes`."""
+
+        def decode(one: Row) -> np.ndarray:
+            latents = torch.as_tensor(np.asarray(one["latents"], dtype=np.float32))
+            if latents.ndim != 2:
+                raise ValueError(f"latents have shape {tuple(latents.shape)}; expected [T, D].")
+            return self._decode_row(self._grouped(latents, one).transpose(1, 2), one, decoder, None)
+
+        return decode_rows(row, "latents", decode)
+
+    def latents_to_codes(self, row: Mapping[str, Any], *, n_codebooks: int | None = None) -> Row:
+        """Quantizes a row of latents into the row that `encode_codes` gives."""
+        latents = torch.as_tensor(np.asarray(row["latents"], dtype=np.float32))
+        grouped = self._grouped(latents, dict(row)).transpose(1, 2)
+        codes = self.quantize(grouped, n_codebooks).transpose(1, 2).flatten(0, 1).cpu().numpy()
+        kept = {name: row[name] for name in ("num_samples", "num_channels", "gain") if name in row}
+        return {"codes": codes.astype(code_dtype(self.codebook_sizes))} | kept
+
+    def _grouped(self, frames: Tensor, row: Row) -> Tensor:
+        groups = -(-int(row.get("num_channels", 1)) // self.autoencoder.num_channels)
+        if len(frames) == 0 or len(frames) % groups:
+            raise ValueError(
+                f"{len(frames)} frames cannot be shared among {groups} channel groups; "
+                "is num_channels the row's own?"
+            )
+        return frames.reshape(groups, -1, frames.shape[-1])
+
+    def _decode_row(
+        self, latents: Tensor, row: Row, decoder: DecoderName, n: int | None
+    ) -> np.ndarray:
+        joint = self.autoencoder.num_channels
+        covered = self.autoencoder.num_samples(latents.shape[-1])
+        num_samples = int(row.get("num_samples", covered))
+        if not 0 <= num_samples <= covered:
+            raise ValueError(
+                f"num_samples={num_samples}, but {latents.shape[-1]} frames cover {covered}."
+            )
+        num_channels = int(row.get("num_channels", joint))
+        ones = latents.new_ones(len(latents))
+        audio = self.decode(latents, decoder=decoder, n_codebooks=n, gain=ones)
+        wave = audio.flatten(0, 1)[:num_channels, :num_samples].cpu().numpy()
+        gain = np.asarray(row.get("gain", self.default_gain), dtype=np.float32)
+        return wave * gain.reshape(-1, 1)
 
 
 AutoConfig.register("latent_tokenizer", LatentTokenizerConfig)

@@ -1,4 +1,4 @@
-"""The dataset surface of the tokenizer: files, arrays and rows in, rows out, and back.
+"""Rows: what the tokenizer makes of audio for datasets and files.
 
 Rows are plain mappings of NumPy arrays and numbers, so that ``Dataset.map(tokenizer.encode_codes)``
 takes them as they are. Time comes first, because Arrow's arrays may grow on their first axis only:
@@ -17,26 +17,25 @@ itself.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tokenizer.audio import AudioSource
-from tokenizer.inputs import is_batch, open_audio, open_batch
-
-if TYPE_CHECKING:
-    from tokenizer.model import DecoderName, LatentTokenizer
+from tokenizer.core import TokenizerCore
 
 Row = dict[str, Any]
 
 
-def _code_dtype(codebook_sizes: Sequence[int]) -> type[np.signedinteger]:
+def code_dtype(codebook_sizes: Sequence[int]) -> type[np.signedinteger]:
+    """The smaller of int16 and int32 that holds the codes."""
     return np.int16 if max(codebook_sizes) <= 2**15 else np.int32
 
 
-def _stack(rows: list[Row]) -> Row:
+def stack_rows(rows: list[Row]) -> Row:
+    """Rows as columns, a list each, as `datasets` wants batches."""
     return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
 
 
@@ -49,7 +48,7 @@ class SignalStream:
         num_samples: N.
     """
 
-    def __init__(self, tokenizer: LatentTokenizer, source: AudioSource) -> None:
+    def __init__(self, tokenizer: TokenizerCore, source: AudioSource) -> None:
         self._tokenizer, self._source = tokenizer, source
         self.num_channels = source.num_channels
         squares = np.zeros(self.num_channels)
@@ -92,172 +91,8 @@ class SignalStream:
         }
 
 
-class RowMethods:
-    """Mixed into `tokenizer.LatentTokenizer`; see the module's docstring for what a row is."""
-
-    def encode_codes(
-        self: LatentTokenizer,
-        audio: Any,
-        *,
-        sampling_rate: int | None = None,
-        n_codebooks: int | None = None,
-        bitrate: float | int | None = None,
-        downmix: bool = False,
-    ) -> Row:
-        """Encodes audio into discrete codes.
-
-        Args:
-            audio: A path, bytes of an audio file, an array or tensor ``[N]`` or ``[C, N]``,
-                ``{"array", "sampling_rate"}``, ``{"path", "bytes"}``, a torchcodec
-                ``AudioDecoder``, a `datasets` row with an ``audio`` column, or a batch of these, as
-                a list or as `datasets` makes it.
-            sampling_rate: Hz of bare arrays. Everything is resampled to the tokenizer's rate.
-            n_codebooks: How many codebooks to use. Default: all.
-            bitrate: Instead of ``n_codebooks``: the most codebooks that fit into this many bit/s
-                and channel.
-            downmix: Whether to average the channels into one.
-
-        Returns:
-            A row with ``codes``; for a batch, a list in every column.
-
-        Raises:
-            FileNotFoundError: If a named file is not there.
-            ValueError: If the audio is not readable, empty, not finite or of unknown rate.
-            RuntimeError: If no quantizer is fitted yet.
-        """
-        n = self.resolve_codebooks(n_codebooks, bitrate)
-
-        def encode(source: AudioSource) -> Row:
-            signal = SignalStream(self, source)
-            tiles = [self.quantize(z, n) for z in signal.latents()]
-            codes = torch.cat(tiles, dim=-1).transpose(1, 2).flatten(0, 1).cpu().numpy()
-            return {"codes": codes.astype(_code_dtype(self.codebook_sizes))} | signal.row()
-
-        return self._encode_any(audio, sampling_rate, downmix, encode)
-
-    def encode_latents(
-        self: LatentTokenizer,
-        audio: Any,
-        *,
-        sampling_rate: int | None = None,
-        downmix: bool = False,
-    ) -> Row:
-        """Encodes audio into continuous latents; arguments and errors as in `encode_codes`.
-
-        Returns:
-            A row with ``latents``; for a batch, a list in every column.
-        """
-
-        def encode(source: AudioSource) -> Row:
-            signal = SignalStream(self, source)
-            latents = torch.cat(list(signal.latents()), dim=-1).transpose(1, 2).flatten(0, 1)
-            return {"latents": latents.cpu().numpy()} | signal.row()
-
-        return self._encode_any(audio, sampling_rate, downmix, encode)
-
-    def resolve_codebooks(
-        self: LatentTokenizer, n_codebooks: int | None, bitrate: float | int | None
-    ) -> int:
-        """The number of codebooks that ``n_codebooks`` or ``bitrate`` (not both) asks for."""
-        if n_codebooks is not None and bitrate is not None:
-            raise ValueError(f"Give n_codebooks={n_codebooks} or bitrate={bitrate:g}, not both.")
-        if bitrate is not None:
-            return self.codebooks_for(bitrate)
-        return self._check_n_codebooks(n_codebooks)
-
-    def _encode_any(
-        self: LatentTokenizer, audio: Any, sampling_rate: int | None, downmix: bool, encode: Any
-    ) -> Row:
-        options = {"target_rate": self.sampling_rate, "downmix": downmix}
-        if is_batch(audio):
-            sources = open_batch(audio, sampling_rate=sampling_rate, **options)
-            return _stack([encode(source) for source in sources])
-        return encode(open_audio(audio, sampling_rate=sampling_rate, **options))
-
-    def decode_codes(
-        self: LatentTokenizer,
-        row: Mapping[str, Any] | list[Any] | np.ndarray | Tensor,
-        *,
-        decoder: DecoderName | None = None,
-    ) -> Any:
-        """Decodes codes into audio.
-
-        Args:
-            row: What `encode_codes` returned, or bare codes ``[T, n]`` of one channel; the first n
-                codebooks of K will do. A batch (a list in every column, or a list of rows) gives a
-                list.
-            decoder: Default: the finetuned one, if the checkpoint has it, else the continuous one.
-
-        Returns:
-            Float32 ``[C, N]``, exactly as long as the input was; bare codes give all samples that
-            the frames cover, at the checkpoint's default level.
-        """
-        name = self.codes_decoder if decoder is None else decoder
-
-        def decode(one: Row) -> np.ndarray:
-            codes = torch.as_tensor(np.asarray(one["codes"])).long()
-            if codes.ndim != 2:
-                raise ValueError(f"codes have shape {tuple(codes.shape)}; expected [T, n].")
-            grouped = self._grouped(codes, one)
-            latents = self.dequantize(grouped.transpose(1, 2))
-            return self._decode_row(latents, one, name, codes.shape[1])
-
-        return _decode_any(row, "codes", decode)
-
-    def decode_latents(
-        self: LatentTokenizer,
-        row: Mapping[str, Any] | list[Any] | np.ndarray | Tensor,
-        *,
-        decoder: DecoderName = "continuous",
-    ) -> Any:
-        """Decodes latents: a row of `encode_latents`, or bare ``[T, D]``; see `decode_codes`."""
-
-        def decode(one: Row) -> np.ndarray:
-            latents = torch.as_tensor(np.asarray(one["latents"], dtype=np.float32))
-            if latents.ndim != 2:
-                raise ValueError(f"latents have shape {tuple(latents.shape)}; expected [T, D].")
-            return self._decode_row(self._grouped(latents, one).transpose(1, 2), one, decoder, None)
-
-        return _decode_any(row, "latents", decode)
-
-    def latents_to_codes(
-        self: LatentTokenizer, row: Mapping[str, Any], *, n_codebooks: int | None = None
-    ) -> Row:
-        """Quantizes a row of latents into the row that `encode_codes` gives."""
-        latents = torch.as_tensor(np.asarray(row["latents"], dtype=np.float32))
-        grouped = self._grouped(latents, dict(row)).transpose(1, 2)
-        codes = self.quantize(grouped, n_codebooks).transpose(1, 2).flatten(0, 1).cpu().numpy()
-        kept = {name: row[name] for name in ("num_samples", "num_channels", "gain") if name in row}
-        return {"codes": codes.astype(_code_dtype(self.codebook_sizes))} | kept
-
-    def _grouped(self: LatentTokenizer, frames: Tensor, row: Row) -> Tensor:
-        groups = -(-int(row.get("num_channels", 1)) // self.autoencoder.num_channels)
-        if len(frames) == 0 or len(frames) % groups:
-            raise ValueError(
-                f"{len(frames)} frames cannot be shared among {groups} channel groups; "
-                "is num_channels the row's own?"
-            )
-        return frames.reshape(groups, -1, frames.shape[-1])
-
-    def _decode_row(
-        self: LatentTokenizer, latents: Tensor, row: Row, decoder: DecoderName, n: int | None
-    ) -> np.ndarray:
-        joint = self.autoencoder.num_channels
-        covered = self.autoencoder.num_samples(latents.shape[-1])
-        num_samples = int(row.get("num_samples", covered))
-        if not 0 <= num_samples <= covered:
-            raise ValueError(
-                f"num_samples={num_samples}, but {latents.shape[-1]} frames cover {covered}."
-            )
-        num_channels = int(row.get("num_channels", joint))
-        ones = latents.new_ones(len(latents))
-        audio = self.decode(latents, decoder=decoder, n_codebooks=n, gain=ones)
-        wave = audio.flatten(0, 1)[:num_channels, :num_samples].cpu().numpy()
-        gain = np.asarray(row.get("gain", self.default_gain), dtype=np.float32)
-        return wave * gain.reshape(-1, 1)
-
-
-def _decode_any(row: Any, column: str, decode: Any) -> Any:
+def decode_rows(row: Any, column: str, decode: Any) -> Any:
+    """Applies ``decode`` to a row, a bare array of ``column``, or a batch of either form."""
     if isinstance(row, (np.ndarray, Tensor)):
         return decode({column: row.cpu() if isinstance(row, Tensor) else row})
     if isinstance(row, Mapping):
@@ -275,5 +110,5 @@ def _decode_any(row: Any, column: str, decode: Any) -> Any:
             return decode({k: row[k] for k in shared})
         return [decode({k: row[k][i] for k in shared}) for i in range(len(values))]
     if isinstance(row, list):
-        return [_decode_any(one, column, decode) for one in row]
+        return [decode_rows(one, column, decode) for one in row]
     raise ValueError(f"Cannot decode a {type(row).__name__}: expected a row, an array or a batch.")

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-# The caches are filled outside inference mode: tensors made inside it are refused by autograd later.
+# The caches are filled outside inference mode: autograd refuses tensors made inside it.
 @lru_cache(maxsize=32)
 @torch.inference_mode(mode=False)
 def _mdct_basis(hop_length: int, device: torch.device) -> Float[Tensor, "window M"]:

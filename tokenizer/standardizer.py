@@ -78,7 +78,9 @@ class Standardizer(nn.Module):
         return self.mode in ("whiten", "decoder")
 
     @torch.no_grad()
-    def fit(self, x: Float[Tensor, "M D"], metric: Float[Tensor, "D D"] | None = None) -> Standardizer:
+    def fit(
+        self, x: Float[Tensor, "M D"], metric: Float[Tensor, "D D"] | None = None
+    ) -> Standardizer:
         """Measures mean and W, forgetting any earlier fit.
 
         Args:

@@ -217,6 +217,8 @@ class LappedAutoencoder(Autoencoder):
         Args:
             covariance: Second moments of the MDCT coefficients of audio of root mean square 1.
         """
+        assert isinstance(self.encoder, LappedEncoder)
+        assert isinstance(self.decoder, LappedDecoder)
         encode, decode = self.encoder.linear, self.decoder.linear
         if encode is None or decode is None:
             return

@@ -9,7 +9,7 @@ import math
 import os
 import struct
 from dataclasses import dataclass
-from typing import IO, Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -31,7 +31,43 @@ KIND_END, KIND_PACKED, KIND_STATIC = 0, 1, 2
 _FIXED = struct.Struct("<IIHHHHHHI")
 _ENTROPIES = ("packed", "static")
 
-Location = str | os.PathLike[str] | IO[bytes]
+
+@runtime_checkable
+class Readable(Protocol):
+    """A binary stream to read from."""
+
+    def read(self, size: int, /) -> bytes | None:
+        """At most ``size`` bytes; none at the end."""
+        ...
+
+    def seekable(self) -> bool:
+        """Whether `tell` and `seek` work."""
+        ...
+
+    def tell(self) -> int:
+        """The position."""
+        ...
+
+    def seek(self, position: int, /) -> int:
+        """Goes to a position that `tell` returned."""
+        ...
+
+
+@runtime_checkable
+class Writable(Protocol):
+    """A binary stream to write to."""
+
+    def write(self, data: memoryview, /) -> int | None:
+        """Writes some bytes and returns how many."""
+        ...
+
+    def flush(self) -> None:
+        """Passes everything on."""
+        ...
+
+
+Source = str | os.PathLike[str] | Readable
+Target = str | os.PathLike[str] | Writable
 
 
 class CodeFileError(ValueError):

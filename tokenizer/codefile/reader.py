@@ -26,7 +26,7 @@ from tokenizer.codefile.header import (
     RECORD,
     CodeFileError,
     CodeFileHeader,
-    Location,
+    Source,
     parse_header,
 )
 
@@ -81,18 +81,17 @@ class CodeReader:
 
     def __init__(
         self,
-        source: Location,
+        source: Source,
         counts: np.ndarray | None = None,
         *,
         expected_fingerprint: str | None = None,
         max_frames: int = MAX_FRAMES,
     ) -> None:
         if isinstance(source, (str, os.PathLike)):
-            self._owned, self._name = True, os.fspath(source)
-            self._file = Path(source).open("rb")  # noqa: SIM115 -- close() closes it
+            self._name = os.fspath(source)
+            self._file = self._owned = Path(source).open("rb")  # noqa: SIM115 -- close() closes it
         else:
-            self._owned, self._name = False, "The stream"
-            self._file = source
+            self._name, self._file, self._owned = "The stream", source, None
         self._offset, self._max_frames = 0, max_frames
         self._info: CodeFileInfo | None = None
         self._consumed = False
@@ -164,8 +163,8 @@ class CodeReader:
 
     def close(self) -> None:
         """Closes the file, if the reader opened it."""
-        if self._owned:
-            self._file.close()
+        if self._owned is not None:
+            self._owned.close()
 
     def __enter__(self) -> CodeReader:
         return self
@@ -294,7 +293,7 @@ class CodeReader:
 
 
 def read_codes(
-    source: Location,
+    source: Source,
     counts: np.ndarray | None = None,
     *,
     expected_fingerprint: str | None = None,
@@ -306,7 +305,7 @@ def read_codes(
         return reader.header, codes
 
 
-def read_info(source: Location, counts: np.ndarray | None = None) -> CodeFileInfo:
+def read_info(source: Source, counts: np.ndarray | None = None) -> CodeFileInfo:
     """Reads a code file through, verifies all of it, and tells its size and rate.
 
     Args:

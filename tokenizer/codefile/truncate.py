@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from tokenizer.codefile.header import CodeFileError, Location
+from tokenizer.codefile.header import CodeFileError, Source, Target
 from tokenizer.codefile.reader import CodeReader
 from tokenizer.codefile.writer import CodeWriter
 
 
 def truncate_codes(
-    source: Location, target: Location, n_codebooks: int, counts: np.ndarray | None = None
+    source: Source, target: Target, n_codebooks: int, counts: np.ndarray | None = None
 ) -> int:
     """Copies a code file, all but its first codebooks left out.
 

@@ -23,7 +23,8 @@ from tokenizer.codefile.header import (
     RECORD,
     CodeFileError,
     CodeFileHeader,
-    Location,
+    Target,
+    Writable,
     header_bytes,
 )
 
@@ -52,7 +53,7 @@ class CodeWriter:
     """
 
     def __init__(
-        self, target: Location, header: CodeFileHeader, counts: np.ndarray | None = None
+        self, target: Target, header: CodeFileHeader, counts: np.ndarray | None = None
     ) -> None:
         self._target, self._header = target, header
         self._sizes = np.asarray(header.codebook_sizes)
@@ -65,7 +66,8 @@ class CodeWriter:
         shape = (header.num_groups, header.chunk_frames, len(header.codebook_sizes))
         self._chunk, self._filled = np.empty(shape, dtype=np.int32), 0
         self._frames, self._crc, self.num_bytes = 0, 0, 0
-        self._file: IO[bytes] | None = None
+        self._file: Writable | None = None
+        self._owned: IO[bytes] | None = None
         self._final: Path | None = None
         self._partial: Path | None = None
         self._finished = False
@@ -81,7 +83,7 @@ class CodeWriter:
                 self._final = path
                 path = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
                 self._partial = path
-            self._file = path.open("wb" if self._partial is None else "xb")
+            self._file = self._owned = path.open("wb" if self._partial is None else "xb")
         else:
             self._file = self._target
         try:
@@ -103,13 +105,13 @@ class CodeWriter:
         """
         if self._file is None or self._finished:
             raise CodeFileError("write() outside of the with block, or after finish().")
-        codes = np.asarray(codes)
+        given = codes = np.asarray(codes)
         groups, length, books = self._chunk.shape
         if codes.ndim == 2 and groups == 1:
             codes = codes[None]
         if codes.ndim != 3 or codes.shape[::2] != (groups, books) or codes.dtype.kind not in "iu":
             raise CodeFileError(
-                f"codes are {codes.dtype} of shape {codes.shape}; expected integers "
+                f"codes are {given.dtype} of shape {given.shape}; expected integers "
                 f"[{groups}, t, {books}]."
             )
         check_range(codes, self._sizes)
@@ -182,27 +184,30 @@ class CodeWriter:
         data += CRC.pack(self._crc)
         view = memoryview(data)
         while view:  # raw streams may take less than they are given
-            view = view[self._file.write(view) :]
+            taken = self._file.write(view)
+            if not taken:
+                raise BlockingIOError("The stream takes no data; it must be a blocking one.")
+            view = view[taken:]
         self.num_bytes += len(data)
 
     def _publish(self) -> None:
         assert self._file is not None
         self._file.flush()
-        if isinstance(self._target, (str, os.PathLike)):
-            self._file.close()
+        if self._owned is not None:
+            self._owned.close()
         if self._partial is not None and self._final is not None:
             self._partial.replace(self._final)
 
     def _discard(self) -> None:
-        if self._file is not None and isinstance(self._target, (str, os.PathLike)):
+        if self._owned is not None:
             with suppress(OSError):  # a full disk, for instance, has been reported already
-                self._file.close()
+                self._owned.close()
         if self._partial is not None:
             self._partial.unlink(missing_ok=True)
 
 
 def write_codes(
-    target: Location,
+    target: Target,
     codes: np.ndarray,
     header: CodeFileHeader,
     counts: np.ndarray | None = None,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-# Scores of one block of vectors against a codebook: 2^17 float32 values are 512 KiB, which stay in
+# Scores of one block of vectors against a codebook: 2^18 float32 values are 1 MiB, which stay in
 # a core's cache between the matrix product that writes them and the argmax that reads them.
-_BLOCK_SCORES = 2**17
+_BLOCK_SCORES = 2**18
 
 
 def block_rows(codebook_size: int) -> int:
@@ -29,6 +30,20 @@ def argmax_rows(scores: Float[Tensor, "M S"]) -> Int[Tensor, " M"]:
         # product before it; NumPy's is vectorised, 11 times as fast.
         return torch.from_numpy(scores.numpy().argmax(1))
     return scores.argmax(1)
+
+
+def largest_in_rows(scores: Float[Tensor, "M S"], k: int) -> Int[Tensor, "M k"]:
+    """Indices of the k largest scores in each row, the largest first; destroys the scores."""
+    if scores.device.type != "cpu" or torch.compiler.is_compiling():
+        return scores.topk(k).indices
+    # For the few scores a beam keeps, k vectorised passes take a quarter of the time of `topk`.
+    values = scores.numpy()
+    rows = np.arange(len(values))
+    indices = np.empty((len(values), k), dtype=np.int64)
+    for i in range(k):
+        indices[:, i] = values.argmax(1)
+        values[rows, indices[:, i]] = -np.inf
+    return torch.from_numpy(indices)
 
 
 @torch.no_grad()

@@ -19,6 +19,8 @@ from tokenizer.quantizers.sources import sample_frames
 from tokenizer.standardizer import Standardizer
 
 _MEASURE_BATCH = 16_384
+# Squares of larger values, summed, overflow float32.
+_LARGEST = 1e15
 
 
 @dataclass(frozen=True)
@@ -193,8 +195,7 @@ class ResidualVectorQuantizer(Quantizer):
         if len(latents) == 0:
             raise ValueError("There are no latents to fit a quantizer to.")
         residual = sample_frames(latents, self.max_points, generator).to(self.codebooks.device)
-        if not bool(residual.isfinite().all()):
-            raise ValueError("The latents have values that are not finite (NaN or infinity).")
+        _check_values(residual)
         self.fitted.fill_(False)
         # Stages work around the mean, where float32 is finest; the first codebook takes it back.
         mean = residual.mean(0)
@@ -233,8 +234,8 @@ class ResidualVectorQuantizer(Quantizer):
 
         Raises:
             RuntimeError: If the quantizer is not fitted.
-            ValueError: If latents are of another dimension or not finite, or a number is out of
-                range.
+            ValueError: If latents are of another dimension, not finite or beyond 1e15, or if a
+                number is out of range.
         """
         self._check_fitted()
         n = self.num_codebooks if n_codebooks is None else n_codebooks
@@ -248,8 +249,7 @@ class ResidualVectorQuantizer(Quantizer):
                 f"Latents are {latents.dtype} of shape {tuple(latents.shape)}; expected floating "
                 f"point of shape [M, {self.dim}]."
             )
-        if not bool(latents.isfinite().all()):
-            raise ValueError("The latents have values that are not finite (NaN or infinity).")
+        _check_values(latents)
         return self._search(latents.float(), n, width)
 
     @torch.no_grad()
@@ -338,10 +338,7 @@ class ResidualVectorQuantizer(Quantizer):
         with tqdm(total=len(latents), desc="measure", unit="frame", disable=not progress) as bar:
             for batch in latents.batches(_MEASURE_BATCH):
                 x = batch.to(mean.device)
-                if not bool(x.isfinite().all()):
-                    raise ValueError(
-                        "The latents have values that are not finite (NaN or infinity)."
-                    )
+                _check_values(x)
                 codes = self._search(x, count, 1)
                 residual = x.clone()
                 for k in range(count):
@@ -360,3 +357,11 @@ class ResidualVectorQuantizer(Quantizer):
         noise = (errors / frames / variance).sqrt() if varied else torch.zeros_like(errors)
         self.code_counts.copy_(counts)
         self.noise_levels.copy_(noise)
+
+
+def _check_values(x: Tensor) -> None:
+    # Written so that NaN fails it too.
+    if x.numel() and not bool(x.abs().max() <= _LARGEST):
+        raise ValueError(
+            f"The latents have values that are not finite (NaN or infinity) or beyond {_LARGEST:g}."
+        )

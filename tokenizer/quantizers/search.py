@@ -1,6 +1,6 @@
 """Residual search: which entry of each codebook, one codebook after another, greedily or by beam.
 
-Shape suffixes: R vectors of a block, H hypotheses of a vector, D dimensions, P entries with padding.
+Shape suffixes: R vectors of a block, H hypotheses of a vector, D dimensions, P padded entries.
 """
 
 from __future__ import annotations
@@ -12,7 +12,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from tokenizer.quantizers.kmeans import argmax_rows, block_rows, half_squared_norms
+from tokenizer.quantizers.kmeans import (
+    argmax_rows,
+    block_rows,
+    half_squared_norms,
+    largest_in_rows,
+)
 from tokenizer.standardizer import Standardizer
 
 # The beam looks for the best scores in two steps, by groups of which only the best are opened.
@@ -71,7 +76,8 @@ def search(x: Float[Tensor, "M D"], stages: list[Stage], width: int = 1) -> Int[
     Returns:
         int64 codes.
     """
-    rows = block_rows(len(stages[0].keys))
+    greedily = width == 1
+    rows = block_rows(len(stages[0].keys)) // (1 if greedily else 2)
     # One buffer for all scores: to allocate it anew costs more than to choose among them.
     buffer = torch.empty(rows * width, len(stages[0].keys), device=x.device)
     codes = torch.empty(len(x), len(stages), dtype=torch.int64, device=x.device)
@@ -80,10 +86,7 @@ def search(x: Float[Tensor, "M D"], stages: list[Stage], width: int = 1) -> Int[
         missing = rows - len(block)
         if missing:
             block = functional.pad(block, (0, 0, 0, missing))
-        if width == 1:
-            found = greedy(block, stages, buffer)
-        else:
-            found = beam(block, stages, width, buffer)
+        found = greedy(block, stages, buffer) if greedily else beam(block, stages, width, buffer)
         codes[start : start + rows] = found[: rows - missing]
     return codes
 
@@ -116,8 +119,9 @@ def beam(
         scores, u = stage.score(residual, buffer)
         # Hypotheses differ in what they had left before, which the scores leave out.
         before_RH = (u.square().sum(1) / 2).view(rows, hypotheses)
-        kept = min(width, hypotheses * len(stage.centroids))
-        parent_RH, entry_RH = _best(scores.view(rows, hypotheses, -1), before_RH, kept)
+        size = len(stage.centroids)
+        kept = min(width, hypotheses * size)
+        parent_RH, entry_RH = _best(scores.view(rows, hypotheses, -1), before_RH, size, kept)
         steps.append((parent_RH, entry_RH))
         parents = (parent_RH + first_row * hypotheses).view(-1)
         residual = residual.index_select(0, parents)
@@ -133,25 +137,26 @@ def beam(
 
 
 def _best(
-    scores_RHP: Float[Tensor, "R H P"], before_RH: Float[Tensor, "R H"], kept: int
+    scores_RHP: Float[Tensor, "R H P"], before_RH: Float[Tensor, "R H"], num_entries: int, kept: int
 ) -> tuple[Int[Tensor, "R kept"], Int[Tensor, "R kept"]]:
     """Hypotheses and entries of the ``kept`` largest ``score - before`` of each row, best first.
 
     The entries fall into groups (entry modulo `_GROUPS`). The best candidates lie in the groups
     with the best maxima, so only as many groups as candidates are opened: maxima are cheap, and
-    `topk` over all candidates would cost several times the matrix product.
+    ranking all candidates would cost as much as the matrix product.
     """
     rows, hypotheses, size = scores_RHP.shape
     maxima = scores_RHP.view(rows, hypotheses, -1, _GROUPS).amax(2)
     maxima -= before_RH[..., None]
-    opened = min(kept, hypotheses * _GROUPS)
-    group = maxima.view(rows, -1).topk(opened, sorted=False).indices
+    # Groups of nothing but padding are never opened.
+    opened = min(kept, hypotheses * min(_GROUPS, num_entries))
+    group = largest_in_rows(maxima.view(rows, -1), opened)
     parent = group // _GROUPS
     lane = torch.arange(0, size, _GROUPS, device=group.device)
     # Where the members of the opened groups are among the row's hypotheses * size scores.
     members = ((group + parent * (size - _GROUPS))[..., None] + lane).view(rows, -1)
     candidates = scores_RHP.view(rows, -1).gather(1, members)
     candidates.view(rows, opened, -1).sub_(before_RH.gather(1, parent)[..., None])
-    best = members.gather(1, candidates.topk(kept).indices)
+    best = members.gather(1, largest_in_rows(candidates, kept))
     parent = best // size
     return parent, best - parent * size

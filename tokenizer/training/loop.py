@@ -74,13 +74,12 @@ class LoopConfig:
 
 
 class Task(Protocol):
-    """What a stage is about; `run` does the rest.
+    """What a stage is about; `run` does the rest."""
 
-    Attributes:
-        module: All that is trained, as one module (wrapped for several processes by the loop).
-    """
-
-    module: nn.Module
+    @property
+    def module(self) -> nn.Module:
+        """All that is trained, as one module (wrapped for several processes by the loop)."""
+        ...
 
     def batches(self, first_step: int, rank: int, world_size: int) -> Iterator[dict[str, Tensor]]:
         """Yields one batch per step from ``first_step`` on."""

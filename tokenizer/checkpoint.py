@@ -1,0 +1,109 @@
+"""Tokenizers as checkpoints: loaded, hashed, pickled and copied with equal bits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import nn
+from transformers import PreTrainedModel
+
+from tokenizer.config import LatentTokenizerConfig
+
+T = TypeVar("T", bound="Checkpoint")
+
+
+class Checkpoint(PreTrainedModel):
+    """A `transformers` model that refuses what does not fit and loses no bit.
+
+    Args:
+        config: Hyperparameters; `LatentTokenizerConfig`.
+    """
+
+    config_class = LatentTokenizerConfig
+    base_model_prefix = "latent_tokenizer"
+    main_input_name = "input_values"
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # transformers would otherwise re-initialise every linear and convolutional layer.
+        del module
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls: type[T], pretrained_model_name_or_path: str | Path, **kwargs: Any
+    ) -> T:
+        """Loads a checkpoint folder or hub repository, in float32.
+
+        Args:
+            pretrained_model_name_or_path: A folder, or "user/model" on the hub.
+            kwargs: As for ``transformers.PreTrainedModel.from_pretrained``.
+
+        Raises:
+            FileNotFoundError: If a folder was named that is not there or holds no checkpoint.
+            ValueError: If the checkpoint lacks weights or has others than its configuration says.
+        """
+        name = str(pretrained_model_name_or_path)
+        if name.count("/") != 1 and not Path(name).exists():
+            raise FileNotFoundError(f"No such checkpoint folder: {name}.")
+        if Path(name).exists() and not (Path(name) / "config.json").exists():
+            raise FileNotFoundError(f"{name} holds no config.json: it is no tokenizer checkpoint.")
+        # Weights may be stored in half precision; the tokenizer computes in float32 all the same.
+        kwargs.setdefault("dtype", torch.float32)
+        kwargs["use_safetensors"] = True
+        want_info = kwargs.pop("output_loading_info", False)
+        loaded: Any = super().from_pretrained(name, output_loading_info=True, **kwargs)
+        model, info = loaded
+        wrong = {
+            what: sorted(map(str, info[what]))
+            for what in ("missing_keys", "unexpected_keys", "mismatched_keys")
+            if info.get(what)
+        }
+        if wrong:
+            raise ValueError(f"The weights in {name} do not fit its config.json: {wrong}.")
+        # Files are mapped into memory at odd addresses, where matrix products differ in their last
+        # bits: copies are aligned like those of the model that was saved.
+        for tensor in chain(model.parameters(), model.buffers()):
+            tensor.data = tensor.data.clone()
+        return (model, info) if want_info else model  # pyright: ignore[reportReturnType]
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits: a hash of configuration and weights, on any device."""
+        return hashlib.sha256(self._as_bytes()).hexdigest()[:16]
+
+    def _as_bytes(self) -> bytes:
+        config = {
+            key: getattr(self.config, key)
+            for key in ("autoencoder", "quantizer", "has_finetuned_decoder", "default_gain")
+        }
+        header = json.dumps(config, sort_keys=True).encode()
+        return len(header).to_bytes(8, "little") + header + module_bytes(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # `Dataset.map` hashes the pickled function to find its cache and sends it to its workers:
+        # these bytes depend on configuration and weights alone, so a second process finds the
+        # cache of the first.
+        return _from_bytes, (type(self), self._as_bytes())
+
+    def __deepcopy__(self: T, memo: dict[int, Any]) -> T:
+        del memo
+        return _from_bytes(type(self), self._as_bytes()).to(self.device)  # pyright: ignore
+
+
+def module_bytes(module: nn.Module) -> bytes:
+    """All parameters and buffers of a module as safetensors, the same on any device."""
+    weights = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+    return save_tensors(weights)
+
+
+def _from_bytes(kind: type[T], data: bytes) -> T:
+    size = int.from_bytes(data[:8], "little")
+    model = kind(LatentTokenizerConfig(**json.loads(data[8 : 8 + size])))
+    model.load_state_dict(load_tensors(data[8 + size :]))
+    return model.eval()
