@@ -69,7 +69,7 @@ def make_library_model(name: str) -> torch.nn.Module:
             if key.endswith((".alpha", ".beta")):
                 value.add_(0.3 * torch.rand_like(value))
             elif model_class is DacModel and value.ndim == 3:
-                value.normal_(std=(value.shape[1] * value.shape[2]) ** -0.5)
+                value.normal_(std=0.5 * (value.shape[1] * value.shape[2]) ** -0.5)
     return model.eval()
 
 
@@ -166,8 +166,8 @@ def test_batch_equals_single(folders, name):
     z = model.encoder(x)
     audio = model.decoder(z)
     for i in range(3):
-        torch.testing.assert_close(model.encoder(x[i : i + 1]), z[i : i + 1])
-        torch.testing.assert_close(model.decoder(z[i : i + 1]), audio[i : i + 1])
+        assert relative(model.encoder(x[i : i + 1]), z[i : i + 1]) < 1e-5
+        assert relative(model.decoder(z[i : i + 1]), audio[i : i + 1]) < 1e-5
 
 
 @pytest.mark.parametrize("name", STRIDED)
@@ -232,7 +232,7 @@ def test_published_sizes():
     dac = DacAutoencoder(on_meta(DacModel, config=DacConfig(sampling_rate=44100)))
     # The library returns 512 of 637 samples.
     assert (dac.hop_length, dac.num_frames(637), dac.num_samples(2)) == (512, 2, 1024)
-    assert (dac.latent_dim, dac.encoder.context, dac.decoder.context) == (1024, 9, 9)
+    assert (dac.latent_dim, dac.encoder.context, dac.decoder.context) == (1024, 8, 10)
     ratios = DacConfig(sampling_rate=24000, downsampling_ratios=[2, 4, 5, 8])
     dac = DacAutoencoder(on_meta(DacModel, config=ratios))
     assert (dac.hop_length, dac.num_samples(1), dac.num_frames(320)) == (320, 312, 2)
@@ -392,12 +392,10 @@ def test_refuses_checkpoints_that_lack_weights(folders, tmp_path, name, file, ke
 
 
 def test_refuses_networks_that_do_not_fit(folders):
-    del folders
+    small = {"encoder_hidden_size": 2, "decoder_hidden_size": 8, "n_codebooks": 1}
     with pytest.raises(ValueError, match="strides are not supported"):
-        DacAutoencoder(
-            DacModel(DacConfig(2, [2, 1], 8, n_codebooks=1))  # pyright: ignore[reportCallIssue]
-        )
-    config = OobleckAutoencoder(make_library_model("oobleck")).to_config()  # pyright: ignore
+        DacAutoencoder(DacModel(DacConfig(downsampling_ratios=[2, 1], **small)))
+    config = load_autoencoder(folders / "oobleck").to_config()
     with pytest.raises(ValueError, match="encoder_hidden_size=6 is not twice"):
         OobleckAutoencoder.from_config({**config, "encoder_hidden_size": 6})
 

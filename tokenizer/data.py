@@ -122,7 +122,7 @@ def _datasets() -> Any:
     return datasets
 
 
-def split_files(clips: list[Clip], num_held_out: int) -> tuple[list[Clip], list[Clip]]:
+def split_clips(clips: list[Clip], num_held_out: int) -> tuple[list[Clip], list[Clip]]:
     """Returns (train, held out): ``num_held_out`` clips, evenly spread, are held out."""
     if num_held_out >= len(clips):
         raise ValueError(f"Cannot hold out {num_held_out} of {len(clips)} clips.")

@@ -95,23 +95,23 @@ def _read_config(name: str, **hub_options: Any) -> tuple[dict[str, Any], dict[st
 
     if not Path(name).is_dir() and (name.count("/") != 1 or Path(name).exists()):
         raise FileNotFoundError(f"No such checkpoint folder: {name}.")
-    reasons = []
+    reason = "it holds neither config.json nor vae/config.json."
     for where in ({}, {"subfolder": "vae"}):
         try:
             path = cached_file(name, "config.json", **where, **hub_options)
         except OSError as error:
-            reasons.append(_first_line(error))
+            reason = _first_line(error)
+            continue
+        if path is None:  # cached_file's answer where only this file is missing
             continue
         try:
-            config = json.loads(Path(str(path)).read_text(encoding="utf-8"))
+            config = json.loads(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path} is not JSON: {error}.") from None
         if not isinstance(config, dict):
             raise ValueError(f"{path} holds no JSON object.")
         return config, where
-    if Path(name).is_dir():
-        raise FileNotFoundError(f"{name} holds neither config.json nor vae/config.json.")
-    raise FileNotFoundError(f"Cannot load {name}: {reasons[0]}")
+    raise FileNotFoundError(f"Cannot load {name}: {reason}")
 
 
 def _first_line(error: Exception) -> str:

@@ -15,7 +15,7 @@ and through a pipe. docs/file-format.md defines every byte. A reader refuses wha
 it, and holds one chunk at a time in memory, whatever a header claims.
 """
 
-from tokenizer.codefile.header import FORMAT_VERSION, CodeFileError, CodeFileHeader
+from tokenizer.codefile.header import FORMAT_VERSION, CodeFileError, CodeFileHeader, Source, Target
 from tokenizer.codefile.reader import CodeFileInfo, CodeReader, read_codes, read_info
 from tokenizer.codefile.truncate import truncate_codes
 from tokenizer.codefile.writer import CodeWriter, write_codes
@@ -27,6 +27,8 @@ __all__ = [
     "CodeFileInfo",
     "CodeReader",
     "CodeWriter",
+    "Source",
+    "Target",
     "read_codes",
     "read_info",
     "truncate_codes",

@@ -247,7 +247,7 @@ class CodeReader:
         frames = chunks = static = 0
         while (head := self._take(1, f"the place of chunk {chunks}", tail - 1))[0] != KIND_END:
             where = f"chunk {chunks}"
-            head += self._take(RECORD.size - 1, where, tail)
+            head += self._take(RECORD.size - 1, where, CRC.size + tail)
             kind, length, size = RECORD.unpack(head)
             largest = self._packed.num_bytes(header.num_groups * length)
             packed = kind == KIND_PACKED and size == largest

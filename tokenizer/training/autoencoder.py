@@ -17,7 +17,7 @@ from tokenizer.data import (
     Clip,
     CropDataset,
     crop_batches,
-    split_files,
+    split_clips,
 )
 from tokenizer.losses import MEL_WINDOWS, MelDistance, waveform_distortion
 from tokenizer.spectral import mdct
@@ -184,7 +184,7 @@ def train_autoencoder(
     """
     num_held_out = min(num_held_out, len(clips) // 5)
     train_clips, held_out_clips = (
-        split_files(clips, num_held_out) if num_held_out else (clips, clips)
+        split_clips(clips, num_held_out) if num_held_out else (clips, clips)
     )
     rate = autoencoder.sampling_rate
     train = CropDataset(

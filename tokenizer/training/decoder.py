@@ -16,7 +16,7 @@ from tokenizer.data import (
     Clip,
     CropDataset,
     crop_batches,
-    split_files,
+    split_clips,
 )
 from tokenizer.losses import MelDistance, waveform_distortion
 from tokenizer.model import LatentTokenizer
@@ -163,7 +163,7 @@ def finetune_decoder(
     assert decoder is not None
     num_held_out = min(num_held_out, len(clips) // 5)
     train_clips, held_out_clips = (
-        split_files(clips, num_held_out) if num_held_out else (clips, clips)
+        split_clips(clips, num_held_out) if num_held_out else (clips, clips)
     )
     rate = tokenizer.sampling_rate
     train = CropDataset(
