@@ -69,7 +69,7 @@ def make_library_model(name: str) -> torch.nn.Module:
             if key.endswith((".alpha", ".beta")):
                 value.add_(0.3 * torch.rand_like(value))
             elif model_class is DacModel and value.ndim == 3:
-                value.normal_(std=0.5 * (value.shape[1] * value.shape[2]) ** -0.5)
+                value.normal_(std=0.7 * (value.shape[1] * value.shape[2]) ** -0.5)
     return model.eval()
 
 
@@ -201,10 +201,10 @@ def test_tiles_equal_the_whole_and_need_all_the_context(folders, name, monkeypat
     for length in (1, 24 * hop, 24 * hop + 1, 48 * hop - 1, 100 * hop + 3):
         x = signal(model, length).double()
         z = model.encoder(x)
-        assert relative(torch.cat(list(encode_tiles(model, x.split(50, -1))), -1), z) < 1e-12
+        assert relative(torch.cat(list(encode_tiles(model, x.split(50, -1))), -1), z) < 1e-13
         audio = model.decoder(z)
         tiled = torch.cat(list(decode_tiles(model, model.decoder, z.split(7, -1), 0.0)), -1)
-        assert relative(tiled, audio) < 1e-12
+        assert relative(tiled, audio) < 1e-13
     model.encoder.context -= 1
     assert relative(torch.cat(list(encode_tiles(model, [x])), -1), z) > 1e-9
     model.decoder.context -= 1
@@ -238,7 +238,7 @@ def test_published_sizes():
     assert (dac.hop_length, dac.num_samples(1), dac.num_frames(320)) == (320, 312, 2)
     oobleck = OobleckAutoencoder(on_meta(AutoencoderOobleck))
     assert (oobleck.hop_length, oobleck.latent_dim, oobleck.num_channels) == (2048, 64, 2)
-    assert (oobleck.encoder.context, oobleck.decoder.context) == (9, 9)
+    assert (oobleck.encoder.context, oobleck.decoder.context) == (8, 10)
 
 
 def test_properties(folders):
@@ -319,6 +319,7 @@ def test_encodec_normalizes_one_chunk_of_equal_channels_as_its_library_does(fold
     torch.testing.assert_close(scales[0].flatten(), gain, rtol=1e-3, atol=0)
 
 
+@pytest.mark.filterwarnings("ignore:.*is deprecated and ignored in `hf_hub_download`")
 def test_loads_a_pipeline_and_hub_repositories_from_the_cache(folders, tmp_path):
     library = load_library_model(folders / "oobleck")
     library.save_pretrained(tmp_path / "pipeline" / "vae")
@@ -352,7 +353,7 @@ def test_half_precision_checkpoints_become_float32(folders, tmp_path):
         assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
 
 
-def test_refuses_what_it_cannot_load(folders, tmp_path):
+def test_refuses_what_it_cannot_load(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"No such checkpoint folder: .*nowhere"):
         load_autoencoder(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"neither config.json nor vae/config.json"):

@@ -129,18 +129,11 @@ def test_gain_is_the_level_of_the_surroundings(folder):
 
 
 def test_lowpass_removes_what_is_above_and_keeps_what_is_below(folder):
-    only = Augmentation(
-        lowpass=1,
-        lowpass_range=(1000, 1000),
-        mix=0,
-        round_to_16_bit=0,
-        level_jitter=0,
-        level_range=0,
-    )
+    only = replace(NO_AUGMENTATION, lowpass=1.0, lowpass_range=(1000.0, 1000.0))
     for index in range(8):
         filtered, whole = crops(folder, only)[index]["audio"], crops(folder)[index]["audio"]
         spectra = [np.abs(np.fft.rfft(x[0].numpy() * np.hanning(4000))) for x in (filtered, whole)]
         assert spectra[0][600:].max() < 0.02 * spectra[1].max()  # 1200 Hz and up
-    level = replace(NO_AUGMENTATION, round_to_16_bit=1)
+    level = replace(NO_AUGMENTATION, round_to_16_bit=1.0)
     rounded = crops(folder, level)[2]["audio"] * 32767
     torch.testing.assert_close(rounded, rounded.round(), atol=2e-3, rtol=0)

@@ -127,17 +127,21 @@ def test_save_and_load_are_bit_equal(tokenizer, tmp_path):
 
 
 def test_half_precision_files_load_as_float32(tokenizer, tmp_path):
-    tokenizer.save_pretrained(tmp_path)
-    path = tmp_path / "model.safetensors"
-    weights = {
-        name: value.half() if value.is_floating_point() else value
-        for name, value in load_file(path).items()
-    }
-    save_file(weights, path, metadata={"format": "pt"})
+    tokenizer.save_pretrained(tmp_path / "whole")
+    tokenizer.save_pretrained(tmp_path, half=True)
+    sizes = [(p / "model.safetensors").stat().st_size for p in (tmp_path, tmp_path / "whole")]
+    assert sizes[0] < 0.7 * sizes[1]
     again = LatentTokenizer.from_pretrained(tmp_path)
     assert {p.dtype for p in again.parameters()} == {torch.float32}
     assert again.quantizer.codebooks.dtype == torch.float32
     assert again(wave()).dtype == torch.float32
+    torch.testing.assert_close(again.latents_std, tokenizer.latents_std, atol=0, rtol=0)
+    torch.testing.assert_close(
+        again.encode(wave()).latents, tokenizer.encode(wave()).latents, atol=2e-2, rtol=2e-2
+    )
+    # Saved again, whole or half, nothing more is lost.
+    again.save_pretrained(tmp_path / "again", half=True)
+    assert LatentTokenizer.from_pretrained(tmp_path / "again").fingerprint == again.fingerprint
 
 
 def test_fingerprint_is_that_of_config_and_weights(tokenizer, tmp_path):

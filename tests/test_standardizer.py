@@ -116,9 +116,12 @@ def test_state_survives_saving_bit_for_bit(mode):
 @pytest.mark.parametrize("mode", MODES)
 def test_float32_under_autocast_and_for_half_input(mode):
     x = _data()
-    s = _fitted(mode, x)
+    metric = _metric() if mode == "decoder" else None
+    s = _fitted(mode, x, metric)
+    expected = s(x)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(s(x), _fitted(mode, x)(x))
+        assert torch.equal(s(x), expected)
+        assert torch.equal(_fitted(mode, x, metric)(x), expected)
         u = s(x.half())
         assert u.dtype == s.inverse(u.half()).dtype == torch.float32
     assert torch.equal(u, s(x.half().float()))

@@ -96,7 +96,7 @@ def test_training_improves_and_delivers_averaged_weights(audio, tmp_path):
 
 def test_resumed_equals_uninterrupted(audio, tmp_path, monkeypatch):
     whole = train(audio, tmp_path / "whole")
-    every_step = replace(LOOP, checkpoint_seconds=0)
+    every_step = replace(LOOP, checkpoint_seconds=0.0)
     with monkeypatch.context() as patched:
         interrupt_at(patched, 5)
         with pytest.raises(KeyboardInterrupt):

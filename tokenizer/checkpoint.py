@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -71,6 +72,31 @@ class Checkpoint(PreTrainedModel):
         for tensor in chain(model.parameters(), model.buffers()):
             tensor.data = tensor.data.clone()
         return (model, info) if want_info else model  # pyright: ignore[reportReturnType]
+
+    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, save_directory: str | Path, *, half: bool = False, **kwargs: Any
+    ) -> None:
+        """Saves ``config.json`` and ``model.safetensors``, each as a whole or not at all.
+
+        Args:
+            save_directory: A folder, made if it is not there; other files in it stay.
+            half: Whether to store matrices in float16, for half the size. They are rounded, so the
+                loaded tokenizer is another one (with another fingerprint), but nearly as good.
+            kwargs: As for ``transformers.PreTrainedModel.save_pretrained``.
+        """
+        if half:
+            kwargs["state_dict"] = {
+                name: value.half() if value.is_floating_point() and value.ndim > 1 else value
+                for name, value in self.state_dict().items()
+            }
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as partial:
+            super().save_pretrained(partial, **kwargs)
+            # The configuration last: without it a folder is no checkpoint.
+            files = sorted(Path(partial).iterdir(), key=lambda path: path.name == "config.json")
+            for file in files:
+                file.replace(folder / file.name)
 
     @property
     def fingerprint(self) -> str:

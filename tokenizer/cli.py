@@ -10,6 +10,8 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from tokenizer._clash import check_clash
+
 if TYPE_CHECKING:
     from tokenizer.model import LatentTokenizer
 
@@ -60,7 +62,7 @@ def _take(config: type[Config], options: argparse.Namespace) -> Config:
     return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
-def _load(name: str | None, device: str) -> LatentTokenizer:
+def _load(name: str | Path | None, device: str) -> LatentTokenizer:
     from tokenizer.loading import load_tokenizer
 
     return load_tokenizer(name).to(device)  # pyright: ignore[reportArgumentType]
@@ -122,14 +124,19 @@ def _info(options: argparse.Namespace) -> None:
         print(f"{name}: {value}")
 
 
+def _export(options: argparse.Namespace) -> None:
+    tokenizer = _load(options.model, "cpu")
+    tokenizer.save_pretrained(options.out, half=True)
+    print(f"{options.out}: {_load(options.out, 'cpu').fingerprint}")
+
+
 def _evaluate(options: argparse.Namespace) -> None:
     from tokenizer.data import scan
     from tokenizer.evaluation import default_conditions, evaluate, evaluation_table
 
     tokenizer = _load(options.model, options.device)
-    clips = [Path(clip.name) for clip in scan(options.audio)]
     conditions = default_conditions(tokenizer, [1000 * rate for rate in options.bitrates])
-    result = evaluate(tokenizer, clips, conditions)
+    result = evaluate(tokenizer, scan(options.audio), conditions)
     print(evaluation_table(result))
     if options.json:
         temporary = options.json.with_name(options.json.name + ".partial")
@@ -276,6 +283,11 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
         "what", nargs="?", help=".ltk file, tokenizer folder or hub id; default: the bundled model"
     )
 
+    p = commands.add_parser("export", help="a tokenizer with weights in half precision")
+    p.set_defaults(run=_export)
+    p.add_argument("model", help="tokenizer")
+    p.add_argument("out", type=Path, help="folder to write")
+
     p = commands.add_parser("evaluate", help="quality, rate and speed over a folder")
     p.set_defaults(run=_evaluate)
     p.add_argument("audio", help="folder of audio")
@@ -337,6 +349,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser(given[0] if given else None).parse_args(given)
     try:
+        # Here too: when another `tokenizer` overwrote our __init__.py, only this file is left to
+        # explain it.
+        check_clash()
         options.run(options)
     except (ValueError, RuntimeError, ImportError, OSError) as error:
         message = " ".join(str(error).split()) or type(error).__name__
@@ -347,6 +362,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     return 0
 
-
-if __name__ == "__main__":
-    sys.exit(main())

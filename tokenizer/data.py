@@ -174,7 +174,9 @@ class Augmentation:
     level_range: float = 6.0
 
 
-NO_AUGMENTATION = Augmentation(lowpass=0, mix=0, round_to_16_bit=0, level_jitter=0, level_range=0)
+NO_AUGMENTATION = Augmentation(
+    lowpass=0.0, mix=0.0, round_to_16_bit=0.0, level_jitter=0.0, level_range=0.0
+)
 
 
 def _lowpass(audio: np.ndarray, sampling_rate: int, cutoff: float) -> np.ndarray:

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from tokenizer.codefile import write_row
 from tokenizer.core import DecoderName
+from tokenizer.data import Clip
 from tokenizer.inputs import open_audio
 from tokenizer.metrics import code_use, quality
 from tokenizer.model import LatentTokenizer
+from tokenizer.transcode import write_row
 
 COLUMNS = ("si_sdr", "mel", "stft", "lsd", "kbps", "encode_x", "decode_x")
 DIGITS = (2, 3, 2, 2, 2, 0, 0)
@@ -44,7 +45,7 @@ class Condition:
 
 
 def evaluate_clip(
-    tokenizer: LatentTokenizer, path: Path, condition: Condition
+    tokenizer: LatentTokenizer, clip: Clip, condition: Condition
 ) -> tuple[dict[str, float], np.ndarray, np.ndarray | None]:
     """Codes one clip and measures it.
 
@@ -52,18 +53,18 @@ def evaluate_clip(
         The metrics (`COLUMNS`), the reconstruction ``[C, N]`` and the codes ``[T, n]`` (None for
         continuous latents).
     """
-    source = open_audio(path, target_rate=tokenizer.sampling_rate)
-    original = source.read()
+    whole = {"array": clip.read(0, clip.num_samples).T, "sampling_rate": clip.sampling_rate}
+    original = open_audio(whole, target_rate=tokenizer.sampling_rate).read()
     seconds = original.shape[-1] / tokenizer.sampling_rate
-    clip = {"array": original, "sampling_rate": tokenizer.sampling_rate}
+    audio_in = {"array": original, "sampling_rate": tokenizer.sampling_rate}
     start = time.perf_counter()
     if condition.n_codebooks is None:
-        row = tokenizer.encode_latents(clip)
+        row = tokenizer.encode_latents(audio_in)
         middle = time.perf_counter()
         audio = tokenizer.decode_latents(row, decoder=condition.decoder)
         codes, size = None, row["latents"].nbytes
     else:
-        row = tokenizer.encode_codes(clip, n_codebooks=condition.n_codebooks)
+        row = tokenizer.encode_codes(audio_in, n_codebooks=condition.n_codebooks)
         middle = time.perf_counter()
         audio = tokenizer.decode_codes(row, decoder=condition.decoder)
         codes = row["codes"]
@@ -83,7 +84,7 @@ def evaluate_clip(
 
 def evaluate(
     tokenizer: LatentTokenizer,
-    clips: Sequence[Path],
+    clips: Sequence[Clip],
     conditions: Sequence[Condition],
     *,
     progress: bool = True,
@@ -102,7 +103,7 @@ def evaluate(
         per_clip, all_codes = [], []
         for clip in clips:
             result, _, codes = evaluate_clip(tokenizer, clip, condition)
-            per_clip.append({"clip": clip.name} | result)
+            per_clip.append({"clip": Path(clip.name).name} | result)
             if codes is not None:
                 all_codes.append(codes)
             bar.update()
@@ -113,7 +114,7 @@ def evaluate(
     bar.close()
     return {
         "model": tokenizer.fingerprint,
-        "clips": [str(clip) for clip in clips],
+        "clips": [clip.name for clip in clips],
         "conditions": found,
     }
 

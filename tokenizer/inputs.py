@@ -242,9 +242,18 @@ def _open_file(file: Path | bytes, name: str, request: _Request) -> AudioSource:
     )
 
 
+class _Sound(soundfile.SoundFile):
+    """A sound file that is only read forward."""
+
+    def seekable(self) -> bool:
+        # Else soundfile seeks to where it is after every read, and near the end of an Opus file
+        # libsndfile then goes on with wrong samples.
+        return False
+
+
 def _open_sound(file: Path | bytes, name: str) -> soundfile.SoundFile:
     try:
-        return soundfile.SoundFile(io.BytesIO(file) if isinstance(file, bytes) else file)
+        return _Sound(io.BytesIO(file) if isinstance(file, bytes) else file)
     except soundfile.LibsndfileError as error:
         reason = error.error_string.rstrip(". ")
     except TypeError:

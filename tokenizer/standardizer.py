@@ -78,15 +78,13 @@ class Standardizer(nn.Module):
         return self.mode in ("whiten", "decoder")
 
     @torch.no_grad()
-    def fit(
-        self, x: Float[Tensor, "M D"], metric: Float[Tensor, "D D"] | None = None
-    ) -> Standardizer:
+    def fit(self, x: Float[Tensor, "M D"], metric: Tensor | None = None) -> Standardizer:
         """Measures mean and W, forgetting any earlier fit.
 
         Args:
             x: Vectors, M >= 1.
-            metric: G, symmetric and positive semidefinite; needed in mode "decoder", refused in
-                all others.
+            metric: G ``[D, D]``, symmetric and positive semidefinite; needed in mode "decoder",
+                refused in all others.
 
         Returns:
             self.

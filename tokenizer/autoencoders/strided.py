@@ -165,8 +165,8 @@ class StridedAutoencoder(Autoencoder):
 def modern_weight_norm(network: nn.Module) -> None:
     """Replaces ``torch.nn.utils.weight_norm`` by its successor, in place, with the same weights.
 
-    Modules with the old one cannot be copied, and transformers renames the old one's weights when
-    it loads a checkpoint, so that they would not be found.
+    A module with the old one cannot be copied (`copy.deepcopy` raises), so its decoder could not be
+    finetuned beside the original; and torch calls it deprecated.
     """
     old = network.state_dict()
     for conv in _convolutions(network):

@@ -99,11 +99,10 @@ def kmeans(
 ) -> Float[Tensor, "k D"]:
     """Finds k centroids by Lloyd's algorithm.
 
-    It starts from points: half of them drawn uniformly, the other half with probability
-    proportional to their squared distance from the first half. On audio latents this costs half an
-    iteration and leaves 4% less distortion than uniform points alone; full k-means++ bought nothing
-    more at several times the cost, and generalised worse. A centroid that loses all its points
-    moves to a point drawn the same way.
+    It starts from points drawn uniformly. Starts like k-means++'s were tried on audio latents, at
+    1024 centroids and several stages: they leave up to 4% less distortion on the points themselves,
+    but 2 to 6% more on unseen ones, because they spend centroids on outliers. A centroid that loses
+    all its points moves to a point drawn with probability proportional to its squared error.
 
     With no more points than centroids, every point is a centroid and the rest repeat them.
 
@@ -132,7 +131,8 @@ def kmeans(
     mean = x.mean(0)
     x = x - mean
     squares = x.square().sum(1)
-    centroids = _initial(x, squares, k, generator)
+    order = torch.randperm(len(x), generator=generator, device=generator.device)
+    centroids = x[order[:k].to(x.device)]
     previous = float("inf")
     for _ in range(iterations):
         codes, scores = _match(x, centroids)
@@ -144,19 +144,10 @@ def kmeans(
         centroids = sums / counts.clamp(min=1)[:, None]
         if bool(empty.any()):
             centroids[empty] = x[_draw(errors, int(empty.sum()), generator)]
-        elif previous - distortion <= tolerance * previous:
+        elif distortion >= (1 - tolerance) * previous:
             break
         previous = distortion
     return centroids + mean
-
-
-def _initial(x: Tensor, squares: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    order = torch.randperm(len(x), generator=generator, device=generator.device)
-    centroids = x[order[: k - k // 2].to(x.device)]
-    if k == 1:
-        return centroids
-    errors = (squares - 2 * _match(x, centroids)[1]).clamp_(min=0)
-    return torch.cat([centroids, x[_draw(errors, k // 2, generator)]])
 
 
 def _draw(weights: Tensor, n: int, generator: torch.Generator) -> Tensor:

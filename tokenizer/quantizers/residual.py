@@ -169,7 +169,7 @@ class ResidualVectorQuantizer(Quantizer):
         latents: LatentSource,
         *,
         generator: torch.Generator,
-        metric: Float[Tensor, "D D"] | None = None,
+        metric: Tensor | None = None,
         progress: bool = False,
     ) -> ResidualVectorQuantizer:
         """Fits all stages to a sample of the latents, then measures them on all latents.
@@ -180,7 +180,7 @@ class ResidualVectorQuantizer(Quantizer):
         Args:
             latents: At least one frame, all finite.
             generator: Source of randomness. The same seed gives the same quantizer on one machine.
-            metric: G, for the standardization "decoder", which needs it; the others take none.
+            metric: G ``[D, D]``, needed for the standardization "decoder", refused for the others.
             progress: Whether to show bars.
 
         Returns:

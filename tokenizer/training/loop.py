@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -73,6 +73,7 @@ class LoopConfig:
             raise ValueError(f"steps and batch_size must be at least 1: {self}.")
 
 
+@runtime_checkable
 class Task(Protocol):
     """What a stage is about; `run` does the rest."""
 
