@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from libraries import make_library_model
 from models import RATE, make_autoencoder, tone
 
 from tokenizer import LatentTokenizer, load_tokenizer
@@ -136,12 +137,33 @@ def test_three_stages(folder, tmp_path, capsys):
     assert "train/mel" in (tmp_path / "3" / "log.jsonl").read_text()
 
 
+@pytest.mark.parametrize("name", ["dac", "encodec", "oobleck"])
+def test_other_libraries_models_become_tokenizers(folder, tmp_path, name):
+    make_library_model(name).save_pretrained(tmp_path / "library")
+    command = ["fit", tmp_path / "library", folder, "--out", tmp_path / "fit", "--codebooks", 3]
+    command += ["--codebook-size", 8, "--segment-seconds", 0.5, "--max-points", 2000]
+    assert latok(*command, "--standardization", "channel", "--max-frames", 2000) == 0
+    model = str(tmp_path / "fit" / "model")
+    tokenizer = load_tokenizer(model)
+    assert tokenizer.autoencoder.kind == name
+    for channels in (1, 2, 3):
+        wave = tone(0.3, channels=channels)
+        row = tokenizer.encode_codes(wave, sampling_rate=RATE)
+        assert tokenizer.decode_codes(row).shape == wave.shape
+        exact = tokenizer.decode_latents(tokenizer.encode_latents(wave, sampling_rate=RATE))
+        assert exact.shape == wave.shape
+    audio = folder / "0.wav"
+    assert latok("encode", audio, tmp_path / "a.ltk", "--model", model) == 0
+    assert latok("decode", tmp_path / "a.ltk", tmp_path / "a.wav", "--model", model) == 0
+    assert soundfile.info(tmp_path / "a.wav").frames == RATE
+
+
 def bad_inputs(tmp_path, model) -> dict[str, tuple[list, str]]:
     """Command lines that must fail, and what the one line must say."""
     (tmp_path / "empty.wav").write_bytes(b"")
     (tmp_path / "text.wav").write_text("this is no audio")
     (tmp_path / "text.ltk").write_text("these are no codes")
-    write_audio(tmp_path / "none.wav", np.zeros((1, 0), np.float32), RATE)
+    soundfile.write(tmp_path / "none.wav", np.zeros((0, 1)), RATE)
     nan = np.full((1, 800), np.nan, np.float32)
     soundfile.write(tmp_path / "nan.wav", nan.T, RATE, subtype="FLOAT")
     write_audio(tmp_path / "good.wav", tone(0.1), RATE)

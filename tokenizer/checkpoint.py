@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tempfile
 from itertools import chain
 from pathlib import Path
@@ -18,6 +19,7 @@ from transformers import PreTrainedModel
 from tokenizer.config import LatentTokenizerConfig
 
 T = TypeVar("T", bound="Checkpoint")
+_IMPORTED_IN = os.getpid()
 
 
 class Checkpoint(PreTrainedModel):
@@ -129,6 +131,10 @@ def module_bytes(module: nn.Module) -> bytes:
 
 
 def _from_bytes(kind: type[T], data: bytes) -> T:
+    if os.getpid() != _IMPORTED_IN:
+        # A forked worker, e.g. of Dataset.map(num_proc=...). OpenMP's threads did not survive the
+        # fork: whoever waits for them waits for ever. DataLoader's workers do the same.
+        torch.set_num_threads(1)
     size = int.from_bytes(data[:8], "little")
     model = kind(LatentTokenizerConfig(**json.loads(data[8 : 8 + size])))
     model.load_state_dict(load_tensors(data[8 + size :]))

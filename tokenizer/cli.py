@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Config = TypeVar("Config")
 
 # Sizes of the bundled family: "base" is the shipped model, "tiny" is for trying things out.
-PRESETS: dict[str, dict[str, int]] = {
+PRESETS: dict[str, dict[str, Any]] = {
     "base": {
         "sampling_rate": 44_100,
         "hop_length": 441,
@@ -361,4 +361,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("latok: interrupted", file=sys.stderr)
         return 130
     return 0
-

@@ -41,10 +41,14 @@ class Clip:
     dataset: Any = None
     index: int = 0
 
+    @property
+    def audio(self) -> str | dict[str, Any]:
+        """The whole clip as `tokenizer.inputs.open_audio` takes it."""
+        return self.name if self.dataset is None else self.dataset[self.index]["audio"]
+
     def _stream(self) -> str | io.BytesIO:
-        if self.dataset is None:
-            return self.name
-        return _row_stream(self.dataset[self.index]["audio"])
+        audio = self.audio
+        return audio if isinstance(audio, str) else _row_stream(audio)
 
     def read(self, first: int, count: int) -> np.ndarray:
         """Up to ``count`` samples from ``first`` on, float32 ``[n, C]``."""

@@ -53,8 +53,7 @@ def evaluate_clip(
         The metrics (`COLUMNS`), the reconstruction ``[C, N]`` and the codes ``[T, n]`` (None for
         continuous latents).
     """
-    whole = {"array": clip.read(0, clip.num_samples).T, "sampling_rate": clip.sampling_rate}
-    original = open_audio(whole, target_rate=tokenizer.sampling_rate).read()
+    original = open_audio(clip.audio, target_rate=tokenizer.sampling_rate).read()
     seconds = original.shape[-1] / tokenizer.sampling_rate
     audio_in = {"array": original, "sampling_rate": tokenizer.sampling_rate}
     start = time.perf_counter()

@@ -1,6 +1,6 @@
 """Long signals in tiles, with the result of the whole.
 
-Every signal, short or long, is coded tile by tile on one fixed grid: `TILE_FRAMES` latent frames
+Every signal, short or long, is coded tile by tile on one fixed grid: `tile_frames` latent frames
 plus as much context on either side as the network sees. Where a tile meets the end of the signal it
 ends there, so the network's own padding acts as it would on the whole. All routes (one array, a
 stream of blocks, alone or in a batch) go through these functions and compute the same products on
@@ -17,7 +17,13 @@ from torch import Tensor
 
 from tokenizer.autoencoders.base import Autoencoder, Decoder
 
-TILE_FRAMES = 1024
+# Frames of a tile: as many as these samples hold, for bounded memory, within limits.
+TILE_SAMPLES, MIN_FRAMES, MAX_FRAMES = 2**19, 64, 1024
+
+
+def tile_frames(hop_length: int) -> int:
+    """Latent frames of a tile for models of this hop."""
+    return min(max(TILE_SAMPLES // hop_length, MIN_FRAMES), MAX_FRAMES)
 
 
 def _rows(
@@ -39,13 +45,14 @@ def encode_tiles(
             all.
 
     Yields:
-        Consecutive latents, `TILE_FRAMES` frames at a time; the last ones may be fewer.
+        Consecutive latents, a tile at a time; the last ones may be fewer.
     """
     encoder, hop = autoencoder.encoder, autoencoder.hop_length
+    size = tile_frames(hop)
     if encoder.context is None:
         yield _rows(encoder, torch.cat(list(blocks), dim=-1))
         return
-    reach = (TILE_FRAMES + encoder.context) * hop
+    reach = (size + encoder.context) * hop
     buffer: Tensor | None = None
     origin = 0  # frame at which the buffer begins
     first = 0  # first frame of the next tile
@@ -54,8 +61,8 @@ def encode_tiles(
         # Strictly more than a tile reaches, so that the signal is known to go on.
         while buffer.shape[-1] > (first - origin) * hop + reach:
             latents = _rows(encoder, buffer[..., : (first - origin) * hop + reach])
-            yield latents[..., first - origin : first - origin + TILE_FRAMES]
-            first += TILE_FRAMES
+            yield latents[..., first - origin : first - origin + size]
+            first += size
             start = max(0, first - encoder.context)
             buffer = buffer[..., (start - origin) * hop :]
             origin = start
@@ -63,7 +70,7 @@ def encode_tiles(
         raise ValueError("There is no audio to encode: the signal has no samples.")
     num_frames = origin + autoencoder.num_frames(buffer.shape[-1])
     while first < num_frames:
-        stop = min(first + TILE_FRAMES, num_frames)
+        stop = min(first + size, num_frames)
         last = min(stop + encoder.context, num_frames)
         skip = min(first, encoder.context)
         audio = buffer[..., (first - skip - origin) * hop :]
@@ -92,6 +99,7 @@ def decode_tiles(
         Consecutive samples, ``autoencoder.num_samples(T)`` in all.
     """
     hop = autoencoder.hop_length
+    size = tile_frames(hop)
 
     def run(z: Tensor) -> Tensor:
         return decoder(z, z.new_full((len(z),), noise_level))
@@ -104,11 +112,11 @@ def decode_tiles(
     origin = first = 0
     for piece in latents:
         buffer = piece if buffer is None else torch.cat([buffer, piece], dim=-1)
-        while origin + buffer.shape[-1] > first + TILE_FRAMES + context:
+        while origin + buffer.shape[-1] > first + size + context:
             skip = first - origin
-            audio = _rows(run, buffer[..., : skip + TILE_FRAMES + context])
-            yield audio[..., skip * hop : (skip + TILE_FRAMES) * hop]
-            first += TILE_FRAMES
+            audio = _rows(run, buffer[..., : skip + size + context])
+            yield audio[..., skip * hop : (skip + size) * hop]
+            first += size
             start = max(0, first - context)
             buffer = buffer[..., start - origin :]
             origin = start
@@ -116,7 +124,7 @@ def decode_tiles(
         raise ValueError("There is nothing to decode: no latent frames.")
     num_frames = origin + buffer.shape[-1]
     while first < num_frames:
-        stop = min(first + TILE_FRAMES, num_frames)
+        stop = min(first + size, num_frames)
         start = max(0, first - context)
         last = min(stop + context, num_frames)
         audio = _rows(run, buffer[..., start - origin : last - origin])

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from os import PathLike
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +13,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tokenizer.audio import AudioWriter
-from tokenizer.codefile import CodeFileError, CodeFileHeader, CodeReader, CodeWriter, read_info
+from tokenizer.codefile import (
+    CodeFileError,
+    CodeFileHeader,
+    CodeReader,
+    CodeWriter,
+    Source,
+    Target,
+    read_info,
+)
 from tokenizer.core import DecoderName
 from tokenizer.inputs import open_audio
 from tokenizer.model import LatentTokenizer
 from tokenizer.rows import Row, SignalStream
-
-Location = str | PathLike[str] | IO[bytes]
 
 
 def _header(
@@ -39,7 +44,7 @@ def _header(
     )
 
 
-def write_row(target: Location, row: Row, tokenizer: LatentTokenizer) -> int:
+def write_row(target: Target, row: Row, tokenizer: LatentTokenizer) -> int:
     """Writes a row of `LatentTokenizer.encode_codes` as a code file; returns its size in bytes."""
     codes = np.asarray(row["codes"])
     gain = np.asarray(row["gain"], dtype=np.float32)
@@ -51,7 +56,7 @@ def write_row(target: Location, row: Row, tokenizer: LatentTokenizer) -> int:
     return writer.num_bytes
 
 
-def read_row(source: Location, tokenizer: LatentTokenizer) -> Row:
+def read_row(source: Source, tokenizer: LatentTokenizer) -> Row:
     """Reads a code file as a row for `LatentTokenizer.decode_codes`.
 
     Raises:
@@ -69,7 +74,7 @@ def read_row(source: Location, tokenizer: LatentTokenizer) -> Row:
     }
 
 
-def _reader(source: Location, tokenizer: LatentTokenizer) -> CodeReader:
+def _reader(source: Source, tokenizer: LatentTokenizer) -> CodeReader:
     return CodeReader(
         source, tokenizer.code_counts, expected_fingerprint=tokenizer.codes_fingerprint
     )
@@ -82,7 +87,7 @@ def _gain(header: CodeFileHeader) -> np.ndarray:
 def encode_file(
     tokenizer: LatentTokenizer,
     audio: Any,
-    out: Location,
+    out: Target,
     *,
     n_codebooks: int | None = None,
     downmix: bool = False,
@@ -120,7 +125,7 @@ def encode_file(
 
 def decode_file(
     tokenizer: LatentTokenizer,
-    codes: Location,
+    codes: Source,
     out: str | Path,
     *,
     n_codebooks: int | None = None,

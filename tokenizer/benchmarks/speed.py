@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,7 +54,7 @@ def dac(seconds: float) -> Calls:
     from transformers import DacConfig, DacModel
 
     config = DacConfig(sampling_rate=44_100, downsampling_ratios=[2, 4, 8, 8])
-    model = DacModel(config).eval()
+    model: Any = DacModel(config).eval()
     x = torch.from_numpy(_clip(seconds, 44_100))[None]
     codes = model.encode(x).audio_codes
     return lambda: model.encode(x), lambda: model.decode(audio_codes=codes)
@@ -63,7 +64,7 @@ def encodec(seconds: float) -> Calls:
     """EnCodec at 24 kHz, 6 kbit/s."""
     from transformers import EncodecConfig, EncodecModel
 
-    model = EncodecModel(EncodecConfig()).eval()
+    model: Any = EncodecModel(EncodecConfig()).eval()
     x = torch.from_numpy(_clip(seconds, 24_000))[None]
     out = model.encode(x, bandwidth=6.0)
     return (
@@ -76,7 +77,7 @@ def mimi(seconds: float) -> Calls:
     """Mimi at 24 kHz, 8 codebooks."""
     from transformers import MimiConfig, MimiModel
 
-    model = MimiModel(MimiConfig()).eval()
+    model: Any = MimiModel(MimiConfig()).eval()
     x = torch.from_numpy(_clip(seconds, 24_000))[None]
     codes = model.encode(x, num_quantizers=8).audio_codes
     return lambda: model.encode(x, num_quantizers=8), lambda: model.decode(codes)

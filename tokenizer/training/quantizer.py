@@ -65,7 +65,8 @@ def spread(items: list, count: int) -> list:
 def _segment_latents(
     tokenizer: LatentTokenizer, clips: list[Clip], config: FitConfig
 ) -> Iterator[Float[Tensor, "T D"]]:
-    per_segment = round(config.segment_seconds * tokenizer.frame_rate)
+    samples = round(config.segment_seconds * tokenizer.sampling_rate)
+    per_segment = tokenizer.autoencoder.num_frames(samples)
     chosen = spread(
         segments(clips, config.segment_seconds), max(1, config.max_frames // per_segment)
     )
