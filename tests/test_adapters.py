@@ -144,7 +144,7 @@ def test_receptive_fields_are_exact_and_centred_on_the_frame(folders, name):
 @torch.inference_mode()
 @pytest.mark.parametrize("name", STRIDED)
 def test_tiles_equal_the_whole_and_need_all_the_context(folders, name, monkeypatch):
-    monkeypatch.setattr("tokenizer.tiling.TILE_FRAMES", 24)
+    monkeypatch.setattr("tokenizer.tiling.MAX_FRAMES", 24)
     model = load_autoencoder(folders / name).double()
     hop = model.hop_length
     for length in (1, 24 * hop, 24 * hop + 1, 48 * hop - 1, 100 * hop + 3):
@@ -163,7 +163,7 @@ def test_tiles_equal_the_whole_and_need_all_the_context(folders, name, monkeypat
 
 @torch.inference_mode()
 def test_tiles_equal_the_whole_in_float32(folders, monkeypatch):
-    monkeypatch.setattr("tokenizer.tiling.TILE_FRAMES", 24)
+    monkeypatch.setattr("tokenizer.tiling.MAX_FRAMES", 24)
     model = load_autoencoder(folders / "oobleck")
     x = signal(model, 100 * model.hop_length + 3)
     z = model.encoder(x)

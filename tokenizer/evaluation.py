@@ -118,7 +118,9 @@ def evaluate(
     }
 
 
-def default_conditions(tokenizer: LatentTokenizer, bitrates: Sequence[float]) -> list[Condition]:
+def default_conditions(
+    tokenizer: LatentTokenizer, bitrates: Sequence[float | int]
+) -> list[Condition]:
     """Continuous latents, then each rate (bit/s) through the default decoder for codes."""
     conditions = [Condition(None, "continuous")]
     if tokenizer.quantizer is not None:
