@@ -111,7 +111,7 @@ class ResidualVectorQuantizer(Quantizer):
         standardization: str = "none",
         beam_width: int = 1,
         max_points: int = 200_000,
-        iterations: int = 20,
+        iterations: int = 12,
     ) -> None:
         super().__init__()
         for name, value in (
@@ -315,17 +315,19 @@ class ResidualVectorQuantizer(Quantizer):
         # Distances do not change when latents and entries move together; around the mean of the
         # first codebook they are not small differences of large products.
         shift = self.codebooks[0].float().mean(0)
+        books = [self.codebooks[k].float() for k in range(n)]
+        books[0] = books[0] - shift
+        if self.standardization == "decoder":
+            # One metric for all stages: everything moves to its space at once.
+            common = self._standardizer(0)
+            stages = [Stage.build(common.project(book), None) for book in books]
+            return search(latents - shift, stages, width, common)
         # One scale for all channels changes no comparison.
         plain = self.standardization in ("none", "scalar")
-        stages = []
-        for k in range(n):
-            centroids = self.codebooks[k].float()
-            stages.append(
-                Stage.build(
-                    centroids - shift if k == 0 else centroids,
-                    None if plain else self._standardizer(k),
-                )
-            )
+        stages = [
+            Stage.build(book, None if plain else self._standardizer(k))
+            for k, book in enumerate(books)
+        ]
         return search(latents - shift, stages, width)
 
     def _measure(self, latents: LatentSource, mean: Tensor, progress: bool) -> None:

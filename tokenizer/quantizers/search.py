@@ -61,7 +61,12 @@ class Stage:
 
 
 @torch.no_grad()
-def search(x: Float[Tensor, "M D"], stages: list[Stage], width: int = 1) -> Int[Tensor, "M n"]:
+def search(
+    x: Float[Tensor, "M D"],
+    stages: list[Stage],
+    width: int = 1,
+    common: Standardizer | None = None,
+) -> Int[Tensor, "M n"]:
     """Codes of the given stages for each vector.
 
     The vectors are taken in blocks of one fixed shape, the last one filled up with zeros: all
@@ -72,6 +77,8 @@ def search(x: Float[Tensor, "M D"], stages: list[Stage], width: int = 1) -> Int[
         x: Vectors, float32.
         stages: The codebooks in order.
         width: Hypotheses kept; 1 is the greedy search.
+        common: Maps the vectors to the space that the centroids of all stages are in; None where
+            they are in it.
 
     Returns:
         int64 codes.
@@ -86,6 +93,8 @@ def search(x: Float[Tensor, "M D"], stages: list[Stage], width: int = 1) -> Int[
         missing = rows - len(block)
         if missing:
             block = functional.pad(block, (0, 0, 0, missing))
+        if common is not None:
+            block = common.project(block)
         found = greedy(block, stages, buffer) if greedily else beam(block, stages, width, buffer)
         codes[start : start + rows] = found[: rows - missing]
     return codes
