@@ -92,6 +92,8 @@ class Checkpoint(PreTrainedModel):
                 for name, value in self.state_dict().items()
             }
         folder = Path(save_directory)
+        if kwargs.get("push_to_hub"):
+            kwargs.setdefault("repo_id", folder.name)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as partial:
             super().save_pretrained(partial, **kwargs)

@@ -328,7 +328,7 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
         )
         p.add_argument("--beam-width", type=int, default=1, help="default: 1 (greedy)")
         p.add_argument("--max-points", type=int, default=200_000, help="latents held in memory")
-        p.add_argument("--iterations", type=int, default=20, help="of k-means, per stage")
+        p.add_argument("--iterations", type=int, default=12, help="of k-means, per stage")
         _add_device(p)
         _add_fields(p, FitConfig)
 
