@@ -270,6 +270,43 @@ class CropDataset(Dataset):
         }
 
 
+def crop_datasets(
+    clips: list[Clip],
+    *,
+    sampling_rate: int,
+    crop_seconds: float,
+    augmentation: Augmentation,
+    seed: int,
+    length: int,
+    num_held_out: int,
+) -> tuple[CropDataset, CropDataset]:
+    """Augmented crops to train on, and 32 plain ones of 4 s to validate on.
+
+    The latter come from ``num_held_out`` other clips, but never more than a fifth of them; if that
+    leaves none, from the same.
+    """
+    num_held_out = min(num_held_out, len(clips) // 5)
+    train, held_out = split_clips(clips, num_held_out) if num_held_out else (clips, clips)
+    return (
+        CropDataset(
+            train,
+            sampling_rate=sampling_rate,
+            crop_length=round(crop_seconds * sampling_rate),
+            augmentation=augmentation,
+            seed=seed,
+            length=length,
+        ),
+        CropDataset(
+            held_out,
+            sampling_rate=sampling_rate,
+            crop_length=4 * sampling_rate,
+            augmentation=NO_AUGMENTATION,
+            seed=1,
+            length=32,
+        ),
+    )
+
+
 def crop_batches(
     dataset: CropDataset,
     *,

@@ -11,14 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tokenizer.autoencoders.lapped import LappedAutoencoder
-from tokenizer.data import (
-    NO_AUGMENTATION,
-    Augmentation,
-    Clip,
-    CropDataset,
-    crop_batches,
-    split_clips,
-)
+from tokenizer.data import Augmentation, Clip, CropDataset, crop_batches, crop_datasets
 from tokenizer.losses import MEL_WINDOWS, MelDistance, waveform_distortion
 from tokenizer.spectral import mdct
 from tokenizer.training.loop import LoopConfig, num_processes, run
@@ -182,26 +175,14 @@ def train_autoencoder(
     Returns:
         Whether all steps are done.
     """
-    num_held_out = min(num_held_out, len(clips) // 5)
-    train_clips, held_out_clips = (
-        split_clips(clips, num_held_out) if num_held_out else (clips, clips)
-    )
-    rate = autoencoder.sampling_rate
-    train = CropDataset(
-        train_clips,
-        sampling_rate=rate,
-        crop_length=round(loop.crop_seconds * rate),
+    train, held_out = crop_datasets(
+        clips,
+        sampling_rate=autoencoder.sampling_rate,
+        crop_seconds=loop.crop_seconds,
         augmentation=augmentation,
         seed=loop.seed,
         length=loop.steps * loop.batch_size * num_processes(),
-    )
-    held_out = CropDataset(
-        held_out_clips,
-        sampling_rate=rate,
-        crop_length=4 * rate,
-        augmentation=NO_AUGMENTATION,
-        seed=1,
-        length=32,
+        num_held_out=num_held_out,
     )
     if not (out / "checkpoint").exists():
         autoencoder.initialize(mdct_covariance(train, autoencoder.hop_length, 400))

@@ -10,14 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tokenizer.data import (
-    NO_AUGMENTATION,
-    Augmentation,
-    Clip,
-    CropDataset,
-    crop_batches,
-    split_clips,
-)
+from tokenizer.data import Augmentation, Clip, CropDataset, crop_batches, crop_datasets
 from tokenizer.losses import MelDistance, waveform_distortion
 from tokenizer.model import LatentTokenizer
 from tokenizer.training.autoencoder import ReconstructionConfig, reconstruction_losses
@@ -161,27 +154,15 @@ def finetune_decoder(
         tokenizer.add_finetuned_decoder()
     decoder = tokenizer.finetuned_decoder
     assert decoder is not None
-    num_held_out = min(num_held_out, len(clips) // 5)
-    train_clips, held_out_clips = (
-        split_clips(clips, num_held_out) if num_held_out else (clips, clips)
-    )
-    rate = tokenizer.sampling_rate
-    train = CropDataset(
-        train_clips,
-        sampling_rate=rate,
-        crop_length=round(loop.crop_seconds * rate),
+    train, held_out = crop_datasets(
+        clips,
+        sampling_rate=tokenizer.sampling_rate,
+        crop_seconds=loop.crop_seconds,
         augmentation=augmentation,
         # Other crops than stage 1 with the same seed.
         seed=loop.seed + 1_000_000,
         length=loop.steps * loop.batch_size * num_processes(),
-    )
-    held_out = CropDataset(
-        held_out_clips,
-        sampling_rate=rate,
-        crop_length=4 * rate,
-        augmentation=NO_AUGMENTATION,
-        seed=1,
-        length=24,
+        num_held_out=num_held_out,
     )
     task = DecoderTask(tokenizer, decoder, train, held_out, losses, finetune, loop)
     description = {
