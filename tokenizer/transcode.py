@@ -25,7 +25,7 @@ from tokenizer.codefile import (
 from tokenizer.core import DecoderName
 from tokenizer.inputs import open_audio
 from tokenizer.model import LatentTokenizer
-from tokenizer.rows import Row, SignalStream
+from tokenizer.rows import Row, SignalStream, code_dtype
 
 
 def _header(
@@ -65,9 +65,8 @@ def read_row(source: Source, tokenizer: LatentTokenizer) -> Row:
     with _reader(source, tokenizer) as reader:
         codes = reader.read_all()
         header = reader.header
-    dtype = np.int16 if max(header.codebook_sizes) <= 2**15 else np.int32
     return {
-        "codes": codes.reshape(-1, codes.shape[-1]).astype(dtype),
+        "codes": codes.reshape(-1, codes.shape[-1]).astype(code_dtype(header.codebook_sizes)),
         "num_samples": header.num_samples,
         "num_channels": header.num_channels,
         "gain": _gain(header),

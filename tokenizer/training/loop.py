@@ -11,7 +11,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -267,7 +267,6 @@ def run(
     *,
     description: dict[str, Any],
     progress: bool = True,
-    stop_after: Callable[[int], bool] | None = None,
 ) -> bool:
     """Trains ``task.module`` until ``config.steps``, from the last checkpoint on.
 
@@ -280,8 +279,6 @@ def run(
         description: JSON values that a resumed run must share with the run it continues, besides
             ``config``.
         progress: Whether to show a progress bar.
-        stop_after: Told the number of steps done after each; returning True ends the run early,
-            with a checkpoint.
 
     Returns:
         Whether all steps are done.
@@ -362,8 +359,6 @@ def run(
             sums, logged = {}, now
         if step % config.validate_every == 0 and step < config.steps:
             validate()
-        if stop_after is not None and stop_after(step):
-            break
         if now - saved > config.checkpoint_seconds:
             save()
             saved = now
