@@ -26,7 +26,7 @@ LAYERS = (
     ("comparison",),
     ("evaluation",),
     ("training",),
-    ("discriminators", "metrics"),
+    ("discriminators", "metrics", "perceptual", "bottlenecks"),
     ("losses", "data"),
     ("transcode",),
     ("codefile", "loading", "diffusers_view"),

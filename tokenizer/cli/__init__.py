@@ -1,0 +1,39 @@
+"""``latok``: the command line of the tokenizer, a file for each group of commands."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from tokenizer._clash import check_clash
+from tokenizer.cli import coding, judging, training
+
+
+def _parser(command: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="latok", description="Audio to continuous latents and discrete codes, and back."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for group in (coding, judging, training):
+        group.register(commands, command)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns 0, or 2 after printing one line about bad input."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser(given[0] if given else None).parse_args(given)
+    try:
+        # Here too: when another `tokenizer` overwrote our __init__.py, only this file is left to
+        # explain it.
+        check_clash()
+        options.run(options)
+    except (ValueError, RuntimeError, ImportError, OSError) as error:
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"latok: {message}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("latok: interrupted", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,176 @@
+"""``latok train | fit | finetune``: the three stages."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from tokenizer.cli.options import add_device, add_fields, take
+
+# Sizes of the bundled family: "base" is the shipped model, "tiny" is for trying things out.
+PRESETS: dict[str, dict[str, Any]] = {
+    "base": {
+        "sampling_rate": 44_100,
+        "hop_length": 441,
+        "latent_dim": 96,
+        "encoder_width": 256,
+        "encoder_depth": 5,
+        "decoder_width": 320,
+        "decoder_depth": 7,
+    },
+    "tiny": {
+        "sampling_rate": 16_000,
+        "hop_length": 160,
+        "latent_dim": 32,
+        "encoder_width": 48,
+        "encoder_depth": 2,
+        "decoder_width": 64,
+        "decoder_depth": 2,
+    },
+}
+
+
+def _train(options: argparse.Namespace) -> None:
+    import torch
+
+    from tokenizer.autoencoders.lapped import LappedAutoencoder, LappedConfig
+    from tokenizer.data import Augmentation, scan
+    from tokenizer.model import LatentTokenizer
+    from tokenizer.training.autoencoder import ReconstructionConfig, train_autoencoder
+    from tokenizer.training.loop import LoopConfig
+
+    loop = take(LoopConfig, options)
+    sizes = PRESETS[options.preset] | {
+        f.name: getattr(options, f.name)
+        for f in fields(LappedConfig)
+        if getattr(options, f.name) is not None
+    }
+    torch.manual_seed(loop.seed)
+    autoencoder = LappedAutoencoder(LappedConfig(**sizes))
+    train_autoencoder(
+        autoencoder,
+        scan(options.audio),
+        options.out,
+        loop=loop,
+        losses=take(ReconstructionConfig, options),
+        augmentation=take(Augmentation, options),
+        num_held_out=options.held_out,
+    )
+    LatentTokenizer.from_autoencoder(autoencoder).save_pretrained(options.out / "model")
+    print(f"Model (not yet quantized): {options.out / 'model'}")
+
+
+def _fit(options: argparse.Namespace) -> None:
+    from tokenizer.data import scan
+    from tokenizer.loading import load_for_fitting
+    from tokenizer.quantizers.residual import ResidualVectorQuantizer
+    from tokenizer.training.quantizer import FitConfig, fit_quantizer
+
+    tokenizer = load_for_fitting(options.model).to(options.device)
+    quantizer = ResidualVectorQuantizer(
+        tokenizer.latent_dim,
+        options.codebooks,
+        options.codebook_size,
+        standardization=options.standardization,
+        beam_width=options.beam_width,
+        max_points=options.max_points,
+        iterations=options.iterations,
+    )
+    fit_quantizer(
+        tokenizer,
+        scan(options.audio),
+        quantizer,
+        cache=options.out / "latents.npy",
+        config=take(FitConfig, options),
+    )
+    print(quantizer.report.table())
+    tokenizer.save_pretrained(options.out / "model")
+    print(f"Tokenizer: {options.out / 'model'}")
+
+
+def _finetune(options: argparse.Namespace) -> None:
+    from tokenizer.data import Augmentation, scan
+    from tokenizer.loading import load_tokenizer
+    from tokenizer.training.autoencoder import ReconstructionConfig
+    from tokenizer.training.decoder import FinetuneConfig, finetune_decoder
+    from tokenizer.training.loop import LoopConfig
+
+    tokenizer = load_tokenizer(options.model)
+    finetune_decoder(
+        tokenizer,
+        scan(options.audio),
+        options.out,
+        loop=take(LoopConfig, options),
+        losses=take(ReconstructionConfig, options),
+        finetune=take(FinetuneConfig, options),
+        augmentation=take(Augmentation, options),
+        num_held_out=options.held_out,
+    )
+    tokenizer.save_pretrained(options.out / "model")
+    print(f"Tokenizer: {options.out / 'model'}")
+
+
+def _training_options(parser: argparse.ArgumentParser, learning_rate: float) -> None:
+    from tokenizer.data import Augmentation
+    from tokenizer.training.autoencoder import ReconstructionConfig
+    from tokenizer.training.loop import LoopConfig
+
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of the run; resumes if it exists"
+    )
+    parser.add_argument("--held-out", type=int, default=16, help="clips kept for validation")
+    add_fields(parser, LoopConfig, steps=6000, learning_rate=learning_rate)
+    add_fields(parser, ReconstructionConfig)
+    add_fields(parser, Augmentation)
+
+
+def register(commands: Any, command: str | None) -> None:
+    """Adds the commands' parsers; options that need torch only to the ``command`` asked for."""
+    p = commands.add_parser("train", help="stage 1: train an autoencoder")
+    p.set_defaults(run=_train)
+    p.add_argument("audio", help="folder of audio, saved dataset, or dataset:NAME")
+    if command == "train":
+        from tokenizer.autoencoders.lapped import LappedConfig
+
+        p.add_argument("--preset", choices=sorted(PRESETS), default="base", help="default: base")
+        group = p.add_argument_group("sizes (default: the preset's)")
+        for field in fields(LappedConfig):
+            name = "--" + field.name.replace("_", "-")
+            if isinstance(field.default, bool):
+                group.add_argument(name, action=argparse.BooleanOptionalAction, default=None)
+            else:
+                group.add_argument(name, type=int)
+        _training_options(p, learning_rate=1e-3)
+
+    p = commands.add_parser("fit", help="stage 2: fit a quantizer to the latents")
+    p.set_defaults(run=_fit)
+    p.add_argument("model", help="tokenizer, or a DAC, EnCodec or Oobleck checkpoint")
+    p.add_argument("audio", help="folder of audio, saved dataset, or dataset:NAME")
+    if command == "fit":
+        from tokenizer.training.quantizer import FitConfig
+
+        p.add_argument("--out", type=Path, required=True)
+        p.add_argument("--codebooks", type=int, default=24, help="default: 24")
+        p.add_argument("--codebook-size", type=int, default=1024, help="default: 1024")
+        p.add_argument(
+            "--standardization",
+            default="none",
+            choices=("none", "scalar", "channel", "whiten", "decoder"),
+        )
+        p.add_argument("--beam-width", type=int, default=1, help="default: 1 (greedy)")
+        p.add_argument("--max-points", type=int, default=200_000, help="latents held in memory")
+        p.add_argument("--iterations", type=int, default=12, help="of k-means, per stage")
+        add_device(p)
+        add_fields(p, FitConfig)
+
+    p = commands.add_parser("finetune", help="stage 3: finetune a decoder on quantized latents")
+    p.set_defaults(run=_finetune)
+    p.add_argument("model", help="fitted tokenizer")
+    p.add_argument("audio", help="folder of audio, saved dataset, or dataset:NAME")
+    if command == "finetune":
+        from tokenizer.training.decoder import FinetuneConfig
+
+        _training_options(p, learning_rate=4e-4)
+        add_fields(p, FinetuneConfig)
