@@ -16,7 +16,7 @@ from tokenizer.quantizers.residual import ResidualVectorQuantizer
 from tokenizer.training import loop as loop_module
 from tokenizer.training.autoencoder import ReconstructionConfig, train_autoencoder
 from tokenizer.training.decoder import FinetuneConfig, finetune_decoder
-from tokenizer.training.loop import LoopConfig, WeightAverage, learning_rate, run
+from tokenizer.training.loop import LoopConfig, learning_rate, run
 from tokenizer.training.quantizer import (
     FitConfig,
     cache_latents,
@@ -24,6 +24,7 @@ from tokenizer.training.quantizer import (
     fit_quantizer,
     latent_statistics,
 )
+from tokenizer.training.state import WeightAverage
 
 LOOP = LoopConfig(
     steps=12,
@@ -67,10 +68,10 @@ def interrupt_at(monkeypatch, step: int) -> None:
     """Makes the next run raise, as a kill would, after a checkpoint at ``step``."""
     real, saved = loop_module.save_checkpoint, []
 
-    def save(folder, at, *rest):
-        real(folder, at, *rest)
-        saved.append(at)
-        if at >= step:
+    def save(folder, state, config):
+        real(folder, state, config)
+        saved.append(state.step)
+        if state.step >= step:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(loop_module, "save_checkpoint", save)

@@ -37,7 +37,9 @@ def _train(options: argparse.Namespace) -> None:
 
     from tokenizer.autoencoders.lapped import LappedAutoencoder, LappedConfig
     from tokenizer.data import Augmentation, scan
+    from tokenizer.loading import load_for_fitting
     from tokenizer.model import LatentTokenizer
+    from tokenizer.training.adversarial import AdversarialConfig
     from tokenizer.training.autoencoder import ReconstructionConfig, train_autoencoder
     from tokenizer.training.loop import LoopConfig
 
@@ -49,6 +51,8 @@ def _train(options: argparse.Namespace) -> None:
     }
     torch.manual_seed(loop.seed)
     autoencoder = LappedAutoencoder(LappedConfig(**sizes))
+    if options.init:
+        autoencoder.load_state_dict(load_for_fitting(options.init).autoencoder.state_dict())
     train_autoencoder(
         autoencoder,
         scan(options.audio),
@@ -56,6 +60,8 @@ def _train(options: argparse.Namespace) -> None:
         loop=loop,
         losses=take(ReconstructionConfig, options),
         augmentation=take(Augmentation, options),
+        adversarial=take(AdversarialConfig, options),
+        pretrained=options.init is not None,
         num_held_out=options.held_out,
     )
     LatentTokenizer.from_autoencoder(autoencoder).save_pretrained(options.out / "model")
@@ -93,6 +99,7 @@ def _fit(options: argparse.Namespace) -> None:
 def _finetune(options: argparse.Namespace) -> None:
     from tokenizer.data import Augmentation, scan
     from tokenizer.loading import load_tokenizer
+    from tokenizer.training.adversarial import AdversarialConfig
     from tokenizer.training.autoencoder import ReconstructionConfig
     from tokenizer.training.decoder import FinetuneConfig, finetune_decoder
     from tokenizer.training.loop import LoopConfig
@@ -106,6 +113,7 @@ def _finetune(options: argparse.Namespace) -> None:
         losses=take(ReconstructionConfig, options),
         finetune=take(FinetuneConfig, options),
         augmentation=take(Augmentation, options),
+        adversarial=take(AdversarialConfig, options),
         num_held_out=options.held_out,
     )
     tokenizer.save_pretrained(options.out / "model")
@@ -114,6 +122,7 @@ def _finetune(options: argparse.Namespace) -> None:
 
 def _training_options(parser: argparse.ArgumentParser, learning_rate: float) -> None:
     from tokenizer.data import Augmentation
+    from tokenizer.training.adversarial import AdversarialConfig
     from tokenizer.training.autoencoder import ReconstructionConfig
     from tokenizer.training.loop import LoopConfig
 
@@ -123,6 +132,7 @@ def _training_options(parser: argparse.ArgumentParser, learning_rate: float) -> 
     parser.add_argument("--held-out", type=int, default=16, help="clips kept for validation")
     add_fields(parser, LoopConfig, steps=6000, learning_rate=learning_rate)
     add_fields(parser, ReconstructionConfig)
+    add_fields(parser, AdversarialConfig)
     add_fields(parser, Augmentation)
 
 
@@ -134,6 +144,7 @@ def register(commands: Any, command: str | None) -> None:
     if command == "train":
         from tokenizer.autoencoders.lapped import LappedConfig
 
+        p.add_argument("--init", help="tokenizer of the same sizes to start from")
         p.add_argument("--preset", choices=sorted(PRESETS), default="base", help="default: base")
         group = p.add_argument_group("sizes (default: the preset's)")
         for field in fields(LappedConfig):

@@ -14,6 +14,7 @@ from tokenizer.autoencoders.lapped import LappedAutoencoder
 from tokenizer.data import Augmentation, Clip, CropDataset, crop_batches, crop_datasets
 from tokenizer.losses import MEL_WINDOWS, MelDistance, waveform_distortion
 from tokenizer.spectral import mdct
+from tokenizer.training.adversarial import AdversarialConfig, Adversary, make_adversary
 from tokenizer.training.loop import LoopConfig, num_processes, run
 
 
@@ -83,9 +84,10 @@ class AutoencoderTask:
         held_out: CropDataset,
         losses: ReconstructionConfig,
         loop: LoopConfig,
+        adversary: Adversary | None = None,
     ) -> None:
         self.autoencoder, self.train, self.held_out = autoencoder, train, held_out
-        self.config, self.loop = losses, loop
+        self.config, self.loop, self.adversary = losses, loop, adversary
         self.module = NoisyAutoencoder(autoencoder.encoder, autoencoder.decoder)
         self.mel = MelDistance(autoencoder.sampling_rate)
 
@@ -111,8 +113,11 @@ class AutoencoderTask:
         shape = (len(audio), self.autoencoder.latent_dim, frames)
         noise = torch.randn(shape, generator=generator)
         level, noise = level.clamp(min=0).to(audio.device), noise.to(audio.device)
-        estimate = module(audio / gain, noise, level)[..., : audio.shape[-1]].float() * gain
-        return reconstruction_losses(estimate, audio, self.mel, self.config, generator)
+        estimate = module(audio / gain, noise, level)[..., : audio.shape[-1]].float()
+        losses = reconstruction_losses(estimate * gain, audio, self.mel, self.config, generator)
+        if self.adversary is None:
+            return losses
+        return self.adversary.add(losses, estimate, audio / gain)
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
@@ -157,18 +162,23 @@ def train_autoencoder(
     loop: LoopConfig,
     losses: ReconstructionConfig,
     augmentation: Augmentation,
+    adversarial: AdversarialConfig | None = None,
+    pretrained: bool = False,
     num_held_out: int = 16,
     progress: bool = True,
 ) -> bool:
     """Trains in place; resumes from ``out`` if it holds a checkpoint.
 
     Args:
-        autoencoder: A new model; its linear path is initialised here.
+        autoencoder: The model to train.
         clips: Training audio.
         out: Folder of the run.
         loop: Steps, batches, learning rate.
         losses: Weights and latent noise.
         augmentation: Of the crops.
+        adversarial: Weights of the adversarial losses; None trains without discriminators.
+        pretrained: Whether the model is trained already; the linear path of a new one is
+            initialised here.
         num_held_out: Files kept for validation.
         progress: Whether to show a bar.
 
@@ -184,13 +194,15 @@ def train_autoencoder(
         length=loop.steps * loop.batch_size * num_processes(),
         num_held_out=num_held_out,
     )
-    if not (out / "checkpoint").exists():
+    if not pretrained and not (out / "checkpoint").exists():
         autoencoder.initialize(mdct_covariance(train, autoencoder.hop_length, 400))
-    task = AutoencoderTask(autoencoder, train, held_out, losses, loop)
+    adversary = make_adversary(adversarial, loop.mixed_precision, loop.seed)
+    task = AutoencoderTask(autoencoder, train, held_out, losses, loop, adversary)
     description = {
         "autoencoder": autoencoder.to_config(),
         "losses": asdict(losses),
+        "adversarial": None if adversary is None else asdict(adversary.config),
         "augmentation": asdict(augmentation),
         "clips": len(clips),
     }
-    return run(task, loop, out, description=description, progress=progress)
+    return run(task, loop, out, description=description, adversary=adversary, progress=progress)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tokenizer.data import Augmentation, Clip, CropDataset, crop_batches, crop_datasets
 from tokenizer.losses import MelDistance, waveform_distortion
 from tokenizer.model import LatentTokenizer
+from tokenizer.training.adversarial import AdversarialConfig, Adversary, make_adversary
 from tokenizer.training.autoencoder import ReconstructionConfig, reconstruction_losses
 from tokenizer.training.loop import LoopConfig, num_processes, run
 
@@ -48,10 +49,12 @@ class DecoderTask:
         losses: ReconstructionConfig,
         finetune: FinetuneConfig,
         loop: LoopConfig,
+        adversary: Adversary | None = None,
     ) -> None:
         self.tokenizer, self.module = tokenizer, decoder
         self.train, self.held_out = train, held_out
         self.config, self.finetune, self.loop = losses, finetune, loop
+        self.adversary = adversary
         self.mel = MelDistance(tokenizer.sampling_rate)
 
     def batches(self, first_step: int, rank: int, world_size: int) -> Iterator[dict[str, Tensor]]:
@@ -95,8 +98,11 @@ class DecoderTask:
         heard = audio.expand(-1, joint, -1)
         scale = gain if self.tokenizer.autoencoder.normalize else torch.ones_like(gain)
         latents, levels = self.quantized(heard / scale, counts)
-        estimate = module(latents, levels)[..., : audio.shape[-1]].float() * scale
-        return reconstruction_losses(estimate, heard, self.mel, self.config, generator)
+        estimate = module(latents, levels)[..., : audio.shape[-1]].float()
+        losses = reconstruction_losses(estimate * scale, heard, self.mel, self.config, generator)
+        if self.adversary is None:
+            return losses
+        return self.adversary.add(losses, estimate, heard / scale)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -129,6 +135,7 @@ def finetune_decoder(
     losses: ReconstructionConfig,
     finetune: FinetuneConfig,
     augmentation: Augmentation,
+    adversarial: AdversarialConfig | None = None,
     num_held_out: int = 16,
     progress: bool = True,
 ) -> bool:
@@ -142,6 +149,7 @@ def finetune_decoder(
         losses: Their weights.
         finetune: Numbers of codebooks.
         augmentation: Of the crops.
+        adversarial: Weights of the adversarial losses; None trains without discriminators.
         num_held_out: Files kept for validation.
         progress: Whether to show a bar.
 
@@ -164,15 +172,17 @@ def finetune_decoder(
         length=loop.steps * loop.batch_size * num_processes(),
         num_held_out=num_held_out,
     )
-    task = DecoderTask(tokenizer, decoder, train, held_out, losses, finetune, loop)
+    adversary = make_adversary(adversarial, loop.mixed_precision, loop.seed)
+    task = DecoderTask(tokenizer, decoder, train, held_out, losses, finetune, loop, adversary)
     description = {
         "autoencoder": tokenizer.config.autoencoder,
         "quantizer": quantizer,
         "losses": asdict(losses),
+        "adversarial": None if adversary is None else asdict(adversary.config),
         "finetune": asdict(finetune),
         "augmentation": asdict(augmentation),
         "clips": len(clips),
     }
-    done = run(task, loop, out, description=description, progress=progress)
+    done = run(task, loop, out, description=description, adversary=adversary, progress=progress)
     decoder.eval()
     return done

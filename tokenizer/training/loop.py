@@ -1,4 +1,4 @@
-"""The training loop that every stage with gradients shares, and its checkpoints.
+"""The training loop that every stage with gradients shares.
 
 All that is random in a step is drawn from a generator seeded with ``(seed, step)``, and the data
 are a function of the step too, so a run that was killed and resumed takes the same steps as one
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
@@ -18,9 +17,17 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator, PartialState
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
+
+from tokenizer.training.adversarial import Adversary
+from tokenizer.training.state import (
+    State,
+    WeightAverage,
+    load_checkpoint,
+    make_optimizer,
+    save_checkpoint,
+)
 
 # Batches that give no finite gradient are skipped; this many in a row mean that the run itself is
 # broken.
@@ -110,119 +117,6 @@ def num_processes() -> int:
     return PartialState().num_processes
 
 
-def make_optimizer(module: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:
-    """AdamW with weight decay on matrices only."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
-
-
-class WeightAverage:
-    """Exponential moving average of a module's parameters; buffers are copied.
-
-    The decay grows from 0 with the number of steps, so that the first weights are soon forgotten.
-    """
-
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.values = {name: value.detach().clone() for name, value in module.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, module: nn.Module, step: int) -> None:
-        """Moves the average towards the module's weights."""
-        keep = min(self.decay, (step + 1) / (step + 10))
-        for name, value in module.state_dict().items():
-            if value.is_floating_point():
-                self.values[name].lerp_(value, 1 - keep)
-            else:
-                self.values[name].copy_(value)
-
-    def swap(self, module: nn.Module) -> None:
-        """Exchanges the module's weights with the average; call twice to undo."""
-        current = {name: value.detach().clone() for name, value in module.state_dict().items()}
-        module.load_state_dict(self.values)
-        self.values = current
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{index}.{name}": torch.as_tensor(value).contiguous()
-        for index, values in state.items()
-        for name, value in values.items()
-    }
-
-
-def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def save_checkpoint(
-    folder: Path,
-    step: int,
-    module: nn.Module,
-    average: WeightAverage,
-    optimizer: torch.optim.Optimizer,
-    config: dict[str, Any],
-) -> None:
-    """Writes ``folder`` as a whole or not at all: safetensors and JSON, no pickles."""
-    new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    weights = {name: value.contiguous() for name, value in module.state_dict().items()}
-    save_file(weights, new / "module.safetensors")
-    save_file(average.values, new / "average.safetensors")
-    save_file(_optimizer_tensors(optimizer), new / "optimizer.safetensors")
-    (new / "state.json").write_text(json.dumps({"step": step, "config": config}, indent=1))
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.replace(old)
-    new.replace(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def load_checkpoint(
-    folder: Path,
-    module: nn.Module,
-    average: WeightAverage,
-    optimizer: torch.optim.Optimizer,
-    config: dict[str, Any],
-) -> int:
-    """Restores everything in place and returns the step to go on with; 0 if there is no checkpoint.
-
-    Raises:
-        ValueError: If the checkpoint was made with another configuration.
-    """
-    if not folder.exists():
-        # A kill between the two renames of `save_checkpoint` leaves the previous one under this
-        # name.
-        folder = folder.with_name(folder.name + ".old")
-        if not folder.exists():
-            return 0
-    state = json.loads((folder / "state.json").read_text())
-    changed = [key for key in config if state["config"].get(key) != config[key]]
-    if changed:
-        was = {key: state["config"].get(key) for key in changed}
-        now = {key: config[key] for key in changed}
-        raise ValueError(
-            f"{folder} was trained with {was}, not {now}. Use the same options, or another --out."
-        )
-    module.load_state_dict(load_file(folder / "module.safetensors"))
-    average.values = load_file(folder / "average.safetensors")
-    for name, value in module.state_dict().items():
-        average.values[name] = average.values[name].to(value.device)
-    _restore_optimizer(optimizer, load_file(folder / "optimizer.safetensors"))
-    return state["step"]
-
-
 class RunLog:
     """``log.jsonl`` and, where TensorBoard is installed, its event files.
 
@@ -260,12 +154,48 @@ class RunLog:
             self.board.close()
 
 
+def _update(
+    accelerator: Accelerator,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: Tensor,
+    gradient_clip: float,
+) -> float | None:
+    """One step down the gradient; returns its norm, or None if it was not finite: no step then."""
+    optimizer.zero_grad()
+    accelerator.backward(loss)
+    norm = float(accelerator.clip_grad_norm_(module.parameters(), gradient_clip) or 0.0)
+    if not math.isfinite(norm):
+        return None
+    optimizer.step()
+    return norm
+
+
+def _update_discriminators(
+    accelerator: Accelerator,
+    adversary: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: Tensor,
+    gradient_clip: float,
+) -> None:
+    """The same for discriminators, which are called thrice a step, more than DDP's hooks allow."""
+    optimizer.zero_grad()
+    loss.backward()
+    for parameter in adversary.parameters():
+        if parameter.grad is not None:
+            parameter.grad = accelerator.reduce(parameter.grad, "mean")  # pyright: ignore[reportAttributeAccessIssue]
+    norm = torch.nn.utils.clip_grad_norm_(adversary.parameters(), gradient_clip)
+    if bool(torch.isfinite(norm)):
+        optimizer.step()
+
+
 def run(
     task: Task,
     config: LoopConfig,
     out: Path,
     *,
     description: dict[str, Any],
+    adversary: Adversary | None = None,
     progress: bool = True,
 ) -> bool:
     """Trains ``task.module`` until ``config.steps``, from the last checkpoint on.
@@ -278,6 +208,7 @@ def run(
         out: Folder of the run: ``log.jsonl``, ``tensorboard/``, ``checkpoint/``.
         description: JSON values that a resumed run must share with the run it continues, besides
             ``config``.
+        adversary: Discriminators, which are trained on the losses' ``"discriminator"``.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -286,88 +217,96 @@ def run(
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     out.mkdir(parents=True, exist_ok=True)
     module = task.module.to(accelerator.device)
-    optimizer = make_optimizer(module, config)
-    average = WeightAverage(module, config.ema_decay)
+    state = State(
+        module,
+        make_optimizer(module, config.learning_rate, config.weight_decay),
+        WeightAverage(module, config.ema_decay),
+    )
+    judges, discriminator_rate = None, 0.0
+    if adversary is not None:
+        discriminator_rate = adversary.config.discriminator_rate
+        adversary.to(accelerator.device)
+        judges = adversary, make_optimizer(adversary, config.learning_rate, config.weight_decay)
+        state.adversary, state.adversary_optimizer = judges
     unshared = ("log_every", "validate_every", "checkpoint_seconds", "num_workers")
     settings = {k: v for k, v in asdict(config).items() if k not in unshared} | description
     settings = json.loads(json.dumps(settings))
     checkpoint = out / "checkpoint"
-    first = load_checkpoint(checkpoint, module, average, optimizer, settings)
-    wrapped, optimizer = accelerator.prepare(module, optimizer)
+    load_checkpoint(checkpoint, state, settings)
+    first = state.step
+    wrapped, optimizer = accelerator.prepare(module, state.optimizer)
     main = accelerator.is_main_process
     log = RunLog(out, first) if main else None
     bar = tqdm(total=config.steps, initial=first, disable=not (progress and main), unit="step")
     sums: dict[str, float] = {}
     skipped = skipped_in_a_row = 0
     saved = logged = time.monotonic()
-    step = first
-
-    def save() -> None:
-        if main:
-            save_checkpoint(checkpoint, step, module, average, optimizer, settings)
 
     def validate() -> None:
         if log is None:
             return
-        average.swap(module)
+        state.average.swap(module)
         module.eval()
-        log.write(step, {f"val/{name}": value for name, value in task.validate().items()})
+        log.write(state.step, {f"val/{name}": value for name, value in task.validate().items()})
         module.train()
-        average.swap(module)
+        state.average.swap(module)
 
     module.train()
-    batches = task.batches(first, accelerator.process_index, accelerator.num_processes)
-    for loaded in batches:
+    for loaded in task.batches(first, accelerator.process_index, accelerator.num_processes):
         generator = torch.Generator().manual_seed(
-            (config.seed * 1_000_003 + step) * 1_009 + accelerator.process_index
+            (config.seed * 1_000_003 + state.step) * 1_009 + accelerator.process_index
         )
+        rate = learning_rate(state.step, config)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, config)
+            group["lr"] = rate
         batch = {name: value.to(accelerator.device) for name, value in loaded.items()}
         losses = task.losses(wrapped, batch, generator)
-        optimizer.zero_grad()
-        accelerator.backward(losses["loss"])
-        norm = accelerator.clip_grad_norm_(wrapped.parameters(), config.gradient_clip)
-        if norm is None or bool(torch.isfinite(torch.as_tensor(norm))):
-            optimizer.step()
-            average.update(module, step)
+        norm = _update(accelerator, wrapped, optimizer, losses["loss"], config.gradient_clip)
+        if norm is not None and judges is not None and "discriminator" in losses:
+            for group in judges[1].param_groups:
+                group["lr"] = rate * discriminator_rate
+            loss = losses["discriminator"]
+            _update_discriminators(accelerator, *judges, loss, config.gradient_clip)
+        if norm is not None:
+            state.average.update(module, state.step)
             skipped_in_a_row = 0
-            for name, value in losses.items():
+            for name, value in (losses | {"gradient": torch.tensor(norm)}).items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach())
-            sums["gradient"] = sums.get("gradient", 0.0) + float(norm or 0.0)
             sums["count"] = sums.get("count", 0.0) + 1
         else:
             skipped, skipped_in_a_row = skipped + 1, skipped_in_a_row + 1
             if skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
                 raise RuntimeError(
-                    f"{skipped_in_a_row} batches in a row gave no finite gradient (step {step}). "
-                    "Lower the learning rate, or check the data for NaN."
+                    f"{skipped_in_a_row} batches in a row gave no finite gradient (step "
+                    f"{state.step}). Lower the learning rate, or check the data for NaN."
                 )
-        step += 1
+        state.step += 1
         bar.update()
         now = time.monotonic()
-        if log is not None and (step % config.log_every == 0 or step == config.steps) and sums:
+        finished = state.step == config.steps
+        if log is not None and (state.step % config.log_every == 0 or finished) and sums:
             count = sums.pop("count")
             means = {f"train/{name}": value / count for name, value in sums.items()}
             means |= {
-                "train/learning_rate": learning_rate(step - 1, config),
+                "train/learning_rate": rate,
                 "train/skipped": skipped,
                 "train/steps_per_second": count / max(now - logged, 1e-9),
             }
-            log.write(step, means)
+            log.write(state.step, means)
             bar.set_postfix({k.split("/")[1]: f"{v:.3f}" for k, v in list(means.items())[:3]})
             sums, logged = {}, now
-        if step % config.validate_every == 0 and step < config.steps:
+        if state.step % config.validate_every == 0 and not finished:
             validate()
-        if now - saved > config.checkpoint_seconds:
-            save()
+        if main and now - saved > config.checkpoint_seconds:
+            save_checkpoint(checkpoint, state, settings)
             saved = now
-    if step > first:
-        save()
+    if state.step > first:
+        if main:
+            save_checkpoint(checkpoint, state, settings)
         validate()
     bar.close()
     if log is not None:
         log.close()
     accelerator.wait_for_everyone()
-    average.swap(module)
-    return step >= config.steps
+    state.average.swap(module)
+    return state.step >= config.steps
