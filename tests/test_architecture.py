@@ -46,8 +46,11 @@ INFERENCE = tuple(
     f"tokenizer.{name}"
     for name in ("model", "core", "rows", "codefile", "audio", "loading", "transcode")
 )
-TRAINING_ONLY = ("losses", "discriminators", "metrics", "data", "training", "evaluation")
-HEAVY = ("faiss", "ray", "diffusers", "matplotlib", "tensorboard", "datasets")
+TRAINING_ONLY = (
+    "losses", "discriminators", "metrics", "perceptual", "bottlenecks", "data", "training",
+    "evaluation", "comparison", "report",
+)  # fmt: skip
+HEAVY = ("faiss", "ray", "diffusers", "matplotlib", "tensorboard", "datasets", "visqol", "scipy")
 
 # Each of these runs code that comes with data.
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

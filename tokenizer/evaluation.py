@@ -17,6 +17,7 @@ from tokenizer.data import Clip
 from tokenizer.inputs import open_audio
 from tokenizer.metrics import code_use, quality
 from tokenizer.model import LatentTokenizer
+from tokenizer.perceptual import METRICS, PerceptualMetrics
 from tokenizer.transcode import write_row
 
 COLUMNS = ("si_sdr", "mel", "stft", "lsd", "kbps", "encode_x", "decode_x")
@@ -45,13 +46,16 @@ class Condition:
 
 
 def evaluate_clip(
-    tokenizer: LatentTokenizer, clip: Clip, condition: Condition
+    tokenizer: LatentTokenizer,
+    clip: Clip,
+    condition: Condition,
+    perceptual: PerceptualMetrics | None = None,
 ) -> tuple[dict[str, float], np.ndarray, np.ndarray | None]:
     """Codes one clip and measures it.
 
     Returns:
-        The metrics (`COLUMNS`), the reconstruction ``[C, N]`` and the codes ``[T, n]`` (None for
-        continuous latents).
+        The metrics (`COLUMNS` and the perceptual ones), the reconstruction ``[C, N]`` and the codes
+        ``[T, n]`` (None for continuous latents).
     """
     original = open_audio(clip.audio, target_rate=tokenizer.sampling_rate).read()
     seconds = original.shape[-1] / tokenizer.sampling_rate
@@ -72,6 +76,8 @@ def evaluate_clip(
         size = buffer.tell()
     end = time.perf_counter()
     result = quality(audio, original, tokenizer.sampling_rate)
+    if perceptual is not None:
+        result |= perceptual(audio, original, tokenizer.sampling_rate, clip.name)
     result |= {
         "kbps": 8e-3 * size / seconds,
         "encode_x": seconds / (middle - start),
@@ -81,14 +87,21 @@ def evaluate_clip(
     return result, audio, codes
 
 
+def _values(per_clip: list[dict[str, Any]], name: str) -> list[float]:
+    return [result[name] for result in per_clip if name in result]
+
+
 def evaluate(
     tokenizer: LatentTokenizer,
     clips: Sequence[Clip],
     conditions: Sequence[Condition],
     *,
+    perceptual: PerceptualMetrics | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Measures every clip under every condition.
+
+    Means of a perceptual metric are over the clips that it applies to.
 
     Returns:
         JSON values: ``{"model": fingerprint, "clips": [...], "conditions": {name: {"mean": {...},
@@ -101,12 +114,13 @@ def evaluate(
     for condition in conditions:
         per_clip, all_codes = [], []
         for clip in clips:
-            result, _, codes = evaluate_clip(tokenizer, clip, condition)
+            result, _, codes = evaluate_clip(tokenizer, clip, condition, perceptual)
             per_clip.append({"clip": Path(clip.name).name} | result)
             if codes is not None:
                 all_codes.append(codes)
             bar.update()
-        means = {name: float(np.mean([r[name] for r in per_clip])) for name in COLUMNS}
+        names = COLUMNS + (perceptual.names if perceptual is not None else ())
+        means = {name: float(np.mean(v)) for name in names if (v := _values(per_clip, name))}
         if all_codes:
             means |= code_use(np.concatenate(all_codes), tokenizer.codebook_sizes)
         found[condition.name] = {"mean": means, "per_clip": per_clip}
@@ -146,6 +160,9 @@ def evaluation_table(result: dict[str, Any]) -> str:
         "", "SI-SDR dB", "mel", "STFT", "LSD dB", "kbit/s", "encode x", "decode x",
         "codes used", "bits/code",
     ]  # fmt: skip
+    means = [found["mean"] for found in result["conditions"].values()]
+    perceptual = [name for name in METRICS if any(name in mean for mean in means)]
+    header += perceptual
     rows = []
     for name, found in result["conditions"].items():
         m = found["mean"]
@@ -155,5 +172,6 @@ def evaluation_table(result: dict[str, Any]) -> str:
             [name]
             + [f"{m[key]:.{digits}f}" for key, digits in zip(COLUMNS, DIGITS, strict=True)]
             + [used, bits]
+            + [f"{m[metric]:.2f}" if metric in m else "" for metric in perceptual]
         )
     return as_table(rows, header)
