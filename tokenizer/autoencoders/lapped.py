@@ -64,19 +64,6 @@ class LappedConfig:
                 raise ValueError(f"LappedConfig.{field.name} must be at least 1, got {value}.")
 
 
-def _features(c: Float[Tensor, "B T M"]) -> Float[Tensor, "B T features"]:
-    """What the encoder's network sees: companded coefficients and log magnitudes.
-
-    One MDCT coefficient fluctuates with phase; with its neighbours' difference, which stands in
-    for the missing sine part, it gives a steady magnitude (the pseudo-spectrum of Daudet and
-    Sandler, 2004).
-    """
-    sine = torch.nn.functional.pad(c, (1, 1))
-    sine = sine[..., 2:] - sine[..., :-2]
-    magnitude = (c.square() + sine.square()).clamp(min=1e-10).sqrt()
-    return torch.cat([torch.asinh(c * 30) / 3, torch.log(magnitude + 1e-5) / 3 + 1.5], dim=-1)
-
-
 class LappedEncoder(Encoder):
     """Audio ``[B, 1, N]`` to latents ``[B, D, ceil(N / hop) + 1]``."""
 
@@ -104,10 +91,23 @@ class LappedEncoder(Encoder):
         self.register_buffer("latent_scale", torch.ones(()))
         self.latent_scale: Tensor
 
+    @staticmethod
+    def features(c: Float[Tensor, "B T M"]) -> Float[Tensor, "B T features"]:
+        """What the network sees of the MDCT: companded coefficients and log magnitudes.
+
+        One MDCT coefficient fluctuates with phase; with its neighbours' difference, which stands in
+        for the missing sine part, it gives a steady magnitude (the pseudo-spectrum of Daudet and
+        Sandler, 2004).
+        """
+        sine = torch.nn.functional.pad(c, (1, 1))
+        sine = sine[..., 2:] - sine[..., :-2]
+        magnitude = (c.square() + sine.square()).clamp(min=1e-10).sqrt()
+        return torch.cat([torch.asinh(c * 30) / 3, torch.log(magnitude + 1e-5) / 3 + 1.5], dim=-1)
+
     def forward(self, audio: Float[Tensor, "B 1 N"]) -> Float[Tensor, "B D T"]:
         """Encodes, over the batch's own deviation in training mode, else the running one."""
         c = mdct(audio[:, 0], self.hop_length)
-        z = self.head(self.backbone(_features(c))).float()
+        z = self.head(self.backbone(self.features(c))).float()
         if self.linear is not None:
             # The linear path carries the waveform: bfloat16 would cost it its precision.
             with torch.autocast(c.device.type, enabled=False):
