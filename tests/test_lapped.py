@@ -1,5 +1,6 @@
 import pytest
 import torch
+from models import make_autoencoder
 
 from tokenizer.autoencoders import build_autoencoder
 from tokenizer.autoencoders.lapped import LappedAutoencoder, LappedConfig
@@ -170,3 +171,12 @@ def test_config_round_trip_and_refusals():
         build_autoencoder({"kind": "lapped", **model.to_config(), "bogus": 1})
     with pytest.raises(ValueError, match=r"'nothing'.*lapped"):
         build_autoencoder({"kind": "nothing"})
+
+
+def test_a_bad_batch_does_not_spoil_the_scale_of_latents():
+    encoder = make_autoencoder().encoder.train()
+    before = encoder.latent_scale.clone()
+    encoder(torch.full((1, 1, 800), torch.nan))
+    assert torch.equal(encoder.latent_scale, before)
+    encoder(torch.randn(1, 1, 800))
+    assert not torch.equal(encoder.latent_scale, before)

@@ -117,7 +117,10 @@ class LappedEncoder(Encoder):
             # under.
             scale = z.std().clamp(min=1e-5)
             with torch.no_grad():
-                self.latent_scale.lerp_(scale, 0.01)
+                # A bad batch must not spoil it for good: the loop skips its step.
+                self.latent_scale.lerp_(
+                    torch.where(scale.isfinite(), scale, self.latent_scale), 0.01
+                )
         else:
             scale = self.latent_scale
         return (z / scale).transpose(1, 2)
