@@ -31,6 +31,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+# Options of many quantizers that `latok fit` also takes by themselves.
+_SHORTHANDS = ("standardization", "beam_width", "max_points", "iterations")
+
 
 def _train(options: argparse.Namespace) -> None:
     import torch
@@ -53,36 +56,44 @@ def _train(options: argparse.Namespace) -> None:
     autoencoder = LappedAutoencoder(LappedConfig(**sizes))
     if options.init:
         autoencoder.load_state_dict(load_for_fitting(options.init).autoencoder.state_dict())
-    train_autoencoder(
-        autoencoder,
-        scan(options.audio),
-        options.out,
-        loop=loop,
-        losses=take(ReconstructionConfig, options),
-        augmentation=take(Augmentation, options),
-        adversarial=take(AdversarialConfig, options),
-        pretrained=options.init is not None,
-        num_held_out=options.held_out,
-    )
-    LatentTokenizer.from_autoencoder(autoencoder).save_pretrained(options.out / "model")
-    print(f"Model (not yet quantized): {options.out / 'model'}")
+    settings: dict[str, Any] = {
+        "loop": loop,
+        "losses": take(ReconstructionConfig, options),
+        "augmentation": take(Augmentation, options),
+        "adversarial": take(AdversarialConfig, options),
+        "pretrained": options.init is not None,
+        "num_held_out": options.held_out,
+    }
+    if options.bottleneck is None:
+        train_autoencoder(autoencoder, scan(options.audio), options.out, **settings)
+        LatentTokenizer.from_autoencoder(autoencoder).save_pretrained(options.out / "model")
+        print(f"Model (not yet quantized): {options.out / 'model'}")
+        return
+
+    from tokenizer.bottlenecks import BottleneckConfig
+    from tokenizer.training.end_to_end import train_end_to_end
+
+    settings |= {"kind": options.bottleneck, "config": take(BottleneckConfig, options)}
+    tokenizer = train_end_to_end(autoencoder, scan(options.audio), options.out, **settings)
+    assert tokenizer.quantizer is not None
+    print(tokenizer.quantizer.report.table())
+    tokenizer.save_pretrained(options.out / "model")
+    print(f"Tokenizer: {options.out / 'model'}")
 
 
 def _fit(options: argparse.Namespace) -> None:
+    from tokenizer.comparison.specs import QuantizerSpec, parse_spec
     from tokenizer.data import scan
     from tokenizer.loading import load_for_fitting
-    from tokenizer.quantizers.residual import ResidualVectorQuantizer
     from tokenizer.training.quantizer import FitConfig, fit_quantizer
 
+    spec = parse_spec(options.quantizer)
+    said = {name: getattr(options, name) for name in _SHORTHANDS}
+    said = {name: value for name, value in said.items() if value is not None}
+    spec = QuantizerSpec(spec.kind, {**said, **spec.options})
     tokenizer = load_for_fitting(options.model).to(options.device)
-    quantizer = ResidualVectorQuantizer(
-        tokenizer.latent_dim,
-        options.codebooks,
-        options.codebook_size,
-        standardization=options.standardization,
-        beam_width=options.beam_width,
-        max_points=options.max_points,
-        iterations=options.iterations,
+    quantizer = spec.build(
+        tokenizer.latent_dim, num_codebooks=options.codebooks, codebook_size=options.codebook_size
     )
     fit_quantizer(
         tokenizer,
@@ -90,6 +101,7 @@ def _fit(options: argparse.Namespace) -> None:
         quantizer,
         cache=options.out / "latents.npy",
         config=take(FitConfig, options),
+        checkpoint=options.out / "quantizer.safetensors",
     )
     print(quantizer.report.table())
     tokenizer.save_pretrained(options.out / "model")
@@ -143,6 +155,7 @@ def register(commands: Any, command: str | None) -> None:
     p.add_argument("audio", help="folder of audio, saved dataset, or dataset:NAME")
     if command == "train":
         from tokenizer.autoencoders.lapped import LappedConfig
+        from tokenizer.bottlenecks import BOTTLENECKS, BottleneckConfig
 
         p.add_argument("--init", help="tokenizer of the same sizes to start from")
         p.add_argument("--preset", choices=sorted(PRESETS), default="base", help="default: base")
@@ -154,6 +167,12 @@ def register(commands: Any, command: str | None) -> None:
             else:
                 group.add_argument(name, type=int)
         _training_options(p, learning_rate=1e-3)
+        p.add_argument(
+            "--bottleneck",
+            choices=BOTTLENECKS,
+            help="train a quantizer with the autoencoder (end to end) in place of latent noise",
+        )
+        add_fields(p, BottleneckConfig)
 
     p = commands.add_parser("fit", help="stage 2: fit a quantizer to the latents")
     p.set_defaults(run=_fit)
@@ -163,16 +182,24 @@ def register(commands: Any, command: str | None) -> None:
         from tokenizer.training.quantizer import FitConfig
 
         p.add_argument("--out", type=Path, required=True)
+        p.add_argument(
+            "--quantizer",
+            default="rvq",
+            metavar="KIND[:OPTION=VALUE,...]",
+            help="as for latok compare, e.g. rfsq:levels=[8,5,5,5]; docs/quantizers.md lists them; "
+            "default: rvq",
+        )
         p.add_argument("--codebooks", type=int, default=24, help="default: 24")
         p.add_argument("--codebook-size", type=int, default=1024, help="default: 1024")
-        p.add_argument(
+        group = p.add_argument_group("options of the quantizer (default: its own)")
+        group.add_argument(
             "--standardization",
-            default="none",
             choices=("none", "scalar", "channel", "whiten", "decoder"),
+            help="of rvq",
         )
-        p.add_argument("--beam-width", type=int, default=1, help="default: 1 (greedy)")
-        p.add_argument("--max-points", type=int, default=200_000, help="latents held in memory")
-        p.add_argument("--iterations", type=int, default=12, help="of k-means, per stage")
+        group.add_argument("--beam-width", type=int, help="hypotheses kept; 1 is greedy")
+        group.add_argument("--max-points", type=int, help="latents held in memory")
+        group.add_argument("--iterations", type=int, help="of k-means, per codebook")
         add_device(p)
         add_fields(p, FitConfig)
 

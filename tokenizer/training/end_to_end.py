@@ -1,0 +1,222 @@
+"""End-to-end baselines: quantizer and autoencoder trained together, on stage 1's budget."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tokenizer.autoencoders.lapped import LappedAutoencoder
+from tokenizer.bottlenecks import (
+    Bottleneck,
+    BottleneckConfig,
+    make_bottleneck,
+    make_quantizer,
+)
+from tokenizer.data import Augmentation, Clip, CropDataset, crop_datasets
+from tokenizer.losses import waveform_distortion
+from tokenizer.model import LatentTokenizer
+from tokenizer.quantizers.base import Quantizer
+from tokenizer.quantizers.sources import TensorSource
+from tokenizer.training.adversarial import AdversarialConfig, Adversary, make_adversary
+from tokenizer.training.autoencoder import (
+    AutoencoderTask,
+    ReconstructionConfig,
+    mdct_covariance,
+    reconstruction_losses,
+)
+from tokenizer.training.loop import LoopConfig, num_processes, run
+from tokenizer.training.quantizer import FitConfig, cache_latents, latent_statistics
+
+# Latents that the quantizer is fitted to before training, and measured on afterwards.
+_INITIAL_FRAMES = 20_000
+_MEASURED_FRAMES = 200_000
+
+
+class QuantizedAutoencoder(nn.Module):
+    """Encoder, bottleneck, decoder."""
+
+    def __init__(self, encoder: nn.Module, bottleneck: Bottleneck, decoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.bottleneck, self.decoder = encoder, bottleneck, decoder
+
+    def forward(
+        self, audio: Float[Tensor, "B C N"], counts: Int[Tensor, " B"], seed: int = 0
+    ) -> tuple[Float[Tensor, "B C N2"], Float[Tensor, ""]]:
+        """Audio from each item's first ``counts`` codebooks, and the commitment loss."""
+        quantized = self.bottleneck(self.encoder(audio), counts, seed)
+        return self.decoder(quantized.latents, quantized.noise_level), quantized.commitment
+
+
+class EndToEndTask(AutoencoderTask):
+    """Stage 1 with a bottleneck in place of the noise."""
+
+    def __init__(
+        self,
+        autoencoder: LappedAutoencoder,
+        bottleneck: Bottleneck,
+        train: CropDataset,
+        held_out: CropDataset,
+        losses: ReconstructionConfig,
+        config: BottleneckConfig,
+        loop: LoopConfig,
+        adversary: Adversary | None = None,
+    ) -> None:
+        super().__init__(autoencoder, train, held_out, losses, loop, adversary)
+        self.bottleneck, self.bottleneck_config = bottleneck, config
+        self.module = QuantizedAutoencoder(autoencoder.encoder, bottleneck, autoencoder.decoder)
+
+    def losses(
+        self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Losses of a batch, each item coded with its own number of codebooks."""
+        audio, gain = batch["audio"], batch["gain"][:, None, None]
+        draw = torch.rand(len(audio), generator=generator)
+        counts = self.bottleneck_config.counts(draw).to(audio.device)
+        seed = int(torch.randint(2**31, (), generator=generator))
+        estimate, commitment = module(audio / gain, counts, seed)
+        estimate = estimate[..., : audio.shape[-1]].float()
+        losses = reconstruction_losses(estimate * gain, audio, self.mel, self.config, generator)
+        if self.adversary is not None:
+            losses = self.adversary.add(losses, estimate, audio / gain)
+        # Last, as the adversary keeps only the gradient that goes through the estimate.
+        total = losses["loss"] + self.bottleneck_config.commitment_weight * commitment
+        perplexity = self.bottleneck.perplexity()
+        return losses | {
+            "loss": total,
+            "commitment": commitment,
+            "perplexity": perplexity.mean(),
+            "least_perplexity": perplexity.min(),
+        }
+
+    @torch.inference_mode()
+    def validate(self) -> dict[str, float]:
+        """Mel distance and SNR on held-out crops, at 1/8, 5/12, 2/3 and all of the codebooks."""
+        total = self.bottleneck_config.codebooks
+        numbers = sorted({max(1, round(total * share)) for share in (0.125, 0.4167, 0.6667, 1)})
+        sums: dict[str, float] = {}
+        device = next(self.module.parameters()).device
+        for index in range(len(self.held_out)):
+            item = {name: value.to(device)[None] for name, value in self.held_out[index].items()}
+            audio, gain = item["audio"], item["gain"][:, None, None]
+            for n in numbers:
+                estimate, _ = self.module(audio / gain, torch.tensor([n], device=device))
+                estimate = estimate[..., : audio.shape[-1]] * gain
+                mel, snr = self.mel(estimate, audio), -10 * waveform_distortion(estimate, audio)
+                sums[f"mel_{n}"] = sums.get(f"mel_{n}", 0.0) + float(mel)
+                sums[f"snr_{n}"] = sums.get(f"snr_{n}", 0.0) + float(snr)
+        return {name: value / len(self.held_out) for name, value in sums.items()}
+
+
+@torch.no_grad()
+def crop_latents(
+    autoencoder: LappedAutoencoder, crops: CropDataset, num_frames: int
+) -> TensorSource:
+    """Latents of the first crops, at least so many frames of them."""
+    autoencoder.encoder.eval()
+    latents: list[Tensor] = []
+    for index in range(-(-num_frames // autoencoder.num_frames(crops.crop_length))):
+        item = crops[index]
+        latents.append(autoencoder.encoder(item["audio"][None] / item["gain"])[0].T)
+    return TensorSource(torch.cat(latents))
+
+
+def train_end_to_end(
+    autoencoder: LappedAutoencoder,
+    clips: list[Clip],
+    out: Path,
+    *,
+    kind: str,
+    config: BottleneckConfig,
+    loop: LoopConfig,
+    losses: ReconstructionConfig,
+    augmentation: Augmentation,
+    adversarial: AdversarialConfig | None = None,
+    pretrained: bool = False,
+    num_held_out: int = 16,
+    progress: bool = True,
+) -> LatentTokenizer:
+    """Trains autoencoder and quantizer together; resumes from ``out`` if it holds a checkpoint.
+
+    Crops, losses, optimizer and schedule are those of `train_autoencoder` with the same arguments;
+    only the bottleneck stands where the noise was.
+
+    Args:
+        autoencoder: The model to train, in place.
+        clips: Training audio.
+        out: Folder of the run.
+        kind: "rvq", "factorized" or "rfsq".
+        config: Sizes of the quantizer, and how it is trained.
+        loop: Steps, batches, learning rate.
+        losses: Weights; the latent noise is not used.
+        augmentation: Of the crops.
+        adversarial: Weights of the adversarial losses; None trains without discriminators.
+        pretrained: Whether the autoencoder is trained already; the linear path of a new one is
+            initialised here.
+        num_held_out: Files kept for validation.
+        progress: Whether to show bars.
+
+    Returns:
+        A tokenizer with the trained quantizer, measured on the clips. Its continuous decoder is the
+        one that was trained on codes; there is no other.
+    """
+    train, held_out = crop_datasets(
+        clips,
+        sampling_rate=autoencoder.sampling_rate,
+        crop_seconds=loop.crop_seconds,
+        augmentation=augmentation,
+        seed=loop.seed,
+        length=loop.steps * loop.batch_size * num_processes(),
+        num_held_out=num_held_out,
+    )
+    quantizer = make_quantizer(kind, autoencoder.latent_dim, config)
+    if not (out / "checkpoint").exists():
+        if not pretrained:
+            autoencoder.initialize(mdct_covariance(train, autoencoder.hop_length, 400))
+        source = crop_latents(autoencoder, train, _INITIAL_FRAMES)
+        generator = torch.Generator().manual_seed(loop.seed)
+        quantizer.fit(source, generator=generator, progress=progress)
+    bottleneck = make_bottleneck(
+        quantizer,
+        config,
+        frames=loop.batch_size * num_processes() * autoencoder.num_frames(train.crop_length),
+        synchronize=num_processes() > 1,
+    )
+    adversary = make_adversary(adversarial, loop.mixed_precision, loop.seed)
+    task = EndToEndTask(autoencoder, bottleneck, train, held_out, losses, config, loop, adversary)
+    description = {
+        "autoencoder": autoencoder.to_config(),
+        "bottleneck": {"kind": kind, **asdict(config)},
+        "losses": asdict(losses),
+        "adversarial": None if adversary is None else asdict(adversary.config),
+        "augmentation": asdict(augmentation),
+        "clips": len(clips),
+    }
+    run(task, loop, out, description=description, adversary=adversary, progress=progress)
+    bottleneck.write_to(quantizer)
+    return _measured(autoencoder, quantizer, clips, out, loop.seed, progress)
+
+
+def _measured(
+    autoencoder: LappedAutoencoder,
+    quantizer: Quantizer,
+    clips: list[Clip],
+    out: Path,
+    seed: int,
+    progress: bool,
+) -> LatentTokenizer:
+    """The finished tokenizer, with the statistics that `fit_quantizer` would give it."""
+    tokenizer = LatentTokenizer.from_autoencoder(autoencoder)
+    tokenizer.to(next(autoencoder.parameters()).device)  # pyright: ignore[reportArgumentType]
+    with tempfile.TemporaryDirectory(dir=out, prefix=".latents-") as folder:
+        fit = FitConfig(max_frames=_MEASURED_FRAMES, seed=seed)
+        source = cache_latents(tokenizer, clips, Path(folder) / "latents.npy", fit)
+        mean, std = latent_statistics(source)
+        quantizer.measure(source, progress=progress)
+    tokenizer.latents_mean.copy_(mean)
+    tokenizer.latents_std.copy_(std)
+    return tokenizer.set_quantizer(quantizer)
