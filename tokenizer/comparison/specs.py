@@ -1,0 +1,228 @@
+"""Which quantizers to compare: a short form for the command line, and files for long lists."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import math
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tokenizer.quantizers import QUANTIZERS
+from tokenizer.quantizers.base import Quantizer
+
+# What every quantizer is given by the comparison, not by its specification.
+_GIVEN = ("self", "dim")
+# Of the specification itself, not of the quantizer.
+_OWN = ("kind", "name", "per_rate")
+
+# The first codebooks of these are far from the best that so few codebooks could be: a fair
+# comparison gives every rate a quantizer of its own.
+FITTED_PER_RATE = ("pq", "opq", "lsq")
+
+
+@dataclass(frozen=True)
+class QuantizerSpec:
+    """A quantizer to be fitted.
+
+    Attributes:
+        kind: Its name in `tokenizer.quantizers.QUANTIZERS`.
+        options: Arguments of its constructor, as JSON values.
+        name: How tables call it. Default: the short form of the above.
+        per_rate: Whether each rate gets a quantizer fitted for it alone. Default: for the kinds in
+            `FITTED_PER_RATE`.
+    """
+
+    kind: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+    per_rate: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in QUANTIZERS:
+            raise ValueError(f"Unknown quantizer {self.kind!r}; known: {', '.join(QUANTIZERS)}.")
+        known = self._parameters()
+        unknown = sorted(set(self.options) - set(known))
+        if unknown:
+            raise ValueError(
+                f"The quantizer {self.kind} has no option {unknown[0]!r}; it has "
+                f"{', '.join(known)}."
+            )
+        object.__setattr__(self, "name", self.name or self._short_form())
+        if self.per_rate is None:
+            object.__setattr__(self, "per_rate", self.kind in FITTED_PER_RATE)
+
+    def _parameters(self) -> list[str]:
+        signature = inspect.signature(QUANTIZERS[self.kind].__init__)
+        return [name for name in signature.parameters if name not in _GIVEN]
+
+    def _short_form(self) -> str:
+        options = (
+            f"{k}={v if isinstance(v, str) else json.dumps(v, separators=(',', ':'))}"
+            for k, v in self.options.items()
+        )
+        return ":".join(filter(None, (self.kind, ",".join(options))))
+
+    @property
+    def folder(self) -> str:
+        """A name for files: readable, and different for different quantizers."""
+        identity = json.dumps([self.kind, self.options, self.per_rate], sort_keys=True)
+        readable = re.sub(r"[^A-Za-z0-9]+", "-", self.name).strip("-").lower()[:40]
+        return f"{readable}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+
+    def build(self, dim: int, **given: Any) -> Quantizer:
+        """An unfitted quantizer.
+
+        Args:
+            dim: D.
+            given: Used where the constructor takes such an argument and the options do not say it.
+
+        Raises:
+            ValueError: If the constructor refuses the options.
+        """
+        known = self._parameters()
+        extra = {k: v for k, v in given.items() if k in known and k not in self.options}
+        try:
+            return QUANTIZERS[self.kind](dim, **extra, **self.options)  # pyright: ignore
+        except (TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"Cannot build the quantizer {self.name!r}: {reason}") from error
+
+    def plan(
+        self, dim: int, bits_per_frame: Sequence[float | int], codebook_size: int
+    ) -> dict[int, list[int]]:
+        """What must be fitted to serve some rates.
+
+        Args:
+            dim: D.
+            bits_per_frame: Budgets.
+            codebook_size: Entries of a codebook, where the options do not say it.
+
+        Returns:
+            For each quantizer to fit, its number of codebooks: the numbers of codebooks to measure
+            it with, most first. Each is the most that fits into a budget. Numbers that the
+            quantizer refuses, because the latents have too few dimensions for them, are left out.
+
+        Raises:
+            ValueError: If no budget has room for one codebook, or the options are refused.
+        """
+        one = self.build(dim, num_codebooks=1, codebook_size=codebook_size)
+        fixed = "num_codebooks" in self.options or "num_codebooks" not in self._parameters()
+        sizes = one.codebook_sizes if fixed else one.codebook_sizes[:1] * 4096
+        counts = sorted({codebooks_within(sizes, budget) for budget in bits_per_frame} - {0})
+        if not counts:
+            raise ValueError(
+                f"The quantizer {self.name!r} needs {bits(sizes[:1]):.2f} bits a frame for one "
+                f"codebook; the largest rate asked for has {max(bits_per_frame):.2f}."
+            )
+        counts.reverse()
+        while len(counts) > 1 and not fixed:
+            try:
+                self.build(dim, num_codebooks=counts[0], codebook_size=codebook_size)
+                break
+            except ValueError:
+                del counts[0]
+        if self.per_rate and not fixed:
+            return {n: [n] for n in counts}
+        return {len(sizes) if fixed else counts[0]: counts}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"kind": self.kind, "name": self.name, "per_rate": self.per_rate, **self.options}
+
+
+def bits(codebook_sizes: Sequence[int]) -> float:
+    """Bits of one code from each codebook, without entropy coding."""
+    return sum(math.log2(size) for size in codebook_sizes)
+
+
+def codebooks_within(codebook_sizes: Sequence[int], budget: float | int) -> int:
+    """The most codebooks, from the first on, whose codes fit into ``budget`` bits."""
+    total, count = 0.0, 0
+    for size in codebook_sizes:
+        total += bits((size,))
+        if total > budget + 1e-6:
+            break
+        count += 1
+    return count
+
+
+def parse_spec(text: str) -> QuantizerSpec:
+    """Reads ``KIND`` or ``KIND:OPTION=VALUE,...``, e.g. ``rvq:standardization=channel``.
+
+    Values are JSON where they can be read so (``4``, ``true``, ``[8,5,5,5]``) and strings
+    otherwise; ``name=`` and ``per_rate=`` are the specification's own.
+    """
+    kind, _, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for part in re.split(r",(?![^\[]*\])", rest) if rest else []:
+        key, equals, value = part.partition("=")
+        if not equals or not key.strip() or not value.strip():
+            raise ValueError(
+                f"Cannot read {part!r} in the quantizer {text!r}; write KIND:OPTION=VALUE,..., "
+                "e.g. rvq:standardization=channel,beam_width=4."
+            )
+        if key.strip() in options:
+            raise ValueError(f"The quantizer {text!r} says {key.strip()} twice.")
+        options[key.strip()] = _value(value.strip())
+    return _from_mapping({"kind": kind.strip(), **options}, repr(text))
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _from_mapping(values: Any, where: str) -> QuantizerSpec:
+    if isinstance(values, str):
+        return parse_spec(values)
+    if not isinstance(values, Mapping) or not isinstance(values.get("kind"), str):
+        raise ValueError(
+            f"{where} is no quantizer: expected an object with a 'kind', got {values}."
+        )
+    name, per_rate = values.get("name", ""), values.get("per_rate")
+    if not isinstance(name, str) or not (per_rate is None or isinstance(per_rate, bool)):
+        raise ValueError(f"{where}: 'name' must be text, and 'per_rate' true or false.")
+    options = {k: v for k, v in values.items() if k not in _OWN}
+    return QuantizerSpec(values["kind"], options, name, per_rate)
+
+
+def read_specs(arguments: Iterable[str]) -> list[QuantizerSpec]:
+    """Quantizers from short forms and from JSON or TOML files of them.
+
+    A file holds ``{"quantizers": [...]}`` (in JSON, the list alone will do) of objects ``{"kind":
+    ..., "name": ..., OPTION: VALUE, ...}`` or short forms.
+
+    Raises:
+        FileNotFoundError: If a named file is not there.
+        ValueError: If something cannot be read, is unknown, or is named twice.
+    """
+    specs: list[QuantizerSpec] = []
+    for argument in arguments:
+        path = Path(argument)
+        if path.suffix.lower() not in (".json", ".toml"):
+            specs.append(parse_spec(argument))
+            continue
+        if not path.is_file():
+            raise FileNotFoundError(f"No file of quantizers at {path}.")
+        try:
+            text = path.read_text(encoding="utf-8")
+            found = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+        except ValueError as error:
+            raise ValueError(f"Cannot read {path}: {error}.") from None
+        entries = found.get("quantizers") if isinstance(found, dict) else found
+        if not isinstance(entries, list) or not entries:
+            raise ValueError(f"{path} holds no list 'quantizers'.")
+        specs += [_from_mapping(entry, f"Entry {i} of {path}") for i, entry in enumerate(entries)]
+    names = [spec.name for spec in specs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"Two quantizers are called {twice[0]!r}: give one a name=.")
+    return specs
