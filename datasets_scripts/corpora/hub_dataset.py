@@ -1,0 +1,259 @@
+"""Any dataset that `datasets` loads: by its name on the hub, or from a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from datasets_scripts.corpora.audiofolder import CAPTION_COLUMNS
+from datasets_scripts.corpora.listing import not_text
+from datasets_scripts.corpora.tables import as_row, pick
+from datasets_scripts.corpora.tree import is_address
+from datasets_scripts.corpus import AudioBytes, Clip, ClipAudio, CorpusInfo, Missing, RemoteFile
+from datasets_scripts.download import locate
+
+INFO = CorpusInfo(
+    name="hub_dataset",
+    title="A dataset of the Hugging Face hub",
+    homepage="https://huggingface.co/datasets",
+    licence="as its card says",
+    label_kind="the column label",
+    caption_kind=f"the first of the columns {', '.join(CAPTION_COLUMNS)}",
+    options={
+        "config": "name of the dataset's configuration",
+        "revision": "commit, branch or tag; give a commit to get the same rows for ever",
+        "streaming": "true: read it over the network, without a copy; default: false",
+        "audio_column": "default: the first column of audio",
+        "label_column": "default: label",
+        "caption_column": f"default: {', '.join(CAPTION_COLUMNS)}",
+        "id_column": "default: the number of the row",
+    },
+)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    audio: str
+    label: str
+    captions: tuple[str, ...]
+    id: str | None
+
+
+def describe(
+    root: str | Path,
+    config: str | None = None,
+    revision: str | None = None,
+    **_: str,
+) -> CorpusInfo:
+    """See `Corpus.describe`; title, licence and citation are the dataset's own."""
+    saved = _saved(root)
+    if saved is not None:
+        first = next(iter(saved.values()))
+        return _info(root, tuple(saved), first.info)
+    datasets = _datasets()
+    builder = datasets.load_dataset_builder(str(root), config, revision=revision)
+    splits = datasets.get_dataset_split_names(str(root), config, revision=revision)
+    return _info(root, tuple(splits), builder.info)
+
+
+def download(
+    root: str | Path,
+    splits: Sequence[str] | None = None,
+    *,
+    progress: bool = False,  # noqa: ARG001
+    **options: str,
+) -> Path:
+    """See `Corpus.download`; `datasets` fetches, and keeps, what it reads."""
+    return locate(root, splits, partial(describe, **options))
+
+
+def prepare(
+    root: str | Path,
+    split: str,
+    config: str | None = None,
+    revision: str | None = None,
+    streaming: str = "false",
+    audio_column: str | None = None,
+    label_column: str = "label",
+    caption_column: str | None = None,
+    id_column: str | None = None,
+) -> Iterator[Clip | Missing]:
+    """See `Corpus.prepare`.
+
+    Args:
+        root: Name of a dataset on the hub, a folder that `datasets.load_dataset` takes, or one that
+            ``save_to_disk`` has written.
+        split: One of its splits.
+        config: As the other arguments, see `INFO`.
+        revision: As above.
+        streaming: As above.
+        audio_column: As above.
+        label_column: As above.
+        caption_column: As above.
+        id_column: As above.
+    """
+    if streaming not in ("true", "false"):
+        raise ValueError(f"streaming={streaming!r}; expected true or false.")
+    saved = _saved(root)
+    if saved is not None:
+        replace(INFO, title=str(root), splits=tuple(saved)).check_split(split)
+        dataset = saved[split]
+    else:
+        datasets = _datasets()
+        splits = datasets.get_dataset_split_names(str(root), config, revision=revision)
+        replace(INFO, title=str(root), splits=tuple(splits)).check_split(split)
+        dataset = _load(str(root), config, split, revision, streaming=streaming == "true")
+    captions = CAPTION_COLUMNS if caption_column is None else (caption_column,)
+    columns = _Columns(_audio_column(dataset, audio_column), label_column, captions, id_column)
+    _check_columns(dataset, [name for name in (caption_column, id_column) if name is not None])
+    return _clips(dataset, columns)
+
+
+def _datasets() -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise ImportError(
+            'hub_dataset needs `datasets`: pip install "latent-tokenizer[datasets]".'
+        ) from None
+    return datasets
+
+
+def _load(
+    name: str, config: str | None, split: str, revision: str | None, *, streaming: bool
+) -> Any:
+    datasets = _datasets()
+    try:
+        return datasets.load_dataset(
+            name, config, split=split, revision=revision, streaming=streaming
+        )
+    except datasets.exceptions.DatasetGenerationError as error:
+        if isinstance(error.__cause__, ImportError):
+            raise ImportError(
+                f"`datasets` cannot store {name}: {error.__cause__} Or use the option"
+                " streaming=true."
+            ) from error
+        raise
+
+
+def _encoded(dataset: Any, column: str) -> Any:
+    """The dataset with audio as it is: to decode it would need torchcodec, and mix channels."""
+    datasets = _datasets()
+    if isinstance(dataset, datasets.Dataset):
+        return dataset.cast_column(column, datasets.Audio(decode=False))
+
+    class Encoded(datasets.Audio):
+        """Audio whose encoding does not import torchcodec, which paths and bytes do not need."""
+
+        def encode_example(self, value: Any) -> dict[str, Any]:
+            if isinstance(value, (str, Path)):
+                return {"bytes": None, "path": str(value)}
+            if isinstance(value, bytes):
+                return {"bytes": value, "path": None}
+            return {"bytes": value.get("bytes"), "path": value.get("path")}
+
+    return dataset.cast_column(column, Encoded(decode=False))
+
+
+def _saved(root: str | Path) -> dict[str, Any] | None:
+    """The splits of a folder that ``save_to_disk`` has written; None for anything else."""
+    folder = Path(root)
+    if not any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        return None
+    found = _datasets().load_from_disk(str(folder))
+    return dict(found) if isinstance(found, dict) else {str(found.split or "train"): found}
+
+
+def _info(root: str | Path, splits: tuple[str, ...], info: Any) -> CorpusInfo:
+    name = str(root)
+    on_hub = not Path(name).exists()
+    return replace(
+        INFO,
+        title=name if on_hub else Path(name).name,
+        homepage=info.homepage or (f"{INFO.homepage}/{name}" if on_hub else INFO.homepage),
+        licence=info.license or INFO.licence,
+        citation=info.citation or "",
+        splits=splits,
+    )
+
+
+def _audio_column(dataset: Any, asked: str | None) -> str:
+    if asked is not None:
+        _check_columns(dataset, [asked])
+        return asked
+    features = dataset.features or {}
+    found = [name for name, kind in features.items() if type(kind).__name__ == "Audio"]
+    if not found and "audio" in (dataset.column_names or []):
+        found = ["audio"]
+    if not found:
+        raise ValueError(
+            f"The dataset has no column of audio, only {dataset.column_names}: use the option"
+            " audio_column."
+        )
+    return found[0]
+
+
+def _check_columns(dataset: Any, names: list[str]) -> None:
+    for name in names:
+        if name not in (dataset.column_names or [name]):
+            raise ValueError(f"The dataset has no column {name!r}, only {dataset.column_names}.")
+
+
+def _clips(dataset: Any, columns: _Columns) -> Iterator[Clip | Missing]:
+    datasets = _datasets()
+    dataset = _encoded(dataset, columns.audio)
+    features = dataset.features or {}
+    # Pictures, videos and arrays are no metadata.
+    kept = [name for name, kind in features.items() if _is_plain(kind, datasets)]
+    if features:
+        dataset = dataset.select_columns([columns.audio, *kept])
+    seen = set[str]()
+    for number, values in enumerate(dataset):
+        audio = values.pop(columns.audio)
+        row = as_row({name: _named(value, features.get(name)) for name, value in values.items()})
+        clip_id = f"{number:09d}" if columns.id is None else row.get(columns.id, "")
+        if columns.id is not None:
+            if not clip_id or clip_id in seen:
+                problem = "a second time" if clip_id else "empty"
+                yield Missing(f"{number:09d}", f"its {columns.id} {clip_id!r} is there {problem}")
+                continue
+            seen.add(clip_id)
+        content = _content(audio, clip_id)
+        if content is None:
+            yield Missing(clip_id, f"row {number} has no audio")
+            continue
+        caption = next((name for name in columns.captions if row.get(name)), None)
+        used = {caption, columns.label, columns.id}
+        yield not_text(clip_id) or Clip(
+            clip_id,
+            content,
+            label=pick(row, (columns.label,)),
+            caption=None if caption is None else row[caption],
+            metadata={name: value for name, value in row.items() if name not in used},
+        )
+
+
+def _is_plain(kind: Any, datasets: Any) -> bool:
+    if isinstance(kind, datasets.Value):
+        return "binary" not in kind.dtype
+    return isinstance(kind, datasets.ClassLabel)
+
+
+def _named(value: Any, kind: Any) -> Any:
+    """The name of a class instead of its number; -1 stands for none."""
+    if type(kind).__name__ != "ClassLabel" or not isinstance(value, int):
+        return value
+    return kind.int2str(value) if value >= 0 else None
+
+
+def _content(audio: Any, clip_id: str) -> ClipAudio | None:
+    audio = audio or {}
+    path = audio.get("path")
+    if audio.get("bytes") is not None:
+        return AudioBytes(audio["bytes"], str(path or clip_id))
+    if not path:
+        return None
+    return RemoteFile(path) if is_address(path) else Path(path)

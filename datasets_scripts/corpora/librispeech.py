@@ -1,0 +1,129 @@
+"""LibriSpeech: 1,000 hours of read English (audiobooks), with transcripts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from datasets_scripts.corpora.listing import Listing
+from datasets_scripts.corpora.tree import Tree, find_tree
+from datasets_scripts.corpus import Clip, CorpusInfo, Download, Missing
+from datasets_scripts.download import locate_or_download
+
+# https://www.openslr.org/resources/12/md5sum.txt
+_MD5 = {
+    "dev-clean": "42e2234ba48799c1f50f24a7926300a1",
+    "dev-other": "c8d0bcc9cca99d4f8b62fcc847357931",
+    "test-clean": "32fa31d27d2e1cad72775fee3f4849a9",
+    "test-other": "fb5a50374b501bb3bac4815ee91d3135",
+    "train-clean-100": "2a93770f6d5c6c964bc36631d331a522",
+    "train-clean-360": "c0e676e450a7ff2f54aeade5171606fa",
+    "train-other-500": "d1a0fd59409feb2c614ce4d30c387708",
+}
+
+INFO = CorpusInfo(
+    name="librispeech",
+    title="LibriSpeech",
+    homepage="https://www.openslr.org/12",
+    licence="CC BY 4.0",
+    citation="""@inproceedings{panayotov2015librispeech,
+  title = {Librispeech: An {ASR} corpus based on public domain audio books},
+  author = {Panayotov, Vassil and Chen, Guoguo and Povey, Daniel and Khudanpur, Sanjeev},
+  booktitle = {2015 IEEE International Conference on Acoustics, Speech and Signal Processing},
+  pages = {5206--5210},
+  year = {2015},
+  doi = {10.1109/ICASSP.2015.7178964},
+}""",
+    splits=tuple(_MD5),
+    label_kind="speaker",
+    caption_kind="transcript, in capitals",
+    sampling_rate=16_000,
+    downloads=tuple(
+        Download(
+            f"https://www.openslr.org/resources/12/{split}.tar.gz",
+            f"{split}.tar.gz",
+            (split,),
+            f"md5:{md5}",
+        )
+        for split, md5 in _MD5.items()
+    ),
+)
+_SPEAKERS = "SPEAKERS.TXT"
+
+
+def describe(root: str | Path) -> CorpusInfo:
+    """See `Corpus.describe`."""
+    tree = _find(root)
+    return replace(INFO, splits=tuple(split for split in INFO.splits if tree.is_folder(split)))
+
+
+def download(
+    root: str | Path, splits: Sequence[str] | None = None, *, progress: bool = False, **options: str
+) -> Path:
+    """See `Corpus.download`."""
+    return locate_or_download(INFO, root, splits, partial(describe, **options), progress=progress)
+
+
+def prepare(root: str | Path, split: str) -> Iterator[Clip | Missing]:
+    """See `Corpus.prepare`; expects ``SPLIT/SPEAKER/CHAPTER/*.flac`` and transcripts."""
+    INFO.check_split(split)
+    tree = _find(root)
+    if not tree.is_folder(split):
+        raise FileNotFoundError(f"{tree} has no folder {split}: download that split first.")
+    return _clips(tree, split)
+
+
+def _find(root: str | Path) -> Tree:
+    return find_tree(root, INFO, INFO.splits, ("LibriSpeech",))
+
+
+def _clips(tree: Tree, split: str) -> Iterator[Clip | Missing]:
+    listing = Listing(tree)
+    sexes = _sexes(tree)
+    for speaker in tree.list(split)[0]:
+        for chapter in tree.list(f"{split}/{speaker}")[0]:
+            folder = f"{split}/{speaker}/{chapter}"
+            transcript = f"{folder}/{speaker}-{chapter}.trans.txt"
+            texts = _texts(tree, transcript) if tree.has(transcript) else {}
+            files = {name[:-5] for name in tree.list(folder)[1] if name.endswith(".flac")}
+            metadata = {"speaker": speaker, "chapter": chapter}
+            if speaker in sexes:
+                metadata["sex"] = sexes[speaker]
+            for name in sorted(files | texts.keys()):
+                if name not in texts:
+                    yield Missing(name, f"{transcript} has no line for it")
+                    continue
+                yield listing.clip(
+                    name,
+                    f"{folder}/{name}.flac",
+                    transcript,
+                    label=speaker,
+                    caption=texts[name],
+                    metadata=metadata,
+                )
+
+
+def _texts(tree: Tree, name: str) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for number, line in enumerate(tree.lines(name), start=1):
+        utterance, _, text = line.strip().partition(" ")
+        if not utterance:
+            continue
+        if utterance.count("-") != 2 or not text or utterance in texts:
+            raise ValueError(
+                f"{tree.path(name)}, line {number}: expected an utterance that was not there before"
+                f" and its text, not {line.strip()[:60]!r}."
+            )
+        texts[utterance] = text
+    return texts
+
+
+def _sexes(tree: Tree) -> dict[str, str]:
+    # "14   | F | train-clean-360  | 25.03 | Kristin LeMoine". Copies of single splits often come
+    # without this file.
+    if not tree.has(_SPEAKERS):
+        return {}
+    lines = [line.split("|") for line in tree.lines(_SPEAKERS) if not line.startswith(";")]
+    return {cells[0].strip(): cells[1].strip() for cells in lines if len(cells) >= 5}

@@ -1,0 +1,105 @@
+"""MusicCaps: musicians' captions of 10 s of music; the audio is the user's to collect.
+
+Any table with its columns ``ytid``, ``start_s``, ``end_s`` and ``caption`` can be read so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from datasets_scripts.corpora.tables import Row, read_csv, without_empty
+from datasets_scripts.corpora.tree import Tree, checked_name, find_tree
+from datasets_scripts.corpora.videos import OPTIONS, Videos, check_video, find_videos, seconds
+from datasets_scripts.corpus import Clip, CorpusInfo, Download, Missing
+from datasets_scripts.download import locate_or_download
+
+_TABLE = "musiccaps-public.csv"
+
+INFO = CorpusInfo(
+    name="musiccaps",
+    title="MusicCaps",
+    homepage="https://www.kaggle.com/datasets/googleai/musiccaps",
+    licence="captions CC BY-SA 4.0; the audio belongs to the authors of the videos",
+    citation="""@misc{agostinelli2023musiclm,
+  title = {{MusicLM}: Generating Music From Text},
+  author = {Agostinelli, Andrea and Denk, Timo I. and Borsos, Zal{\\'a}n and Engel, Jesse and
+    Verzetti, Mauro and Caillon, Antoine and Huang, Qingqing and Jansen, Aren and Roberts, Adam and
+    Tagliasacchi, Marco and Sharifi, Matt and Zeghidour, Neil and Frank, Christian},
+  year = {2023},
+  eprint = {2301.11325},
+  archiveprefix = {arXiv},
+}""",
+    splits=("train", "eval"),
+    caption_kind="description in sentences; a list of aspects is in the metadata",
+    downloads=(
+        Download(f"https://huggingface.co/datasets/google/MusicCaps/resolve/main/{_TABLE}", _TABLE),
+    ),
+    options=OPTIONS | {"table": f"name of the table in the folder; default: {_TABLE}"},
+)
+_NEEDED = ("ytid", "start_s", "end_s", "caption")
+_ABOUT = ("aspect_list", "audioset_positive_labels", "author_id", "is_balanced_subset")
+
+
+def describe(root: str | Path, table: str = _TABLE, **_: str) -> CorpusInfo:
+    """See `Corpus.describe`."""
+    tree = _find(root, table)
+    first = next(read_csv(tree, table, _NEEDED), ("", {}))[1]
+    return INFO if "is_audioset_eval" in first else replace(INFO, splits=("train",))
+
+
+def download(
+    root: str | Path, splits: Sequence[str] | None = None, *, progress: bool = False, **options: str
+) -> Path:
+    """See `Corpus.download`; fetches the captions, for there is no address of the audio."""
+    return locate_or_download(INFO, root, splits, partial(describe, **options), progress=progress)
+
+
+def prepare(
+    root: str | Path,
+    split: str,
+    audio: str | None = None,
+    files: str = "cut",
+    table: str = _TABLE,
+) -> Iterator[Clip | Missing]:
+    """See `Corpus.prepare`; expects the table, and audio named after the videos (`Videos`).
+
+    The split "eval" is that of AudioSet (``is_audioset_eval``); without this column all is "train".
+    """
+    INFO.check_split(split)
+    tree = _find(root, table)
+    return _clips(tree, table, split, find_videos(tree, audio, files))
+
+
+def _find(root: str | Path, table: str) -> Tree:
+    return find_tree(root, INFO, checked_name(table, "The option table"), ("musiccaps",))
+
+
+def _clips(tree: Tree, table: str, split: str, videos: Videos) -> Iterator[Clip | Missing]:
+    seen = set()
+    for where, row in read_csv(tree, table, _NEEDED):
+        if _split(row, f"{tree}/{where}") != split:
+            continue
+        video = check_video(row["ytid"], f"{tree}/{where}")
+        start, end = (seconds(row[name], f"{tree}/{where}") for name in ("start_s", "end_s"))
+        if end <= start:
+            raise ValueError(f"{tree}/{where}: the clip ends at {end:g} s, before it begins.")
+        clip_id = f"{video}_{start:g}"
+        if clip_id in seen:
+            yield Missing(clip_id, f"{where} lists it a second time")
+            continue
+        seen.add(clip_id)
+        about = without_empty({name: row.get(name, "") for name in _ABOUT})
+        metadata = {"youtube_id": video, "start_s": f"{start:g}", "end_s": f"{end:g}"} | about
+        yield videos.clip(
+            clip_id, video, start, end, split, caption=row["caption"], metadata=metadata
+        )
+
+
+def _split(row: Row, where: str) -> str:
+    value = row.get("is_audioset_eval", "False").lower()
+    if value not in ("true", "false", "1", "0"):
+        raise ValueError(f"{where}: is_audioset_eval is {value!r}, neither True nor False.")
+    return "eval" if value in ("true", "1") else "train"

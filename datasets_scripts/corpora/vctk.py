@@ -1,0 +1,106 @@
+"""VCTK 0.92: 110 English speakers of many accents, about 400 sentences each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from datasets_scripts.corpora.listing import Listing
+from datasets_scripts.corpora.tree import Tree, find_tree
+from datasets_scripts.corpus import Clip, CorpusInfo, Download, Missing
+from datasets_scripts.download import locate_or_download
+
+INFO = CorpusInfo(
+    name="vctk",
+    title="CSTR VCTK Corpus 0.92",
+    homepage="https://datashare.ed.ac.uk/handle/10283/3443",
+    licence="CC BY 4.0",
+    citation="""@misc{yamagishi2019vctk,
+  author = {Yamagishi, Junichi and Veaux, Christophe and MacDonald, Kirsten},
+  title = {{CSTR VCTK} Corpus: English Multi-speaker Corpus for {CSTR} Voice Cloning Toolkit
+    (version 0.92)},
+  publisher = {University of Edinburgh, The Centre for Speech Technology Research},
+  year = {2019},
+  doi = {10.7488/ds/2645},
+}""",
+    splits=("train",),
+    label_kind="speaker",
+    caption_kind="transcript; speaker p315 has none",
+    sampling_rate=48_000,
+    downloads=(
+        Download(
+            "https://datashare.ed.ac.uk/bitstream/handle/10283/3443/VCTK-Corpus-0.92.zip",
+            "VCTK-Corpus-0.92.zip",
+            checksum="md5:8a6ba2946b36fcbef0212cad601f4bfa",
+        ),
+    ),
+    options={"mic": "mic1 (default) or mic2, which p280 and p315 lack"},
+)
+_AUDIO = "wav48_silence_trimmed"
+_SPEAKERS = "speaker-info.txt"
+_WITHOUT_MIC2 = ("p280", "p315")
+
+
+def describe(root: str | Path, **_: str) -> CorpusInfo:
+    """See `Corpus.describe`."""
+    _find(root)
+    return INFO
+
+
+def download(
+    root: str | Path, splits: Sequence[str] | None = None, *, progress: bool = False, **options: str
+) -> Path:
+    """See `Corpus.download`."""
+    return locate_or_download(INFO, root, splits, partial(describe, **options), progress=progress)
+
+
+def prepare(root: str | Path, split: str, mic: str = "mic1") -> Iterator[Clip | Missing]:
+    """See `Corpus.prepare`; expects ``wav48_silence_trimmed/pXXX/*.flac``, ``txt/pXXX/*.txt``."""
+    INFO.check_split(split)
+    if mic not in ("mic1", "mic2"):
+        raise ValueError(f"mic={mic!r}; expected mic1 or mic2.")
+    return _clips(_find(root), mic)
+
+
+def _find(root: str | Path) -> Tree:
+    return find_tree(root, INFO, _AUDIO, ("VCTK-Corpus-0.92",))
+
+
+def _clips(tree: Tree, mic: str) -> Iterator[Clip | Missing]:
+    listing = Listing(tree)
+    about = _speakers(tree)
+    ending = f"_{mic}.flac"
+    for speaker in tree.list(_AUDIO)[0]:
+        if mic == "mic2" and speaker in _WITHOUT_MIC2:
+            continue
+        folder, texts = f"{_AUDIO}/{speaker}", f"txt/{speaker}"
+        files = [name for name in tree.list(folder)[1] if name.endswith(ending)]
+        spoken = {name.removesuffix(ending) for name in files}
+        written = set[str]()
+        if tree.is_folder(texts):
+            written = {name[:-4] for name in tree.list(texts)[1] if name.endswith(".txt")}
+        for name in sorted(spoken | written):
+            text = f"{texts}/{name}.txt"
+            yield listing.clip(
+                f"{name}_{mic}",
+                f"{folder}/{name}{ending}",
+                text,
+                label=speaker,
+                caption=tree.text(text).strip() or None if name in written else None,
+                metadata={"speaker": speaker} | about.get(speaker, {}),
+            )
+
+
+def _speakers(tree: Tree) -> dict[str, dict[str, str]]:
+    # "p280  25  F    French  France   (mic2 files unavailable)", the last two as they please.
+    if not tree.has(_SPEAKERS):
+        return {}
+    found = {}
+    for line in list(tree.lines(_SPEAKERS))[1:]:
+        cells = re.sub(r"\(.*", "", line).split(maxsplit=4)
+        names = ("age", "gender", "accent", "region")
+        if cells:
+            found[cells[0]] = {k: v.strip() for k, v in zip(names, cells[1:], strict=False)}
+    return found

@@ -1,0 +1,290 @@
+"""WebDataset: tar archives in which the files of a sample follow each other and share a name."""
+
+from __future__ import annotations
+
+import fnmatch
+import gzip
+import json
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from datasets_scripts.corpora.audiofolder import CAPTION_COLUMNS, SPLITS
+from datasets_scripts.corpora.listing import not_text
+from datasets_scripts.corpora.tables import as_row, pick
+from datasets_scripts.corpora.tree import Tree, checked_name, is_address, is_audio
+from datasets_scripts.corpus import AudioBytes, Clip, CorpusInfo, Missing, TarMember
+from datasets_scripts.download import locate
+
+_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+_TEXTS = ("json", "txt", "cls")
+# What is not audio is short; what is longer is no caption.
+_MAX_TEXT = 2**20
+
+INFO = CorpusInfo(
+    name="webdataset_shards",
+    title="WebDataset shards",
+    homepage="https://github.com/webdataset/webdataset",
+    licence="as their owner says",
+    label_kind="the file .cls of a sample, or label in its .json",
+    caption_kind=f"the file .txt of a sample, or {', '.join(CAPTION_COLUMNS)} in its .json",
+    options={
+        "audio": "ending of the audio in samples that have several, such as mic1.flac",
+        "label_column": "key in .json; default: label",
+        "caption_column": f"key in .json; default: {', '.join(CAPTION_COLUMNS)}",
+    },
+)
+
+
+@dataclass(frozen=True)
+class _Options:
+    audio: str | None
+    label_column: str
+    caption_columns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A file in an archive; ``content`` is in memory if it is text, or cannot be read in place."""
+
+    name: str
+    offset: int
+    size: int
+    content: bytes | None
+
+    @property
+    def key(self) -> str:
+        """What a sample's files have in common: the path up to the first dot of its last part."""
+        folder, slash, name = self.name.rpartition("/")
+        return folder + slash + name.partition(".")[0]
+
+    @property
+    def ending(self) -> str:
+        """What comes after the key."""
+        return self.name[len(self.key) + 1 :]
+
+
+def describe(root: str | Path, **_: str) -> CorpusInfo:
+    """See `Corpus.describe`."""
+    return replace(INFO, splits=tuple(_shards(root)[1]))
+
+
+def download(
+    root: str | Path,
+    splits: Sequence[str] | None = None,
+    *,
+    progress: bool = False,  # noqa: ARG001
+    **options: str,
+) -> Path:
+    """See `Corpus.download`; there is nothing to fetch."""
+    return locate(root, splits, partial(describe, **options))
+
+
+def prepare(
+    root: str | Path,
+    split: str,
+    audio: str | None = None,
+    label_column: str = "label",
+    caption_column: str | None = None,
+) -> Iterator[Clip | Missing]:
+    """See `Corpus.prepare`; nothing is unpacked, and memory does not grow with the archives.
+
+    ``root`` is a folder of shards or a pattern of them with wildcards and braces, such as
+    ``data/train-{000..127}.tar``. In a folder, shards whose name begins with a split's (train,
+    val, ...), or that are in a folder of that name, belong to it, and all others to "train".
+
+    Plain archives on a local disk are read in place, by whoever encodes the clip. Compressed and
+    remote ones are read from beginning to end, and their clips carry the audio in memory.
+    """
+    tree, shards = _shards(root)
+    replace(INFO, splits=tuple(shards)).check_split(split)
+    captions = CAPTION_COLUMNS if caption_column is None else (caption_column,)
+    return _clips(tree, shards[split], _Options(audio, label_column, captions))
+
+
+def _shards(root: str | Path) -> tuple[Tree, dict[str, list[str]]]:
+    """The shards of each split, sorted."""
+    text = str(root)
+    if any(sign in text for sign in "*?{["):
+        folder, names = _expand(text)
+        tree = Tree(folder)
+    else:
+        tree = Tree(root)
+        if not tree.is_folder():
+            raise FileNotFoundError(
+                f"No such folder: {root}. Name a folder of .tar shards, or a pattern of them."
+            )
+        names = sorted(name for name in tree.walk() if name.endswith(_SUFFIXES))
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(_split(name), []).append(name)
+    if not found:
+        raise FileNotFoundError(f"There are no shards ({', '.join(_SUFFIXES)}) in {root}.")
+    return tree, {split: found[split] for split in SPLITS if split in found}
+
+
+def _split(name: str) -> str:
+    parts = [*name.lower().split("/")[:-1], re.split(r"[^a-z]", name.lower().rpartition("/")[2])[0]]
+    found = (split for part in parts for split, words in SPLITS.items() if part in words)
+    return next(found, "train")
+
+
+def _expand(pattern: str) -> tuple[str, list[str]]:
+    """The folder of a pattern, and the files in it that match, each named once."""
+    # Braces name shards that must be there; wildcards name those that are.
+    first = min(pattern.index(sign) for sign in "*?{[" if sign in pattern)
+    folder, _, _ = pattern[:first].rpartition("/")
+    if not folder:
+        folder = "/" if pattern.startswith("/") else "."
+    rest = pattern[len(folder) :].lstrip("/") if folder != "." else pattern.removeprefix("./")
+    tree = Tree(folder)
+    if not tree.is_folder():
+        raise FileNotFoundError(f"No such folder: {folder}")
+    names = [name for name in tree.walk() if name.endswith(_SUFFIXES)]
+    found = set()
+    for one in _braces(rest):
+        matching = [name for name in names if _matches(name, one)]
+        if not matching:
+            raise FileNotFoundError(f"There is no shard {one} in {folder}, which {pattern} names.")
+        found.update(matching)
+    return folder, sorted(found)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    # As the shell has it: a wildcard stops at a slash.
+    parts, patterns = name.split("/"), pattern.split("/")
+    return len(parts) == len(patterns) and all(map(fnmatch.fnmatchcase, parts, patterns))
+
+
+def _braces(pattern: str) -> Iterator[str]:
+    """Expands ``{a,b}`` and ``{000..127}``."""
+    found = re.search(r"\{([^{}]*)\}", pattern)
+    if found is None:
+        if "{" in pattern or "}" in pattern:
+            raise ValueError(f"The pattern {pattern!r} has a brace without its other half.")
+        yield pattern
+        return
+    numbers = re.fullmatch(r"(\d+)\.\.(\d+)", found[1])
+    if numbers:
+        first, last = int(numbers[1]), int(numbers[2])
+        width = len(numbers[1]) if numbers[1].startswith("0") else 0
+        choices = [f"{number:0{width}d}" for number in range(first, last + 1)]
+        if not choices:
+            raise ValueError(f"{found[0]} in the pattern {pattern!r} counts backwards.")
+    else:
+        choices = found[1].split(",")
+    for choice in choices:
+        yield from _braces(pattern[: found.start()] + choice + pattern[found.end() :])
+
+
+def _clips(tree: Tree, shards: list[str], options: _Options) -> Iterator[Clip | Missing]:
+    for shard in shards:
+        seen = set[str]()
+        try:
+            for key, members in groupby(_members(tree, shard), key=lambda member: member.key):
+                clip_id = f"{shard}/{key}"
+                item = not_text(clip_id) or _sample(tree, shard, clip_id, list(members), options)
+                if clip_id in seen:
+                    item = Missing(clip_id, f"{key} comes a second time, after other samples")
+                seen.add(clip_id)
+                yield item
+        except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+            yield Missing(shard, f"damaged after {len(seen)} whole samples: {error}")
+
+
+def _members(tree: Tree, shard: str) -> Iterator[_Member]:
+    in_place = shard.endswith(".tar") and not is_address(tree.root)
+    with ExitStack() as opened:
+        stream = opened.enter_context(tree.open(shard))
+        if not shard.endswith(".tar"):
+            # Not `tarfile`'s own: where the file is cut off, that one ends without a word.
+            stream = opened.enter_context(gzip.GzipFile(fileobj=stream))
+        tar = opened.enter_context(tarfile.open(fileobj=stream, mode="r:" if in_place else "r|"))
+        for info in tar:
+            name = info.name.removeprefix("./")
+            if info.isreg() and not name.rpartition("/")[2].startswith("."):
+                member = _Member(name, info.offset_data, info.size, None)
+                if member.ending in _TEXTS or not in_place or info.issparse():
+                    source = tar.extractfile(info)
+                    limit = _MAX_TEXT + 1 if member.ending in _TEXTS else -1
+                    member = replace(member, content=source.read(limit) if source else b"")
+                yield member
+            tar.members = []  # pyright: ignore[reportAttributeAccessIssue] - else all are kept.
+        _check_end(stream, tar.offset)
+
+
+def _check_end(stream: Any, offset: int) -> None:
+    # `tarfile` is content with an end between two members, where a killed writer stopped.
+    if isinstance(stream, gzip.GzipFile):
+        while stream.read(2**20):  # Raises EOFError if something is missing.
+            pass
+        return
+    stream.seek(offset)
+    if len(stream.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("it ends without the mark of its end")
+
+
+def _sample(
+    tree: Tree, shard: str, clip_id: str, members: list[_Member], options: _Options
+) -> Clip | Missing:
+    try:
+        checked_name(members[0].name, shard)
+    except ValueError:
+        return Missing(clip_id, "its name leads out of the archive")
+    audio = [member for member in members if is_audio(member.name)]
+    if options.audio is not None:
+        audio = [member for member in audio if member.ending == options.audio.lstrip(".")]
+    endings = ", ".join(member.ending for member in members)
+    if not audio:
+        return Missing(clip_id, f"it has no audio, only {endings}")
+    if len(audio) > 1:
+        return Missing(clip_id, f"it has several pieces of audio ({endings}): use the option audio")
+    try:
+        fields = _fields(members, options)
+    except ValueError as error:
+        return Missing(clip_id, str(error))
+    chosen = audio[0]
+    content = (
+        TarMember(Path(tree.path(shard)), chosen.offset, chosen.size, chosen.name)
+        if chosen.content is None
+        else AudioBytes(chosen.content, f"{tree.path(shard)}: {chosen.name}")
+    )
+    return Clip(clip_id, content, **fields)
+
+
+def _fields(members: list[_Member], options: _Options) -> dict[str, Any]:
+    texts = {member.ending: _text(member) for member in members if member.ending in _TEXTS}
+    value: Any = {}
+    if "json" in texts:
+        try:
+            value = json.loads(texts["json"])
+        except ValueError as error:
+            raise ValueError(f"its .json cannot be read: {error}") from None
+        if not isinstance(value, Mapping):
+            raise ValueError("its .json is not an object")
+    row = as_row(value)
+    column = next((key for key in options.caption_columns if row.get(key)), None)
+    return {
+        "label": texts.get("cls", "").strip() or pick(row, (options.label_column,)),
+        "caption": texts.get("txt", "").strip() or pick(row, options.caption_columns),
+        "metadata": {
+            key: item for key, item in row.items() if key not in (column, options.label_column)
+        },
+    }
+
+
+def _text(member: _Member) -> str:
+    content = member.content or b""
+    if len(content) > _MAX_TEXT:
+        raise ValueError(f"its .{member.ending} is longer than {_MAX_TEXT:,} bytes")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"its .{member.ending} is not text in UTF-8") from None

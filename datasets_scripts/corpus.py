@@ -1,0 +1,276 @@
+"""What a corpus is: clips, and what is known of them, in the form that preparation reads.
+
+A corpus is a module in `datasets_scripts.corpora` with one constant and three functions:
+
+    INFO: CorpusInfo
+    describe(root, **options) -> CorpusInfo          INFO, with the splits that root really has
+    download(root, splits=None, *, progress=False, **options) -> Path      locates or downloads
+    prepare(root, split, **options) -> Iterator[Clip | Missing]
+
+``root`` is a folder, or an address that fsspec knows. Options are strings; `CorpusInfo.options`
+says which ones a corpus takes, and what they default to.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file at an address that fsspec knows.
+
+    Attributes:
+        address: Such as ``s3://bucket/folder/clip.flac``.
+    """
+
+    address: str
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.address.rpartition("/")[2]
+
+    def __str__(self) -> str:
+        return self.address
+
+    def read_bytes(self) -> bytes:
+        """The content of the file; raises OSError if it cannot be read."""
+        import fsspec
+
+        with fsspec.open(self.address, "rb") as stream:
+            return stream.read()  # pyright: ignore[reportAttributeAccessIssue]
+
+    def open(self) -> io.BufferedIOBase:
+        """The content as a stream."""
+        return io.BytesIO(self.read_bytes())
+
+
+@dataclass(frozen=True)
+class TarMember:
+    """A file inside an uncompressed tar archive, read in place.
+
+    Attributes:
+        archive: The tar archive.
+        offset: Where the member's content begins in it, in bytes.
+        size: Its length in bytes.
+        name: Its name in the archive.
+    """
+
+    archive: Path
+    offset: int
+    size: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.archive}: {self.name}"
+
+    def read_bytes(self) -> bytes:
+        """The content of the member.
+
+        Raises:
+            OSError: If the archive cannot be read, or has become shorter.
+        """
+        with self.archive.open("rb") as stream:
+            stream.seek(self.offset)
+            content = stream.read(self.size)
+        if len(content) != self.size:
+            raise OSError(f"{self} is cut off: {len(content)} bytes of {self.size} are there.")
+        return content
+
+    def open(self) -> io.BufferedIOBase:
+        """The content as a stream."""
+        return io.BytesIO(self.read_bytes())
+
+
+@dataclass(frozen=True)
+class AudioBytes:
+    """An encoded file in memory, from a row of a dataset or from a stream.
+
+    Attributes:
+        content: The file.
+        name: What it is called; for messages.
+    """
+
+    content: bytes = field(repr=False)
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+    def read_bytes(self) -> bytes:
+        """The content."""
+        return self.content
+
+    def open(self) -> io.BufferedIOBase:
+        """The content as a stream."""
+        return io.BytesIO(self.content)
+
+
+# Path comes first: preparation streams it from the disk. The others have read_bytes().
+ClipAudio = Path | RemoteFile | TarMember | AudioBytes
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A piece of audio of a corpus, not read yet, and what the corpus says of it.
+
+    Attributes:
+        id: Unique in its split, and the same on every machine.
+        audio: Where the encoded audio is; cheap to pickle, unless it is `AudioBytes`.
+        label: Class of the clip.
+        caption: What it sounds like, or what is said in it.
+        metadata: Anything else.
+        start: Seconds into ``audio`` where the clip begins; None for its beginning.
+        end: Seconds into ``audio`` where it ends; None for its end.
+    """
+
+    id: str
+    audio: ClipAudio
+    label: str | None = None
+    caption: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    start: float | int | None = None
+    end: float | int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            raise ValueError("A clip needs an id.")
+        if self.start is not None and not 0 <= self.start < float("inf"):
+            raise ValueError(f"Clip {self.id!r} begins at {self.start} s; that must be 0 or more.")
+        if self.end is not None and not (self.start or 0) < self.end < float("inf"):
+            raise ValueError(f"Clip {self.id!r} ends at {self.end} s, before it begins.")
+
+    def read_bytes(self) -> bytes:
+        """The encoded audio, all of it, whatever ``start`` and ``end`` are."""
+        return self.audio.read_bytes()
+
+    def open(self) -> io.BufferedIOBase:
+        """The encoded audio, all of it, as a stream."""
+        return self.audio.open("rb") if isinstance(self.audio, Path) else self.audio.open()
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A clip that the corpus should have and cannot give; it is counted and listed, not dropped.
+
+    Attributes:
+        id: As `Clip.id`.
+        reason: Why; one line.
+    """
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file that a corpus is distributed as.
+
+    Attributes:
+        url: Its official address.
+        name: Its name on disk.
+        splits: Which splits need it; empty for all.
+        checksum: "md5:..." or "sha1:..." or "sha256:..." in hexadecimal digits, if it is published.
+    """
+
+    url: str
+    name: str
+    splits: tuple[str, ...] = ()
+    checksum: str | None = None
+
+
+@dataclass(frozen=True)
+class CorpusInfo:
+    """What is known of a corpus before anything is read.
+
+    Attributes:
+        name: As on the command line.
+        title: As its authors call it.
+        homepage: Where it is described.
+        licence: Of the audio.
+        citation: BibTeX; empty if there is none.
+        splits: All that exist; empty if that depends on the folder (see ``describe``).
+        label_kind: What `Clip.label` is; None if there is none.
+        caption_kind: What `Clip.caption` is; None if there is none.
+        sampling_rate: Hz; None if it varies.
+        downloads: What ``download`` fetches.
+        options: Names of the keyword arguments that the corpus' functions take, with what they do.
+    """
+
+    name: str
+    title: str
+    homepage: str
+    licence: str
+    citation: str = ""
+    splits: tuple[str, ...] = ()
+    label_kind: str | None = None
+    caption_kind: str | None = None
+    sampling_rate: int | None = None
+    downloads: tuple[Download, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def check_split(self, split: str) -> None:
+        """Raises ValueError if there is no such split."""
+        if split not in self.splits:
+            known = ", ".join(self.splits) or "none"
+            raise ValueError(f"{self.title} has no split {split!r}. Splits: {known}.")
+
+
+@runtime_checkable
+class Corpus(Protocol):
+    """What a module in `datasets_scripts.corpora` provides."""
+
+    INFO: CorpusInfo
+
+    def describe(self, root: str | Path, **options: str) -> CorpusInfo:
+        """`INFO` with the splits that are there; never reads audio.
+
+        Raises:
+            FileNotFoundError: If there is nothing of the corpus at ``root``.
+        """
+        ...
+
+    def download(
+        self,
+        root: str | Path,
+        splits: Sequence[str] | None = None,
+        *,
+        progress: bool = False,
+        **options: str,
+    ) -> Path:
+        """Makes sure that the corpus is at ``root``; fetches what is not there.
+
+        Args:
+            root: A folder of this machine.
+            splits: Which splits; None for all.
+            progress: Whether to show bars.
+            **options: See `CorpusInfo.options`.
+
+        Returns:
+            The folder to give to ``prepare``.
+
+        Raises:
+            FileNotFoundError: If it is not there and has no address to fetch it from.
+            RuntimeError: If an address cannot be reached, or sends something else.
+        """
+        ...
+
+    def prepare(self, root: str | Path, split: str, **options: str) -> Iterator[Clip | Missing]:
+        """The clips of a split, one by one, in an order that is always the same.
+
+        Args:
+            root: Folder, or address that fsspec knows.
+            split: One of ``describe(root).splits``.
+            **options: See `CorpusInfo.options`.
+
+        Raises:
+            FileNotFoundError: If metadata, or the whole split, is missing.
+            ValueError: If there is no such split, or metadata cannot be understood. Single
+                clips that cannot be found raise nothing: they come as `Missing`.
+        """
+        ...
