@@ -1,0 +1,143 @@
+"""Sampling speed of `CodecLM` beside `transformers`' MusicGen decoder of equal size, in one run.
+
+    python -m generative.benchmarks.lm_speed [--frames 500] [--codebooks 3] [--threads 2]
+
+Weights are random, as speed does not depend on them. Both have the same width, depth, heads and
+matrix products per step (MusicGen's cross-attention, which ours lacks, is there but not used), the
+delay pattern, and draw from the 250 likeliest codes.
+Each figure is the best of several repetitions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from generative.codec_lm import CodecLM, CodecLMConfig
+from generative.protocol import CodeSampling
+
+CODEBOOK_SIZE, TOP_K = 1024, 250
+
+
+def best_of(call: Callable[[], object], repetitions: int) -> float:
+    """Seconds of the fastest of some calls."""
+    times = []
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def ours(options: argparse.Namespace, pattern: str) -> CodecLM:
+    """Our model."""
+    torch.manual_seed(0)
+    sizes = (CODEBOOK_SIZE,) * options.codebooks
+    shape = {"width": options.width, "depth": options.depth, "heads": options.heads}
+    return CodecLM(CodecLMConfig(sizes, pattern, labels=["music"], **shape)).eval()
+
+
+def musicgen(options: argparse.Namespace) -> Any:
+    """The decoder of MusicGen, in our size."""
+    from transformers import MusicgenDecoderConfig, MusicgenForCausalLM
+
+    torch.manual_seed(0)
+    config = MusicgenDecoderConfig(
+        vocab_size=CODEBOOK_SIZE,
+        num_codebooks=options.codebooks,
+        hidden_size=options.width,
+        num_hidden_layers=options.depth,
+        num_attention_heads=options.heads,
+        ffn_dim=4 * options.width,
+        max_position_embeddings=4096,
+        pad_token_id=CODEBOOK_SIZE,
+        bos_token_id=CODEBOOK_SIZE,
+    )
+    return MusicgenForCausalLM(config).eval()
+
+
+def used_parameters(model: torch.nn.Module) -> float:
+    """Millions of parameters of the layers that take part in a step."""
+    return sum(p.numel() for n, p in model.named_parameters() if _is_used(n)) / 1e6
+
+
+def _is_used(name: str) -> bool:
+    return ".layers." in name and "encoder_attn" not in name
+
+
+def run_ours(
+    model: CodecLM, frames: int, batch: int = 1, guidance: float = 1.0, use_cache: bool = True
+) -> Callable[[], object]:
+    """A call that generates ``frames`` frames of each item."""
+    conditions = {"label": torch.zeros(batch, dtype=torch.int64)}
+    sampling = CodeSampling(top_k=TOP_K, use_cache=use_cache)
+    return lambda: model.generate(
+        conditions,
+        frames,
+        torch.Generator().manual_seed(0),
+        sampling=sampling,
+        guidance_scale=guidance,
+    )
+
+
+def run_musicgen(
+    model: Any, frames: int, codebooks: int, batch: int = 1, guidance: float | None = None
+) -> Callable[[], object]:
+    """The same of MusicGen: its steps are the frames and the delay."""
+    start = torch.full((batch * codebooks, 1), CODEBOOK_SIZE)
+    return lambda: model.generate(
+        start,
+        max_new_tokens=frames + codebooks,
+        do_sample=True,
+        top_k=TOP_K,
+        guidance_scale=guidance,
+        pad_token_id=CODEBOOK_SIZE,
+        decoder_start_token_id=CODEBOOK_SIZE,
+        num_return_sequences=1,
+    )
+
+
+def main() -> None:
+    """Measures and prints the table."""
+    parser = argparse.ArgumentParser(description="Sampling speed of codec language models.")
+    parser.add_argument("--frames", type=int, default=500, help="frames to generate")
+    parser.add_argument("--codebooks", type=int, default=3)
+    parser.add_argument("--width", type=int, default=384)
+    parser.add_argument("--depth", type=int, default=6)
+    parser.add_argument("--heads", type=int, default=6)
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--repetitions", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    frames, short = options.frames, max(options.frames // 10, 4)
+    model, flat, peer = ours(options, "delay"), ours(options, "flatten"), musicgen(options)
+    entries: list[tuple[str, int, int, Callable[[], object]]] = [
+        ("delay", 1, frames, run_ours(model, frames)),
+        ("delay, guidance", 1, frames, run_ours(model, frames, guidance=3.0)),
+        ("delay, 8 clips", 8, frames, run_ours(model, frames, batch=8)),
+        ("delay, no cache", 1, short, run_ours(model, short, use_cache=False)),
+        ("flatten", 1, short, run_ours(flat, short)),
+        ("MusicGen", 1, frames, run_musicgen(peer, frames, options.codebooks)),
+        ("MusicGen, guidance", 1, frames, run_musicgen(peer, frames, options.codebooks, 1, 3.0)),
+        ("MusicGen, 8 clips", 8, frames, run_musicgen(peer, frames, options.codebooks, 8)),
+    ]
+    print(
+        f"{options.codebooks} codebooks, layers of {used_parameters(model):.1f} M parameters"
+        f" (MusicGen: {used_parameters(peer):.1f} M), {options.threads} CPU threads,"
+        f" torch {torch.__version__}"
+    )
+    print("| | frames | frames a second | CPU ms a frame |\n|---|---|---|---|")
+    for name, batch, count, call in entries:
+        start = time.process_time()
+        seconds = best_of(call, options.repetitions)
+        busy = (time.process_time() - start) / options.repetitions
+        total = batch * count
+        print(f"| {name} | {count} | {total / seconds:.0f} | {1000 * busy / total:.1f} |")
+
+
+if __name__ == "__main__":
+    main()

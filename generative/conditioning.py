@@ -1,0 +1,185 @@
+"""Class labels and captions as embeddings, for language models and diffusion models alike.
+
+A condition is a short sequence of vectors: the first stands for the class, the others for the words
+of the caption. What is not asked for (label -1, caption None) and what training hides becomes the
+learned embedding of "no label" alone, so the unconditional model that classifier-free guidance
+needs (Ho and Salimans, 2022) is the same network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+# Captions are cut after so many tokens of the text encoder.
+MAX_TOKENS = 128
+
+
+class TextEncoder:
+    """A frozen `transformers` text encoder with its tokenizer.
+
+    Not a ``torch.nn.Module`` on purpose: its weights are neither trained, nor averaged, nor stored
+    again in every checkpoint of the model that it conditions, which knows it by name.
+
+    Args:
+        model: An encoder, or an encoder-decoder whose encoder is used (T5).
+        tokenizer: Of the model.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        encoder = model.get_encoder() if model.config.is_encoder_decoder else model
+        self.model = encoder.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.name = str(model.name_or_path)
+
+    @classmethod
+    def from_pretrained(cls, name: str) -> TextEncoder:
+        """Loads a folder or hub repository that holds a model and its tokenizer (safetensors)."""
+        from transformers import AutoModel, AutoTokenizer
+
+        config = _text_config(name)
+        # AutoModel of a T5 would load its decoder too.
+        if config.model_type == "t5":
+            from transformers import T5EncoderModel as kind
+        else:
+            kind = AutoModel
+        model = kind.from_pretrained(name, use_safetensors=True)
+        return cls(model, AutoTokenizer.from_pretrained(name))
+
+    @property
+    def width(self) -> int:
+        """Of the embeddings."""
+        return int(self.model.config.hidden_size)
+
+    @torch.no_grad()
+    def __call__(
+        self, captions: Sequence[str], device: torch.device
+    ) -> tuple[Float[Tensor, "B S W"], Bool[Tensor, "B S"]]:
+        """Embeddings of the tokens of each caption, and which of them are no padding."""
+        self.model = self.model.to(device)
+        tokens = self.tokenizer(
+            list(captions),
+            return_tensors="pt",
+            padding=True,
+            padding_side="right",
+            truncation=True,
+            max_length=MAX_TOKENS,
+        ).to(device)
+        mask = tokens["attention_mask"]
+        # Not all encoders know token types and the like.
+        hidden = self.model(input_ids=tokens["input_ids"], attention_mask=mask).last_hidden_state
+        return hidden.float(), mask.bool()
+
+
+def _text_config(name: str) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(name)
+
+
+class Conditioner(nn.Module):
+    """Turns labels and captions into embeddings.
+
+    Args:
+        width: Of the embeddings.
+        labels: Names of the classes; a batch holds indices into them.
+        text_encoder: Name or folder of a `transformers` text encoder, or a `TextEncoder`; None
+            for models without captions. One given by name is loaded when the first caption comes.
+        dropout: Share of the items whose label and caption are hidden together, in training.
+
+    Raises:
+        ValueError: If the dropout is no probability.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        labels: Sequence[str] = (),
+        text_encoder: str | TextEncoder | None = None,
+        dropout: float | int = 0.1,
+    ) -> None:
+        super().__init__()
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"dropout={dropout:g} is no probability.")
+        self.width, self.labels, self.dropout = width, tuple(labels), float(dropout)
+        # Entry 0 is "no label".
+        self.label = nn.Embedding(1 + len(self.labels), width)
+        self.text: nn.Linear | None = None
+        self.text_norm: nn.LayerNorm | None = None
+        self._encoder = text_encoder if isinstance(text_encoder, TextEncoder) else None
+        self._name = text_encoder if isinstance(text_encoder, str) else None
+        if text_encoder is not None:
+            text_width = (
+                self._encoder.width
+                if self._encoder is not None
+                else int(_text_config(str(text_encoder)).hidden_size)
+            )
+            # Encoders differ in scale by orders of magnitude.
+            self.text_norm = nn.LayerNorm(text_width)
+            self.text = nn.Linear(text_width, width)
+
+    @property
+    def text_encoder(self) -> TextEncoder | None:
+        """The text encoder, loaded on first use."""
+        if self._encoder is None and self._name is not None:
+            self._encoder = TextEncoder.from_pretrained(self._name)
+        return self._encoder
+
+    def forward(
+        self,
+        conditions: Mapping[str, Any],
+        generator: torch.Generator | None = None,
+    ) -> tuple[Float[Tensor, "B S width"], Bool[Tensor, "B S"]]:
+        """Embeds the conditions of a batch.
+
+        Args:
+            conditions: ``label`` int64 ``[B]``, -1 for none; ``caption``, a list of B strings or
+                None (absent: none).
+            generator: On the CPU; given (in training), it draws which items are hidden.
+
+        Returns:
+            Embeddings, the label's first (S >= 1), and a mask that is True where one is meant. The
+            first is always there.
+
+        Raises:
+            ValueError: For labels out of range, captions for a model that has no text encoder, or
+                numbers of items that differ.
+        """
+        labels = conditions["label"]
+        captions = list(conditions.get("caption") or [None] * len(labels))
+        if len(captions) != len(labels):
+            raise ValueError(f"{len(captions)} captions for {len(labels)} labels.")
+        if len(labels) and not -1 <= int(labels.min()) <= int(labels.max()) < len(self.labels):
+            raise ValueError(
+                f"A label is not in -1..{len(self.labels) - 1}: {labels.tolist()[:8]}; this model"
+                f" has {len(self.labels)} labels."
+            )
+        labels = labels.to(self.label.weight.device)
+        if generator is not None:
+            hidden = torch.rand(len(labels), generator=generator) < self.dropout
+            labels = labels.masked_fill(hidden.to(labels.device), -1)
+            captions = [None if h else c for h, c in zip(hidden.tolist(), captions, strict=True)]
+        embeddings = self.label(labels + 1)[:, None]
+        mask = torch.ones(embeddings.shape[:2], dtype=torch.bool, device=labels.device)
+        if any(caption is not None for caption in captions):
+            words, present = self._words(captions)
+            embeddings = torch.cat([embeddings, words.to(embeddings.dtype)], dim=1)
+            mask = torch.cat([mask, present], dim=1)
+        return embeddings, mask
+
+    def _words(self, captions: Sequence[str | None]) -> tuple[Tensor, Tensor]:
+        """Projected tokens of the captions; zero, and False in the mask, where there is none."""
+        encoder = self.text_encoder
+        if encoder is None or self.text is None or self.text_norm is None:
+            raise ValueError("A caption was given, but this model was made without text_encoder=.")
+        given = [i for i, caption in enumerate(captions) if caption is not None]
+        hidden, present = encoder([captions[i] or "" for i in given], self.label.weight.device)
+        words = self.text(self.text_norm(hidden)) * present[..., None]
+        out = words.new_zeros(len(captions), *words.shape[1:])
+        mask = present.new_zeros(len(captions), present.shape[1])
+        rows = torch.tensor(given, device=words.device)
+        return out.index_copy(0, rows, words), mask.index_copy(0, rows, present)

@@ -1,0 +1,370 @@
+"""Patterns: how a grid of codes ``[T, K]`` becomes a sequence that a language model can predict.
+
+A sequence has steps, and a step has W tokens that are predicted at once (streams). `flatten` and
+`coarse_first` have one stream over an offset vocabulary; `parallel` and `delay` have one stream per
+codebook. With codes written ``c[frame, codebook]``, K = 3, and E for the end of audio:
+
+    flatten       c00 c01 c02 c10 c11 c12 E
+    coarse_first  c00 c10 E c01 c02 c11 c12          (AudioLM, VALL-E: here with 1 coarse codebook)
+    parallel      c00 c10 E      delay   c00 c10 E  .     (MusicGen)
+                  c01 c11 .              .   c01 c11 .
+                  c02 c12 .              .   .   c02 c12
+
+Everything follows from one table per pattern: which frame and codebook each slot holds. The end of
+audio sits where the first codebook's next code would be. Functions are pure, and `revert` inverts
+`apply` for any number of frames from none on.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class CodeVocabulary:
+    """One numbering of all codes: codebook 0, the stop, codebook 1, ..., padding, start.
+
+    The stop follows the first codebook's codes because it is only ever predicted in their place:
+    what may stand in a slot is then a range of ids.
+
+    Args:
+        codebook_sizes: Entries of each codebook.
+    """
+
+    codebook_sizes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.codebook_sizes or min(self.codebook_sizes) < 1:
+            raise ValueError(f"codebook_sizes={self.codebook_sizes}: each must be at least 1.")
+
+    @property
+    def ranges(self) -> tuple[tuple[int, int], ...]:
+        """First id, and last id + 1, that a slot of each codebook may hold."""
+        first, *others = self.codebook_sizes
+        edges = list(accumulate([first + 1, *others], initial=0))
+        return tuple(pairwise(edges))
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """What is added to a code to get its id."""
+        return tuple(low for low, _ in self.ranges)
+
+    @property
+    def stop(self) -> int:
+        """Id of the end of audio."""
+        return self.codebook_sizes[0]
+
+    @property
+    def pad(self) -> int:
+        """Id of slots that hold nothing, e.g. those that a delay leaves empty."""
+        return self.ranges[-1][1]
+
+    @property
+    def start(self) -> int:
+        """Id of what comes before the first step."""
+        return self.pad + 1
+
+    @property
+    def size(self) -> int:
+        """Number of ids."""
+        return self.start + 1
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which code each slot of a sequence holds; -1 where it holds none.
+
+    The slot of the stop has codebook 0 and as frame the number of frames.
+
+    Attributes:
+        frames: ``[S, W]``.
+        codebooks: ``[S, W]``.
+    """
+
+    frames: Int[Tensor, "S W"]
+    codebooks: Int[Tensor, "S W"]
+
+
+@dataclass(frozen=True)
+class CodePattern(ABC):
+    """A reversible arrangement of codes; subclasses define its table.
+
+    Args:
+        codebook_sizes: Entries of each codebook.
+    """
+
+    codebook_sizes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        # A pattern is checked where it is made, not when the first sequence fails.
+        CodeVocabulary(self.codebook_sizes)
+
+    @property
+    def vocabulary(self) -> CodeVocabulary:
+        """The numbering of the codes."""
+        return CodeVocabulary(self.codebook_sizes)
+
+    @property
+    def num_codebooks(self) -> int:
+        """K."""
+        return len(self.codebook_sizes)
+
+    @property
+    @abstractmethod
+    def num_streams(self) -> int:
+        """W: tokens per step."""
+
+    @abstractmethod
+    def layout(self, num_frames: int) -> Layout:
+        """The table for a number of frames, its stop included."""
+
+    @abstractmethod
+    def stop_frame(self, step: int) -> int | None:
+        """Number of frames of a sequence that stops at this step; None if it cannot stop here."""
+
+    def num_steps(self, num_frames: int) -> int:
+        """S: length of the sequence, its stop included."""
+        return len(self.layout(num_frames).frames)
+
+    def apply(
+        self, codes: Int[Tensor, "B T K"], mask: Bool[Tensor, "B T"] | None = None
+    ) -> Int[Tensor, "B S W"]:
+        """Arranges codes as sequences of ids, padded on their right.
+
+        Args:
+            codes: Padded on their right; what they hold there does not matter.
+            mask: True for frames of the item. Default: all.
+
+        Raises:
+            ValueError: For codes out of range, another number of codebooks, or a mask with holes.
+        """
+        if codes.ndim != 3 or codes.shape[-1] != self.num_codebooks:
+            raise ValueError(
+                f"codes have shape {list(codes.shape)}; expected [B, T, {self.num_codebooks}]."
+            )
+        lengths = _lengths(codes, mask)
+        sizes = torch.tensor(self.codebook_sizes, device=codes.device)
+        inside = torch.arange(codes.shape[1], device=codes.device) < lengths[:, None]
+        wrong = ((codes < 0) | (codes >= sizes)) & inside[..., None]
+        if bool(wrong.any()):
+            item, frame, k = wrong.nonzero()[0].tolist()
+            raise ValueError(
+                f"Code {int(codes[item, frame, k])} is not in codebook {k}, which has"
+                f" {self.codebook_sizes[k]} entries."
+            )
+        vocabulary = self.vocabulary
+        ids = codes + torch.tensor(vocabulary.offsets, device=codes.device)
+        # One more frame, which holds the stop, and which -1 (nothing) must not find.
+        ids = torch.nn.functional.pad(ids, (0, 0, 0, 1), value=vocabulary.pad)
+        rows = torch.arange(len(codes), device=codes.device)
+        ids[rows, lengths, 0] = vocabulary.stop
+        layouts = self.layouts(lengths.tolist())
+        frames, codebooks = layouts.frames.to(codes.device), layouts.codebooks.to(codes.device)
+        tokens = ids[rows[:, None, None], frames, codebooks]
+        return tokens.masked_fill(frames < 0, vocabulary.pad)
+
+    def layouts(self, num_frames: Sequence[int]) -> Layout:
+        """Tables ``[B, S, W]`` of several sequences, padded on their right."""
+        # Most batches have few lengths.
+        found = {length: self.layout(length) for length in set(num_frames)}
+        tables = [found[length] for length in num_frames]
+        if not tables:
+            empty = torch.zeros(0, 0, self.num_streams, dtype=torch.int64)
+            return BatchLayout(empty, empty)
+        pad = torch.nn.utils.rnn.pad_sequence
+        return BatchLayout(
+            pad([table.frames for table in tables], batch_first=True, padding_value=-1),
+            pad([table.codebooks for table in tables], batch_first=True, padding_value=-1),
+        )
+
+    def revert(
+        self, tokens: Int[Tensor, "B S W"]
+    ) -> tuple[Int[Tensor, "B T K"], Bool[Tensor, "B T"]]:
+        """Inverse of `apply`: codes, 0 where padded, and the mask.
+
+        Raises:
+            ValueError: If these tokens are nothing that `apply` makes.
+        """
+        vocabulary = self.vocabulary
+        if tokens.ndim != 3 or tokens.shape[-1] != self.num_streams:
+            raise ValueError(
+                f"tokens have shape {list(tokens.shape)}; expected [B, S, {self.num_streams}]."
+            )
+        lengths = [self._count_frames(item) for item in tokens]
+        layouts = self.layouts(lengths)
+        missing = layouts.frames.shape[1] - tokens.shape[1]
+        if missing > 0:
+            raise ValueError(f"A sequence is {missing} steps too short for its frames.")
+        frames, codebooks = layouts.frames.to(tokens.device), layouts.codebooks.to(tokens.device)
+        tail = tokens[:, frames.shape[1] :]
+        tokens = tokens[:, : frames.shape[1]]
+        # [.., 2] first and last ids of what may stand in a slot; in empty ones only the padding.
+        ranges = torch.tensor(
+            [*vocabulary.ranges, (vocabulary.pad, vocabulary.pad + 1)], device=tokens.device
+        )[codebooks]
+        counts = torch.tensor(lengths, dtype=torch.int64, device=tokens.device)
+        at_stop = (codebooks == 0) & (frames == counts[:, None, None])
+        fits = (tokens >= ranges[..., 0]) & (tokens < ranges[..., 1])
+        fits &= (tokens == vocabulary.stop) == at_stop
+        if not bool(fits.all()) or bool((tail != vocabulary.pad).any()):
+            where = (~fits).nonzero()[:1].tolist() or "its tail"
+            raise ValueError(f"A token at {where} (item, step, stream) does not belong there.")
+        longest = max(lengths, default=0)
+        codes = tokens.new_zeros(len(tokens), longest + 1, self.num_codebooks)
+        is_code = (frames >= 0) & ~at_stop
+        item = torch.arange(len(tokens), device=tokens.device)[:, None, None].expand_as(frames)
+        codes[item[is_code], frames[is_code], codebooks[is_code]] = (tokens - ranges[..., 0])[
+            is_code
+        ]
+        mask = torch.arange(longest, device=tokens.device) < counts[:, None]
+        return codes[:, :longest], mask
+
+    def _count_frames(self, tokens: Int[Tensor, "S W"]) -> int:
+        steps = (tokens[:, 0] == self.vocabulary.stop).nonzero()[:, 0].tolist()
+        if len(steps) != 1:
+            raise ValueError(f"A sequence has {len(steps)} stops; expected one.")
+        frames = self.stop_frame(steps[0])
+        if frames is None:
+            raise ValueError(f"A sequence stops at step {steps[0]}, in the middle of a frame.")
+        return frames
+
+
+@dataclass(frozen=True)
+class BatchLayout(Layout):
+    """Tables of several sequences.
+
+    Attributes:
+        frames: ``[B, S, W]``.
+        codebooks: ``[B, S, W]``.
+    """
+
+    frames: Int[Tensor, "B S W"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    codebooks: Int[Tensor, "B S W"]  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+class FlattenPattern(CodePattern):
+    """Frame after frame, and in each codebook after codebook."""
+
+    @property
+    def num_streams(self) -> int:
+        """1."""
+        return 1
+
+    def layout(self, num_frames: int) -> Layout:
+        """See `CodePattern.layout`."""
+        slots = torch.arange(num_frames * self.num_codebooks + 1)[:, None]
+        return Layout(slots // self.num_codebooks, slots % self.num_codebooks)
+
+    def stop_frame(self, step: int) -> int | None:
+        """See `CodePattern.stop_frame`."""
+        return None if step % self.num_codebooks else step // self.num_codebooks
+
+
+@dataclass(frozen=True)
+class CoarseFirstPattern(CodePattern):
+    """All frames of the first codebooks, the stop, then all frames of the others.
+
+    Args:
+        codebook_sizes: Entries of each codebook.
+        coarse: How many codebooks come first.
+    """
+
+    coarse: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.coarse <= self.num_codebooks:
+            raise ValueError(f"coarse={self.coarse} is not in 1..{self.num_codebooks}.")
+
+    @property
+    def num_streams(self) -> int:
+        """1."""
+        return 1
+
+    def layout(self, num_frames: int) -> Layout:
+        """See `CodePattern.layout`."""
+        grid = torch.cartesian_prod(torch.arange(num_frames), torch.arange(self.num_codebooks))
+        grid = grid.reshape(num_frames, self.num_codebooks, 2)
+        slots = torch.cat(
+            [
+                grid[:, : self.coarse].reshape(-1, 2),
+                torch.tensor([[num_frames, 0]]),
+                grid[:, self.coarse :].reshape(-1, 2),
+            ]
+        )
+        return Layout(slots[:, :1], slots[:, 1:])
+
+    def stop_frame(self, step: int) -> int | None:
+        """See `CodePattern.stop_frame`."""
+        return None if step % self.coarse else step // self.coarse
+
+
+class DelayPattern(CodePattern):
+    """Codebook k of a frame comes k steps after its codebook 0 (Copet et al., 2023)."""
+
+    @property
+    def num_streams(self) -> int:
+        """K."""
+        return self.num_codebooks
+
+    @property
+    def delays(self) -> Int[Tensor, " K"]:
+        """Steps by which each codebook is late."""
+        return torch.arange(self.num_codebooks)
+
+    def layout(self, num_frames: int) -> Layout:
+        """See `CodePattern.layout`."""
+        steps = torch.arange(num_frames + max(int(self.delays[-1]), 1))[:, None]
+        frames = steps - self.delays
+        codebooks = torch.arange(self.num_codebooks).expand_as(frames)
+        there = (frames >= 0) & (frames < num_frames + (codebooks == 0))
+        return Layout(frames.where(there, -1), codebooks.where(there, -1))
+
+    def stop_frame(self, step: int) -> int | None:
+        """See `CodePattern.stop_frame`."""
+        return step
+
+
+class ParallelPattern(DelayPattern):
+    """All codebooks of a frame at once, as if they were independent given the past."""
+
+    @property
+    def delays(self) -> Int[Tensor, " K"]:
+        """None."""
+        return torch.zeros(self.num_codebooks, dtype=torch.int64)
+
+
+PATTERNS: dict[str, type[CodePattern]] = {
+    "flatten": FlattenPattern,
+    "parallel": ParallelPattern,
+    "delay": DelayPattern,
+    "coarse_first": CoarseFirstPattern,
+}
+
+
+def make_pattern(name: str, codebook_sizes: Sequence[int]) -> CodePattern:
+    """The pattern of that name.
+
+    Raises:
+        ValueError: If there is none, or no codebook.
+    """
+    if name not in PATTERNS:
+        raise ValueError(f"pattern={name!r} is not one of {', '.join(PATTERNS)}.")
+    return PATTERNS[name](tuple(codebook_sizes))
+
+
+def _lengths(codes: Tensor, mask: Tensor | None) -> Int[Tensor, " B"]:
+    if mask is None:
+        return torch.full((len(codes),), codes.shape[1], device=codes.device)
+    if mask.shape != codes.shape[:2]:
+        raise ValueError(f"mask has shape {list(mask.shape)}, codes {list(codes.shape)}.")
+    if bool((mask[:, 1:] & ~mask[:, :-1]).any()):
+        raise ValueError("The mask has holes: items must be padded on their right only.")
+    return mask.sum(1)

@@ -1,0 +1,175 @@
+"""What both families of models agree on: batches to train on, requests, and rows as answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+Row = dict[str, Any]
+# "codes" int64 [B, T, K] or "latents" float32 [B, T, D], "mask" bool [B, T], "label" int64 [B]
+# (-1: none), "caption" list[str | None].
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CodeSampling:
+    """How a language model draws codes.
+
+    Attributes:
+        temperature: Divides the logits; 0 takes the likeliest code.
+        top_k: Draw from so many of the likeliest codes only; None for all.
+        top_p: Draw from the likeliest codes that together have this probability; None for all.
+        use_cache: Whether keys and values of earlier steps are kept; the result is the same.
+    """
+
+    temperature: float | int = 1.0
+    top_k: int | None = None
+    top_p: float | int | None = None
+    use_cache: bool = True
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature must not be negative, got {self.temperature:g}.")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {self.top_k}.")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p:g}.")
+
+
+@dataclass(frozen=True)
+class DiffusionSampling:
+    """How a diffusion model goes from noise to latents.
+
+    Attributes:
+        steps: Evaluations of the model (twice as many with guidance, in one batch).
+        solver: "euler" (`FlowMatchEulerDiscreteScheduler`) or "dpm++"
+            (`DPMSolverMultistepScheduler`, second order).
+    """
+
+    steps: int = 25
+    solver: Literal["euler", "dpm++"] = "euler"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}.")
+        if self.solver not in ("euler", "dpm++"):
+            raise ValueError(f"solver={self.solver!r} is neither 'euler' nor 'dpm++'.")
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """Some clips of equal length to generate.
+
+    Attributes:
+        num_frames: T of each clip, a prompt included.
+        num_samples: What the T frames are cut to when they are decoded; at most what they cover.
+        num_channels: Audio channels that the tokenizer codes jointly.
+        gain: Root mean square level of the clips; None: that of the class in the training data,
+            else the tokenizer's default.
+        labels: Name of a class, or None, for each clip; its length is the number of clips.
+        captions: Text or None for each clip; empty means None for all.
+        prompts: For each clip a row of the tokenizer whose frames the clip begins with, or None;
+            empty means None for all.
+        guidance_scale: Of classifier-free guidance; 1 is none.
+        codes: Settings of language models.
+        diffusion: Settings of diffusion models.
+    """
+
+    num_frames: int
+    num_samples: int
+    num_channels: int = 1
+    gain: float | int | None = None
+    labels: Sequence[str | None] = (None,)
+    captions: Sequence[str | None] = ()
+    prompts: Sequence[Mapping[str, Any] | None] = ()
+    guidance_scale: float | int = 1.0
+    codes: CodeSampling = field(default_factory=CodeSampling)
+    diffusion: DiffusionSampling = field(default_factory=DiffusionSampling)
+
+    def __post_init__(self) -> None:
+        if self.num_frames < 1 or self.num_samples < 1:
+            raise ValueError(
+                f"Nothing to generate: num_frames={self.num_frames},"
+                f" num_samples={self.num_samples}."
+            )
+        if not self.labels:
+            raise ValueError("Nothing to generate: labels is empty; [None] asks for one clip.")
+        for name in ("captions", "prompts"):
+            given = getattr(self, name)
+            if given and len(given) != len(self.labels):
+                raise ValueError(f"{len(given)} {name} for {len(self.labels)} labels.")
+
+    @property
+    def batch_size(self) -> int:
+        """Number of clips."""
+        return len(self.labels)
+
+    def label_ids(self, names: Sequence[str]) -> Tensor:
+        """Labels as int64 ``[B]`` indices into ``names``; -1 for None.
+
+        Raises:
+            ValueError: If the model does not know a label.
+        """
+        unknown = sorted({label for label in self.labels if label and label not in names})
+        if unknown:
+            known = ", ".join(names) or "none"
+            raise ValueError(f"Unknown label {unknown[0]!r}; the model was trained with: {known}.")
+        return torch.tensor([names.index(label) if label else -1 for label in self.labels])
+
+    def conditions(self, names: Sequence[str]) -> dict[str, Any]:
+        """Labels and captions in the form of a training batch."""
+        captions = list(self.captions) or [None] * self.batch_size
+        return {"label": self.label_ids(names), "caption": captions}
+
+    def shared_columns(self, gain: float | None = None) -> Row:
+        """What every generated row holds besides its codes or latents.
+
+        Args:
+            gain: Level where the request names none; None leaves it to the tokenizer.
+        """
+        level = gain if self.gain is None else float(self.gain)
+        row: Row = {"num_samples": self.num_samples, "num_channels": self.num_channels}
+        return row if level is None else row | {"gain": [level] * self.num_channels}
+
+
+@runtime_checkable
+class GenerativeModel(Protocol):
+    """What training, sampling and evaluation need of a model; it is a ``torch.nn.Module`` too.
+
+    Attributes:
+        column: What it learns: "codes" or "latents".
+    """
+
+    column: str
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes it can be conditioned on."""
+        ...
+
+    def training_loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Scalars of a batch: "loss" is the one to minimise, the others are logged.
+
+        Args:
+            batch: See `Batch`; tensors on the model's device.
+            generator: On the CPU; the only source of randomness.
+        """
+        ...
+
+    def generate_rows(self, request: GenerationRequest, generator: torch.Generator) -> list[Row]:
+        """A row per clip that the tokenizer's ``decode_codes`` or ``decode_latents`` takes.
+
+        Args:
+            request: What to generate.
+            generator: On the CPU; the only source of randomness.
+        """
+        ...
+
+    def save_pretrained(self, save_directory: str | Path) -> Any:
+        """Writes configuration and weights (safetensors) into a folder."""
+        ...
