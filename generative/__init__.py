@@ -1,6 +1,48 @@
-"""Models that generate: codec language models over codes, latent diffusion over latents."""
+"""Models that generate: codec language models over codes, latent diffusion over latents.
+
+    from generative import generate, load_run, make_request
+
+    model, tokenizer, info = load_run("runs/diffusion")
+    request = make_request(tokenizer, 5.0, labels=["music"])
+    clip = next(generate(model, tokenizer, request, seed=0))
+
+Names are imported when they are first used, so that ``import generative`` is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import tokenizer
+
+if TYPE_CHECKING:
+    from generative.codec_lm import CodecLM
+    from generative.conditioning import Conditioner, TextEncoder
+    from generative.diffusion_pipeline import LatentDiffusionPipeline
+    from generative.exporting import export_run
+    from generative.judging import evaluate_run
+    from generative.latent_diffusion import LatentDiffusion, make_scheduler
+    from generative.lm_config import CodecLMConfig
+    from generative.patterns import make_pattern
+    from generative.protocol import (
+        CodeSampling,
+        DiffusionSampling,
+        GenerationRequest,
+        GenerativeModel,
+    )
+    from generative.report import write_report
+    from generative.runs import train_diffusion, train_language_model
+    from generative.sampling import (
+        GeneratedClip,
+        decode,
+        generate,
+        load_model,
+        load_run,
+        make_request,
+        save_clips,
+    )
+    from generative.training_config import TrainingConfig
 
 # PyPI's `tokenizer` may hide ours: then nothing of ours has run yet, and this is the first place
 # that can tell.
@@ -10,3 +52,65 @@ if "LatentTokenizer" not in getattr(tokenizer, "__all__", ()):
         f" {__name__!r} needs. Use a fresh environment (python -m venv), or run `pip uninstall"
         " tokenizer latent-tokenizer` and install latent-tokenizer again."
     )
+
+_EXPORTS = {
+    "CodeSampling": "generative.protocol",
+    "CodecLM": "generative.codec_lm",
+    "CodecLMConfig": "generative.lm_config",
+    "Conditioner": "generative.conditioning",
+    "DiffusionSampling": "generative.protocol",
+    "GeneratedClip": "generative.sampling",
+    "GenerationRequest": "generative.protocol",
+    "GenerativeModel": "generative.protocol",
+    "LatentDiffusion": "generative.latent_diffusion",
+    "LatentDiffusionPipeline": "generative.diffusion_pipeline",
+    "TextEncoder": "generative.conditioning",
+    "TrainingConfig": "generative.training_config",
+    "decode": "generative.sampling",
+    "evaluate_run": "generative.judging",
+    "export_run": "generative.exporting",
+    "generate": "generative.sampling",
+    "load_model": "generative.sampling",
+    "load_run": "generative.sampling",
+    "make_pattern": "generative.patterns",
+    "make_request": "generative.sampling",
+    "make_scheduler": "generative.latent_diffusion",
+    "save_clips": "generative.sampling",
+    "train_diffusion": "generative.runs",
+    "train_language_model": "generative.runs",
+    "write_report": "generative.report",
+}
+
+__all__ = [
+    "CodeSampling",
+    "CodecLM",
+    "CodecLMConfig",
+    "Conditioner",
+    "DiffusionSampling",
+    "GeneratedClip",
+    "GenerationRequest",
+    "GenerativeModel",
+    "LatentDiffusion",
+    "LatentDiffusionPipeline",
+    "TextEncoder",
+    "TrainingConfig",
+    "decode",
+    "evaluate_run",
+    "export_run",
+    "generate",
+    "load_model",
+    "load_run",
+    "make_pattern",
+    "make_request",
+    "make_scheduler",
+    "save_clips",
+    "train_diffusion",
+    "train_language_model",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'generative' has no attribute {name!r}")
+    return getattr(import_module(_EXPORTS[name]), name)

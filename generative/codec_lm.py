@@ -11,7 +11,7 @@ bit the probabilities of the encoder. Floating-point matrix products differ in t
 between processors, numbers of threads and library versions (and even between a sequence at once
 and step by step), one bit in one probability desynchronizes everything that follows, and nothing in
 the libraries promises otherwise. The static integer tables of ``.ltk`` are exact on every machine.
-`generative.evaluation.language_model_bits` says how many bits it would have been.
+`generative.lm_bits.language_model_bits` says how many bits it would have been.
 """
 
 from __future__ import annotations

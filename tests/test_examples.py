@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from models import tone
 
 from tokenizer import load_tokenizer
 from tokenizer.audio import write_audio
@@ -65,3 +66,102 @@ def test_python_in_the_readme_runs(tmp_path):
         command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def run_example(name, *arguments, timeout=600):
+    """Runs a script of ``examples/`` as people do."""
+    command = [sys.executable, str(ROOT / "examples" / name), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def tiny(tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_examples_lead_from_audio_to_both_decoders(tiny, tmp_path):
+    tokens, lm, diffusion = (tmp_path / name for name in ("tokens", "lm", "diffusion"))
+    said = run_example("tokenize_dataset.py", "--out", tokens, "--tokenizer", tiny)
+    assert "16 rows at 100 frames/s" in said
+    assert "decoded: (1, 16000)" in said
+    small = ["--steps", 3, "--width", 32, "--tokenizer", tiny]
+    run_example("train_lm_on_codes.py", tokens, "--out", lm, *small)
+    run_example("train_diffusion_on_latents.py", tokens, "--out", diffusion, *small)
+    out = tmp_path / "clips"
+    run_example("decode_generations.py", lm, diffusion, "--out", out, "--seconds", 0.5)
+    waves = {path.stem: soundfile.read(path)[0] for path in out.glob("*.wav")}
+    assert sorted(waves) == ["codes", "latents", "latents-as-codes"]
+    assert all(len(wave) == 4000 and np.abs(wave).max() > 0 for wave in waves.values())
+    assert not np.array_equal(waves["latents"], waves["latents-as-codes"])
+
+
+@pytest.mark.slow
+def test_example_of_the_whole_path(tiny, tmp_path):
+    options = ["--out", tmp_path, "--tokenizer", tiny, "--steps", 3, "--width", 32]
+    run_example("audio_folder_to_generated_audio.py", *options, "--seconds", 0.5)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<audio") == 4
+    assert {path.name for path in (tmp_path / "clips" / "lm").glob("*.wav")} == {
+        "000-noise.wav",
+        "001-tones.wav",
+    }
+
+
+@pytest.mark.slow
+def test_example_of_another_autoencoder(tmp_path):
+    said = run_example("bring_your_own_autoencoder.py", "--out", tmp_path)
+    assert "500 frames of 4 codes, 6.0 kbit/s" in said
+    assert soundfile.info(tmp_path / "decoded.wav").frames == 32_000
+
+
+@pytest.mark.slow
+def test_example_of_the_trained_models(tiny, tmp_path):
+    audio = tmp_path / "audio"
+    for index in range(10):
+        folder = audio / ("speech" if index % 2 else "music")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_audio(folder / f"{index}.wav", tone(2.0, seed=index), 8000)
+    options = ["--tokenizer", tiny, "--size", "tiny", "--lm-steps", 3, "--diffusion-steps", 3]
+    options += [
+        "--clips",
+        1,
+        "--seconds",
+        0.5,
+        "--evaluation-clips",
+        4,
+        "--num-workers",
+        0,
+        "--held-out",
+        0.4,
+    ]
+    run_example("train_generative_examples.py", audio, "--out", tmp_path / "out", *options)
+    assert "Evaluation: diffusion" in (tmp_path / "out" / "report.html").read_text()
+    assert (tmp_path / "out" / "export" / "diffusion" / "model_index.json").exists()
+
+
+@pytest.mark.slow
+def test_notebook_runs(tiny, tmp_path):
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(ROOT / "examples" / "walkthrough.ipynb", as_version=4)
+    settings = notebook.cells[1].source
+    for name, value in (
+        ("OUT", f"Path({str(tmp_path)!r})"),
+        ("TOKENIZER", repr(str(tiny))),
+        ("STEPS, WIDTH, SECONDS", "3, 32, 0.5"),
+    ):
+        settings, count = re.subn(rf"^{name} = .*$", f"{name} = {value}", settings, flags=re.M)
+        assert count == 1
+    notebook.cells[1].source = settings
+    assert not any(cell.get("outputs") for cell in notebook.cells)
+    NotebookClient(
+        notebook, timeout=600, resources={"metadata": {"path": str(ROOT / "examples")}}
+    ).execute()
+    shown = [o for cell in notebook.cells for o in cell.get("outputs", []) if "data" in o]
+    assert sum("text/html" in output["data"] for output in shown) == 5
