@@ -16,4 +16,4 @@ export PATH OMP_NUM_THREADS PYRIGHT_PYTHON_IGNORE_WARNINGS
 ruff check
 ruff format --check
 pyright
-exec pytest --jaxtyping-packages=tokenizer,generative,beartype.beartype "$@"
+exec pytest --jaxtyping-packages=tokenizer,generative,datasets_scripts,beartype.beartype "$@"

@@ -346,14 +346,15 @@ def test_codebooks_stored_in_half_precision(fitted):
 
 
 def test_building_by_kind():
-    assert list(QUANTIZERS.items()) == [("rvq", ResidualVectorQuantizer)]
+    assert QUANTIZERS["rvq"] is ResidualVectorQuantizer
+    assert all(kind == quantizer.kind for kind, quantizer in QUANTIZERS.items())
     quantizer = build_quantizer(
         {"kind": "rvq", "dim": 3, "num_codebooks": 2, "codebook_size": 5, "beam_width": 7}
     )
     assert quantizer.codebook_sizes == (5, 5)
     assert quantizer.to_config()["beam_width"] == 7
-    with pytest.raises(ValueError, match=r"'fsq'.*rvq"):
-        build_quantizer({"kind": "fsq"})
+    with pytest.raises(ValueError, match=r"'unheard'.*rvq.*register_quantizer"):
+        build_quantizer({"kind": "unheard"})
     with pytest.raises(ValueError, match="colour"):
         build_quantizer({**quantizer.to_config(), "kind": "rvq", "colour": 1})
 

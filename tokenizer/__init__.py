@@ -17,39 +17,48 @@ from typing import TYPE_CHECKING, Any
 from tokenizer._clash import check_clash
 
 if TYPE_CHECKING:
-    from tokenizer.audio import write_audio
+    from tokenizer.audio import AudioSource, write_audio
     from tokenizer.autoencoders.base import Autoencoder, Decoder, Encoder
     from tokenizer.codefile import CodeFileError
     from tokenizer.config import LatentTokenizerConfig
     from tokenizer.core import EncodeOutput
     from tokenizer.diffusers_view import DiffusersView
+    from tokenizer.inputs import open_audio
     from tokenizer.loading import load_tokenizer
     from tokenizer.model import LatentTokenizer
-    from tokenizer.quantizers.base import LatentSource, Quantizer
+    from tokenizer.quantizers import register_quantizer
+    from tokenizer.quantizers.base import Quantizer
     from tokenizer.quantizers.residual import ResidualVectorQuantizer
+    from tokenizer.quantizers.sources import LatentSource, TensorSource, sample_frames
     from tokenizer.transcode import decode_file, encode_file
 
 check_clash()
 
 _EXPORTS = {
+    "AudioSource": "tokenizer.audio",
     "Autoencoder": "tokenizer.autoencoders.base",
     "CodeFileError": "tokenizer.codefile",
     "Decoder": "tokenizer.autoencoders.base",
     "DiffusersView": "tokenizer.diffusers_view",
     "EncodeOutput": "tokenizer.core",
     "Encoder": "tokenizer.autoencoders.base",
-    "LatentSource": "tokenizer.quantizers.base",
+    "LatentSource": "tokenizer.quantizers.sources",
     "LatentTokenizer": "tokenizer.model",
     "LatentTokenizerConfig": "tokenizer.config",
     "Quantizer": "tokenizer.quantizers.base",
     "ResidualVectorQuantizer": "tokenizer.quantizers.residual",
+    "TensorSource": "tokenizer.quantizers.sources",
     "decode_file": "tokenizer.transcode",
     "encode_file": "tokenizer.transcode",
     "load_tokenizer": "tokenizer.loading",
+    "open_audio": "tokenizer.inputs",
+    "register_quantizer": "tokenizer.quantizers",
+    "sample_frames": "tokenizer.quantizers.sources",
     "write_audio": "tokenizer.audio",
 }
 
 __all__ = [
+    "AudioSource",
     "Autoencoder",
     "CodeFileError",
     "Decoder",
@@ -61,9 +70,13 @@ __all__ = [
     "LatentTokenizerConfig",
     "Quantizer",
     "ResidualVectorQuantizer",
+    "TensorSource",
     "decode_file",
     "encode_file",
     "load_tokenizer",
+    "open_audio",
+    "register_quantizer",
+    "sample_frames",
     "write_audio",
 ]
 __version__ = "0.1.0"

@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tokenizer.quantizers.measure import FitReport, measure, report
+from tokenizer.quantizers.sources import LatentSource, sample_frames
 
-@runtime_checkable
-class LatentSource(Protocol):
-    """Latent frames that can be read again and again, and need not fit in memory."""
+Q = TypeVar("Q", bound="Quantizer")
 
-    dim: int
-
-    def __len__(self) -> int:
-        """Number of latent frames."""
-        ...
-
-    def batches(self, batch_size: int) -> Iterator[Float[Tensor, "M D"]]:
-        """Yields all frames in order, float32, at most ``batch_size`` at a time."""
-        ...
+# Code files and int32 rows hold no larger codes.
+LARGEST_CODEBOOK = 2**16
+# Latents that `measure` looks at.
+_MEASURED = 65_536
+# Squares of larger values, summed, overflow float32.
+_LARGEST = 1e15
 
 
 class Quantizer(nn.Module, ABC):
     """Maps latent frames to one code per codebook, and codes to latent frames.
 
-    Hyperparameters are constructor arguments; what `fit` learns is buffers, so it is saved and
-    moved with the model. Everything is computed in float32, also under autocast. `fit` on an
-    already fitted quantizer forgets the first fit.
+    A quantizer of your own is a class with a `kind`, a constructor, `fit`, `encode` and `decode`
+    (docs/quantizers.md); it need not be differentiable. Every argument of the constructor is kept
+    as an attribute of the same name, from which `to_config` makes the checkpoint's configuration.
+    What `fit` learns goes into buffers that the constructor registers in their final shapes, so it
+    is saved and moved with the model. Everything is computed in float32, also under autocast. `fit`
+    on an already fitted quantizer forgets the first fit.
+
+    Args:
+        dim: D.
+        codebook_sizes: Entries of each codebook.
 
     Attributes:
         kind: The name under which configs and checkpoints know this quantizer.
@@ -40,6 +45,11 @@ class Quantizer(nn.Module, ABC):
         fitted: Bool buffer of shape ``[]``.
         noise_levels: Float32 buffer ``[K]``: RMS error of the latents reconstructed from the first
             n codebooks over the latents' overall RMS deviation from their mean, measured by `fit`.
+        code_counts: int64 buffer ``[K, S]``, S the largest codebook's size: how often each code
+            occurred in the latents measured. Code files are range-coded with it.
+
+    Raises:
+        ValueError: If a number is below 1, or a codebook has more than 65,536 entries.
     """
 
     kind: ClassVar[str]
@@ -47,17 +57,35 @@ class Quantizer(nn.Module, ABC):
     codebook_sizes: tuple[int, ...]
     fitted: Tensor
     noise_levels: Tensor
+    code_counts: Tensor
+
+    def __init__(self, dim: int, codebook_sizes: Sequence[int]) -> None:
+        super().__init__()
+        sizes = tuple(codebook_sizes)
+        check_at_least_one(dim=dim, num_codebooks=len(sizes), codebook_size=min(sizes, default=1))
+        if max(sizes) > LARGEST_CODEBOOK:
+            raise ValueError(f"A codebook of {max(sizes)} entries; at most 65,536 are possible.")
+        self.dim = dim
+        self.codebook_sizes = sizes
+        self.register_buffer("noise_levels", torch.zeros(len(sizes)))
+        self.register_buffer("code_counts", torch.zeros(len(sizes), max(sizes), dtype=torch.int64))
+        self.register_buffer("fitted", torch.tensor(False))
 
     @property
     def num_codebooks(self) -> int:
         """K."""
         return len(self.codebook_sizes)
 
+    @property
+    def prefix_codes(self) -> bool:
+        """Whether the codes of n codebooks are the first n of those of more."""
+        return True
+
     @abstractmethod
     def fit(
         self, latents: LatentSource, *, generator: torch.Generator, progress: bool = False
     ) -> Quantizer:
-        """Fits all parameters to the latents and returns ``self``."""
+        """Fits all parameters to the latents, calls `measure`, and returns ``self``."""
 
     @abstractmethod
     def encode(
@@ -73,11 +101,137 @@ class Quantizer(nn.Module, ABC):
     def decode(self, codes: Int[Tensor, "M n"]) -> Float[Tensor, "M D"]:
         """Latents from the codes of the first n codebooks, 1 <= n <= K."""
 
-    @abstractmethod
     def to_config(self) -> dict[str, Any]:
-        """What `from_config` needs to build the same quantizer, unfitted, as JSON values."""
+        """The constructor's arguments, as JSON values."""
+        names = list(inspect.signature(type(self).__init__).parameters)[1:]
+        missing = [name for name in names if not hasattr(self, name)]
+        if missing:
+            raise TypeError(
+                f"{type(self).__name__} does not keep its constructor's {', '.join(missing)} as an "
+                "attribute of the same name, so it cannot be saved."
+            )
+        values = {name: getattr(self, name) for name in names}
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
     @classmethod
-    @abstractmethod
-    def from_config(cls, config: dict[str, Any]) -> Quantizer:
+    def from_config(cls: type[Q], config: dict[str, Any]) -> Q:
         """Builds an unfitted quantizer from what `to_config` returned."""
+        try:
+            return cls(**config)
+        except TypeError as error:
+            raise ValueError(f"Not a configuration of the {cls.kind} quantizer: {error}.") from None
+
+    @property
+    def report(self) -> FitReport:
+        """What `fit` measured; it is kept in the buffers, so a loaded quantizer has it too.
+
+        Raises:
+            RuntimeError: If the quantizer is not fitted.
+        """
+        self.check_fitted()
+        return report(self.code_counts, self.noise_levels, self.codebook_sizes)
+
+    # For subclasses
+
+    @torch.no_grad()
+    def measure(self: Q, latents: LatentSource, *, progress: bool = False) -> Q:
+        """Ends a fit: fills `noise_levels` and `code_counts`, sets `fitted`, and returns ``self``.
+
+        At most 65,536 latents, always the same sample of them, are encoded and decoded.
+        """
+        self.fitted.fill_(True)
+        try:
+            frames = sample_frames(latents, _MEASURED, torch.Generator().manual_seed(0))
+            counts, noise = measure(
+                self.encode,
+                self.decode,
+                frames.to(self.fitted.device),
+                self.codebook_sizes,
+                prefix_codes=self.prefix_codes,
+                progress=progress,
+            )
+        except BaseException:
+            self.fitted.fill_(False)
+            raise
+        self.code_counts.copy_(counts)
+        self.noise_levels.copy_(noise)
+        return self
+
+    def check_fitted(self) -> None:
+        """Raises RuntimeError if the quantizer is not fitted."""
+        if not bool(self.fitted):
+            raise RuntimeError(
+                "This quantizer is not fitted yet, so it has no codes: run `latok fit`, or call "
+                "its .fit() with latents."
+            )
+
+    def check_source(self, latents: LatentSource) -> None:
+        """Raises ValueError if these latents cannot be fitted."""
+        if latents.dim != self.dim:
+            raise ValueError(f"The latents have {latents.dim} dimensions, not {self.dim}.")
+        if len(latents) == 0:
+            raise ValueError("There are no latents to fit a quantizer to.")
+
+    def checked_latents(
+        self, latents: Float[Tensor, "M D"], n_codebooks: int | None
+    ) -> tuple[Float[Tensor, "M D"], int]:
+        """The arguments of `encode`, in float32 and with the number filled in.
+
+        Raises:
+            RuntimeError: If the quantizer is not fitted.
+            ValueError: If latents are of another dimension, not finite or beyond 1e15, or the
+                number of codebooks is out of range.
+        """
+        self.check_fitted()
+        n = self.num_codebooks if n_codebooks is None else n_codebooks
+        if not 1 <= n <= self.num_codebooks:
+            raise ValueError(f"n_codebooks is {n}; it must be 1 to {self.num_codebooks}.")
+        if latents.ndim != 2 or latents.shape[1] != self.dim or not latents.is_floating_point():
+            raise ValueError(
+                f"Latents are {latents.dtype} of shape {tuple(latents.shape)}; expected floating "
+                f"point of shape [M, {self.dim}]."
+            )
+        check_values(latents)
+        return latents.float(), n
+
+    def checked_codes(self, codes: Int[Tensor, "M n"]) -> Int[Tensor, "M n"]:
+        """The argument of `decode`, as int64.
+
+        Raises:
+            RuntimeError: If the quantizer is not fitted.
+            ValueError: If there are too many codebooks, or a code is out of range.
+        """
+        self.check_fitted()
+        if codes.ndim != 2 or not 1 <= codes.shape[1] <= self.num_codebooks:
+            raise ValueError(
+                f"Codes have shape {tuple(codes.shape)}; expected [M, n] with n from 1 to "
+                f"{self.num_codebooks}."
+            )
+        if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+            raise ValueError(f"Codes are {codes.dtype}; expected integers.")
+        codes = codes.long()
+        if len(codes):
+            low, high = codes.amin(0).tolist(), codes.amax(0).tolist()
+            for k, size in enumerate(self.codebook_sizes[: len(low)]):
+                if low[k] < 0 or high[k] >= size:
+                    raise ValueError(
+                        f"Codes run from {min(low)} to {max(high)}; codebook {k} has the entries 0 "
+                        f"to {size - 1}."
+                    )
+        return codes
+
+
+def check_at_least_one(**numbers: int) -> None:
+    """Raises ValueError for the first number beneath 1."""
+    for name, value in numbers.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1.")
+
+
+def check_values(x: Float[Tensor, "M D"]) -> None:
+    """Raises ValueError for latents that are not finite, or too large to square."""
+    # Written so that NaN fails it too.
+    if x.numel() and not bool(x.abs().max() <= _LARGEST):
+        raise ValueError(
+            f"The latents have values that are not finite (NaN or infinity) or beyond {_LARGEST:g}."
+        )

@@ -2,64 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
+from tqdm import tqdm, trange
 
-from tokenizer.quantizers.base import LatentSource, Quantizer
+from tokenizer.quantizers.base import LatentSource, Quantizer, check_at_least_one, check_values
 from tokenizer.quantizers.kmeans import kmeans, nearest
+from tokenizer.quantizers.refine import refine
 from tokenizer.quantizers.search import Stage, search
 from tokenizer.quantizers.sources import sample_frames
 from tokenizer.standardizer import Standardizer
 
 _MEASURE_BATCH = 16_384
-# Squares of larger values, summed, overflow float32.
-_LARGEST = 1e15
-
-
-@dataclass(frozen=True)
-class FitReport:
-    """What `ResidualVectorQuantizer.fit` measured on all latents, with greedy codes.
-
-    Attributes:
-        frames: Latent frames seen.
-        utilization: Share of each codebook's entries that were used at all.
-        perplexity: Two to the entropy (in bits) of each codebook's codes: so many entries, used
-            equally often, would carry as much.
-        noise_levels: RMS error after the first n codebooks over the latents' RMS deviation from
-            their mean.
-        distortion_db: The same in dB: ``20 log10(noise_level)``; None for an error of zero.
-    """
-
-    frames: int
-    utilization: tuple[float, ...]
-    perplexity: tuple[float, ...]
-    noise_levels: tuple[float, ...]
-    distortion_db: tuple[float | None, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
-
-    def table(self) -> str:
-        """A Markdown table, one row per codebook."""
-        lines = [
-            f"Measured on {self.frames} latent frames:",
-            "",
-            "| codebooks | distortion dB | noise level | utilization | perplexity |",
-            "|---|---|---|---|---|",
-        ]
-        columns = (self.distortion_db, self.noise_levels, self.utilization, self.perplexity)
-        for n, (db, noise, used, perplexity) in enumerate(zip(*columns, strict=True), 1):
-            shown = "-inf" if db is None else f"{db:.2f}"
-            lines.append(f"| {n} | {shown} | {noise:.4f} | {used:.1%} | {perplexity:.1f} |")
-        return "\n".join(lines)
 
 
 class ResidualVectorQuantizer(Quantizer):
@@ -90,13 +48,17 @@ class ResidualVectorQuantizer(Quantizer):
         max_points: `fit` draws at most so many frames and keeps them in memory. More of them, less
             distortion on other latents.
         iterations: Most k-means iterations per stage.
+        refinements: After k-means, so many times all codebooks are fitted anew together, given the
+            codes (see `refine`), and the codes searched for again. Only for standardizations with
+            one metric for all stages.
 
     Attributes:
         codebooks: Float buffer ``[K, S, D]`` in latent space; may be stored in float16.
         code_counts: int64 buffer ``[K, S]``: how often each code occurred in the latents fitted.
 
     Raises:
-        ValueError: If a number is below 1 or the standardization unknown.
+        ValueError: If a number is too small, the standardization unknown, or refinements are asked
+            for where they cannot be.
     """
 
     kind: ClassVar[str] = "rvq"
@@ -112,56 +74,34 @@ class ResidualVectorQuantizer(Quantizer):
         beam_width: int = 1,
         max_points: int = 200_000,
         iterations: int = 12,
+        refinements: int = 0,
     ) -> None:
-        super().__init__()
-        for name, value in (
-            ("dim", dim),
-            ("num_codebooks", num_codebooks),
-            ("codebook_size", codebook_size),
-            ("beam_width", beam_width),
-            ("max_points", max_points),
-            ("iterations", iterations),
-        ):
-            if value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1.")
-        self.dim = dim
+        super().__init__(dim, (codebook_size,) * num_codebooks)
+        check_at_least_one(beam_width=beam_width, max_points=max_points, iterations=iterations)
         self.codebook_size = codebook_size
-        self.codebook_sizes = (codebook_size,) * num_codebooks
         self.standardization = standardization
         self.beam_width = beam_width
         self.max_points = max_points
+        if refinements < 0:
+            raise ValueError(f"refinements is {refinements}; it must not be negative.")
+        if refinements and standardization in ("channel", "whiten"):
+            raise ValueError(
+                f"With standardization {standardization!r} every codebook has a metric of its own; "
+                "refinements fit all codebooks together, and need 'none', 'scalar' or 'decoder'."
+            )
         self.iterations = iterations
+        self.refinements = refinements
         # In mode "decoder" one metric serves all stages.
         distinct = 1 if standardization == "decoder" else num_codebooks
         self.standardizers = nn.ModuleList(
             Standardizer(dim, standardization) for _ in range(distinct)
         )
         self.register_buffer("codebooks", torch.zeros(num_codebooks, codebook_size, dim))
-        self.register_buffer("noise_levels", torch.zeros(num_codebooks))
-        self.register_buffer(
-            "code_counts", torch.zeros(num_codebooks, codebook_size, dtype=torch.int64)
-        )
-        self.register_buffer("fitted", torch.tensor(False))
 
-    def to_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return {
-            "dim": self.dim,
-            "num_codebooks": self.num_codebooks,
-            "codebook_size": self.codebook_size,
-            "standardization": self.standardization,
-            "beam_width": self.beam_width,
-            "max_points": self.max_points,
-            "iterations": self.iterations,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> ResidualVectorQuantizer:
-        """Builds an unfitted quantizer from what `to_config` returned."""
-        try:
-            return cls(**config)
-        except TypeError as error:
-            raise ValueError(f"Not a configuration of the rvq quantizer: {error}.") from None
+    @property
+    def prefix_codes(self) -> bool:
+        """Whether the codes of n codebooks are the first n of those of more."""
+        return self.beam_width == 1
 
     @torch.no_grad()
     def fit(
@@ -190,16 +130,14 @@ class ResidualVectorQuantizer(Quantizer):
             ValueError: If the latents are empty, of another dimension or not finite, or the metric
                 does not fit the mode.
         """
-        if latents.dim != self.dim:
-            raise ValueError(f"The latents have {latents.dim} dimensions, not {self.dim}.")
-        if len(latents) == 0:
-            raise ValueError("There are no latents to fit a quantizer to.")
+        self.check_source(latents)
         residual = sample_frames(latents, self.max_points, generator).to(self.codebooks.device)
-        _check_values(residual)
+        check_values(residual)
         self.fitted.fill_(False)
         # Stages work around the mean, where float32 is finest; the first codebook takes it back.
         mean = residual.mean(0)
         residual -= mean
+        chosen: list[Tensor] = []
         for k in tqdm(range(self.num_codebooks), "fit", unit="codebook", disable=not progress):
             standardizer = self._standardizer(k)
             if k == 0 or self.standardization != "decoder":
@@ -209,8 +147,12 @@ class ResidualVectorQuantizer(Quantizer):
                 u, self.codebook_size, generator=generator, iterations=self.iterations
             )
             centroids = standardizer.inverse(centroids_u)
-            residual -= centroids.index_select(0, nearest(u, centroids_u))
+            codes = nearest(u, centroids_u)
+            residual -= centroids.index_select(0, codes)
             self.codebooks[k].copy_(centroids + mean if k == 0 else centroids)
+            chosen.append(codes)
+        if self.refinements:
+            self._refine(residual, torch.stack(chosen, 1), mean, progress)
         self._measure(latents, mean, progress)
         self.fitted.fill_(True)
         return self
@@ -237,20 +179,10 @@ class ResidualVectorQuantizer(Quantizer):
             ValueError: If latents are of another dimension, not finite or beyond 1e15, or if a
                 number is out of range.
         """
-        self._check_fitted()
-        n = self.num_codebooks if n_codebooks is None else n_codebooks
         width = self.beam_width if beam_width is None else beam_width
-        if not 1 <= n <= self.num_codebooks:
-            raise ValueError(f"n_codebooks is {n}; it must be 1 to {self.num_codebooks}.")
-        if width < 1:
-            raise ValueError(f"beam_width is {width}; it must be at least 1.")
-        if latents.ndim != 2 or latents.shape[1] != self.dim or not latents.is_floating_point():
-            raise ValueError(
-                f"Latents are {latents.dtype} of shape {tuple(latents.shape)}; expected floating "
-                f"point of shape [M, {self.dim}]."
-            )
-        _check_values(latents)
-        return self._search(latents.float(), n, width)
+        check_at_least_one(beam_width=width)
+        x, n = self.checked_latents(latents, n_codebooks)
+        return self._search(x, n, width)
 
     @torch.no_grad()
     def decode(self, codes: Int[Tensor, "M n"]) -> Float[Tensor, "M D"]:
@@ -260,51 +192,25 @@ class ResidualVectorQuantizer(Quantizer):
             RuntimeError: If the quantizer is not fitted.
             ValueError: If there are too many codebooks, or a code is out of range.
         """
-        self._check_fitted()
-        if codes.ndim != 2 or not 1 <= codes.shape[1] <= self.num_codebooks:
-            raise ValueError(
-                f"Codes have shape {tuple(codes.shape)}; expected [M, n] with n from 1 to "
-                f"{self.num_codebooks}."
-            )
-        if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
-            raise ValueError(f"Codes are {codes.dtype}; expected integers.")
-        codes = codes.long()
-        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.codebook_size:
-            raise ValueError(
-                f"Codes run from {int(codes.min())} to {int(codes.max())}; the codebooks have the "
-                f"entries 0 to {self.codebook_size - 1}."
-            )
+        codes = self.checked_codes(codes)
         # All codebooks as one table: one fused sum of rows per frame.
         first = torch.arange(codes.shape[1], device=codes.device) * self.codebook_size
         table = self.codebooks[: codes.shape[1]].flatten(0, 1).float()
         return functional.embedding_bag(codes + first, table, mode="sum")
 
-    @property
-    def report(self) -> FitReport:
-        """What `fit` measured; it is kept in the buffers, so a loaded quantizer has it too.
-
-        Raises:
-            RuntimeError: If the quantizer is not fitted.
-        """
-        self._check_fitted()
-        counts = self.code_counts.double()
-        share = counts / counts.sum(1, keepdim=True)
-        entropy = -torch.special.xlogy(share, share).sum(1)
-        noise = self.noise_levels.double().tolist()
-        return FitReport(
-            frames=int(self.code_counts[0].sum()),
-            utilization=tuple((counts > 0).double().mean(1).tolist()),
-            perplexity=tuple(entropy.exp().tolist()),
-            noise_levels=tuple(noise),
-            distortion_db=tuple(20 * math.log10(v) if v > 0 else None for v in noise),
-        )
-
-    def _check_fitted(self) -> None:
-        if not bool(self.fitted):
-            raise RuntimeError(
-                "This quantizer is not fitted yet, so it has no codes: run `latok fit`, or call "
-                "its .fit() with latents."
-            )
+    def _refine(self, residual: Tensor, codes: Tensor, mean: Tensor, progress: bool) -> None:
+        """Fits all codebooks together, given what they left of the latents minus their mean."""
+        for book, code in zip(self.codebooks, codes.T, strict=True):
+            residual += book.index_select(0, code)
+        centred = residual.sub_(mean)
+        books = self.codebooks.clone()
+        books[0] -= mean
+        for i in trange(self.refinements, desc="refine", unit="round", disable=not progress):
+            if i > 0:
+                codes = self._search(centred + mean, self.num_codebooks, 1)
+            books = refine(centred, codes, books)
+            self.codebooks.copy_(books)
+            self.codebooks[0] += mean
 
     def _standardizer(self, k: int) -> Standardizer:
         standardizer = self.standardizers[min(k, len(self.standardizers) - 1)]
@@ -340,7 +246,7 @@ class ResidualVectorQuantizer(Quantizer):
         with tqdm(total=len(latents), desc="measure", unit="frame", disable=not progress) as bar:
             for batch in latents.batches(_MEASURE_BATCH):
                 x = batch.to(mean.device)
-                _check_values(x)
+                check_values(x)
                 codes = self._search(x, count, 1)
                 residual = x.clone()
                 for k in range(count):
@@ -359,11 +265,3 @@ class ResidualVectorQuantizer(Quantizer):
         noise = (errors / frames / variance).sqrt() if varied else torch.zeros_like(errors)
         self.code_counts.copy_(counts)
         self.noise_levels.copy_(noise)
-
-
-def _check_values(x: Tensor) -> None:
-    # Written so that NaN fails it too.
-    if x.numel() and not bool(x.abs().max() <= _LARGEST):
-        raise ValueError(
-            f"The latents have values that are not finite (NaN or infinity) or beyond {_LARGEST:g}."
-        )

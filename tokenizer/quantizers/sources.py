@@ -4,15 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenizer.quantizers.base import LatentSource
-
 _SAMPLE_BATCH = 65_536
+
+
+@runtime_checkable
+class LatentSource(Protocol):
+    """Latent frames that can be read again and again, and need not fit in memory."""
+
+    dim: int
+
+    def __len__(self) -> int:
+        """Number of latent frames."""
+        ...
+
+    def batches(self, batch_size: int) -> Iterator[Float[Tensor, "M D"]]:
+        """Yields all frames in order, float32, at most ``batch_size`` at a time."""
+        ...
 
 
 class TensorSource:

@@ -17,6 +17,7 @@ from tokenizer.data import Clip, read_window
 from tokenizer.losses import MEL_BINS, MEL_WINDOWS, log_mel
 from tokenizer.model import LatentTokenizer
 from tokenizer.quantizers.base import Quantizer
+from tokenizer.quantizers.neural import ImplicitNeuralQuantizer
 from tokenizer.quantizers.residual import ResidualVectorQuantizer
 from tokenizer.quantizers.sources import MemmapSource
 
@@ -197,6 +198,7 @@ def fit_quantizer(
     *,
     cache: Path,
     config: FitConfig,
+    checkpoint: Path | None = None,
     progress: bool = True,
 ) -> LatentTokenizer:
     """Fits a quantizer to a tokenizer's latents and puts it in place, with the latents' statistics.
@@ -207,6 +209,8 @@ def fit_quantizer(
         quantizer: A new quantizer of the right dimension.
         cache: ``.npy`` file to keep the latents in; reused if it fits.
         config: How much audio, and the seed.
+        checkpoint: File in which quantizers trained by gradient descent keep their state, and from
+            which they go on.
         progress: Whether to show a bar.
     """
     source = cache_latents(tokenizer, clips, cache, config)
@@ -217,6 +221,8 @@ def fit_quantizer(
     if isinstance(quantizer, ResidualVectorQuantizer) and quantizer.standardization == "decoder":
         metric = decoder_sensitivity(tokenizer, source, config)
         quantizer.fit(source, generator=generator, metric=metric, progress=progress)
+    elif isinstance(quantizer, ImplicitNeuralQuantizer):
+        quantizer.fit(source, generator=generator, checkpoint=checkpoint, progress=progress)
     else:
         quantizer.fit(source, generator=generator, progress=progress)
     return tokenizer.set_quantizer(quantizer)

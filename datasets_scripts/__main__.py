@@ -1,0 +1,7 @@
+"""``python -m datasets_scripts``."""
+
+import sys
+
+from datasets_scripts.cli import main
+
+sys.exit(main())

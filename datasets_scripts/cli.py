@@ -1,0 +1,221 @@
+"""``python -m datasets_scripts``: prepare, verify and publish token datasets.
+
+python -m datasets_scripts prepare audiofolder my_audio --out my_tokens --segment-seconds 10
+python -m datasets_scripts verify my_tokens
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from datasets_scripts.options import Resources, RowOptions
+
+if TYPE_CHECKING:
+    from datasets_scripts.manifest import Manifest
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    if options.push_to_hub and "://" in options.out:
+        raise ValueError("--push-to-hub uploads from a local --out.")
+    asked: dict[str, Any] = {
+        "tokenizer": options.tokenizer,
+        "splits": options.split,
+        "options": RowOptions(
+            codes=options.codes or not options.latents,
+            latents=options.latents,
+            n_codebooks=options.n_codebooks,
+            bitrate=None if options.bitrate is None else 1000 * options.bitrate,
+            segment_seconds=options.segment_seconds,
+            downmix=options.downmix,
+            clips_per_shard=options.clips_per_shard,
+        ),
+        "corpus_options": _corpus_options(options),
+        "resources": Resources(options.batch_seconds, options.readers),
+        "device": options.device,
+        "strict": options.strict,
+        "progress": sys.stderr.isatty(),
+    }
+    if options.ray is not None:
+        from datasets_scripts.ray_prepare import connect, prepare_with_ray
+
+        connect(options.ray)
+        actors = options.num_proc
+        manifest = prepare_with_ray(
+            options.corpus, options.root, options.out, num_actors=actors, **asked
+        )
+    else:
+        from datasets_scripts.prepare import prepare_dataset
+
+        manifest = prepare_dataset(
+            options.corpus, options.root, options.out, num_proc=options.num_proc or 1, **asked
+        )
+    _report(manifest, options.out)
+    if options.push_to_hub:
+        from datasets_scripts.hub import push_dataset
+
+        print(push_dataset(options.out, options.push_to_hub))
+    return 0
+
+
+def _corpus_options(options: argparse.Namespace) -> dict[str, str]:
+    found = {}
+    for text in options.option:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise ValueError(f"--option {text!r} is not KEY=VALUE.")
+        found[key] = value
+    return found
+
+
+def _download(options: argparse.Namespace) -> int:
+    from datasets_scripts.prepare import find_corpus
+
+    corpus = find_corpus(options.corpus)
+    print(corpus.download(options.root, options.split, progress=sys.stderr.isatty()))
+    return 0
+
+
+def _report(manifest: Manifest, out: str) -> None:
+    rows = sum(shard.rows for shard in manifest.shards)
+    print(f"{out}: {rows} rows in {len(manifest.shards)} shards, {', '.join(manifest.splits)}")
+    if manifest.failures:
+        first = manifest.failures[0]
+        print(
+            f"{len(manifest.failures)} clips could not be prepared (listed in manifest.json), the"
+            f" first: {first.id}: {first.reason}",
+            file=sys.stderr,
+        )
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from datasets_scripts.verify import verify_dataset
+
+    problems = verify_dataset(options.dataset, progress=sys.stderr.isatty())
+    for problem in problems:
+        print(problem)
+    if not problems:
+        print(f"{options.dataset}: as its manifest says")
+    return 2 if problems else 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from datasets_scripts.hub import save_to_disk
+
+    save_to_disk(options.dataset, options.out)
+    print(f"{options.out}: for datasets.load_from_disk")
+    return 0
+
+
+def _info(options: argparse.Namespace) -> int:
+    from datasets_scripts.prepare import describe_corpus, find_corpus
+
+    info = find_corpus(options.corpus).INFO
+    if options.root is not None:
+        info = describe_corpus(options.corpus, options.root, _corpus_options(options))
+    for field in fields(info):
+        value = getattr(info, field.name)
+        if field.name == "downloads":
+            value = [f"{file.url} ({file.checksum or 'no checksum published'})" for file in value]
+        elif isinstance(value, Mapping):
+            value = [f"{key}: {text}" for key, text in value.items()]
+        if isinstance(value, list):
+            print("\n  ".join([f"{field.name}:", *value]) if value else f"{field.name}: none")
+        else:
+            print(f"{field.name}: {', '.join(value) if isinstance(value, tuple) else value}")
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:  # noqa: ARG001
+    from datasets_scripts.corpora import CORPORA
+
+    width = max(map(len, CORPORA))
+    for name in sorted(CORPORA):
+        print(f"{name.ljust(width)}  {CORPORA[name].INFO.title}")
+    return 0
+
+
+def _add_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE",
+        help="an option of the corpus, as `info CORPUS` lists them",
+    )  # fmt: skip
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m datasets_scripts", description="Audio corpora as datasets of tokens."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    p = commands.add_parser("prepare", help="encode a corpus; goes on where it was stopped")
+    p.set_defaults(run=_prepare)
+    p.add_argument("corpus", help="name of the corpus; see `list`")
+    p.add_argument("root", help="where it is: a folder, or as `info CORPUS` says")
+    p.add_argument("--out", required=True, help="folder or fsspec address of the dataset")
+    p.add_argument("--tokenizer", help="folder or hub id; default: the bundled one")
+    p.add_argument("--split", nargs="+", help="default: all that the corpus has")
+    _add_option(p)
+    rows = p.add_argument_group("rows")
+    rows.add_argument("--codes", action="store_true", help="the default, unless --latents is given")
+    rows.add_argument("--latents", action="store_true", help="instead of codes, or with --codes")
+    rate = rows.add_mutually_exclusive_group()
+    rate.add_argument("--n-codebooks", type=int, help="default: all")
+    rate.add_argument("--bitrate", type=float, help="kbit/s and channel, instead of --n-codebooks")
+    rows.add_argument("--segment-seconds", type=float, help="cut longer clips; default: do not")
+    rows.add_argument("--downmix", action="store_true", help="average the channels into one")
+    rows.add_argument("--clips-per-shard", type=int, default=RowOptions.clips_per_shard,
+                      help="default: %(default)s")  # fmt: skip
+    work = p.add_argument_group("work (none of these changes the rows)")
+    work.add_argument("--num-proc", type=int, help="processes, or Ray actors; default: 1")
+    work.add_argument("--device", default="cpu", help="torch device; cuda uses all GPUs in turn")
+    work.add_argument("--batch-seconds", type=float, default=Resources.batch_seconds,
+                      help="audio of a batch; default: %(default)s")  # fmt: skip
+    work.add_argument("--readers", type=int, default=Resources.num_readers,
+                      help="threads that read ahead, a process; default: %(default)s")  # fmt: skip
+    work.add_argument("--strict", action="store_true", help="stop at the first unreadable clip")
+    work.add_argument("--push-to-hub", metavar="REPO", help="then upload it as user/name")
+    work.add_argument("--ray", nargs="?", const="local", metavar="ADDRESS",
+                      help="on a Ray cluster: auto, HOST:PORT; default: one here")  # fmt: skip
+
+    p = commands.add_parser("verify", help="check a prepared dataset against its manifest")
+    p.set_defaults(run=_verify)
+    p.add_argument("dataset", help="folder or fsspec address")
+
+    p = commands.add_parser("export", help="write a prepared dataset for load_from_disk")
+    p.set_defaults(run=_export)
+    p.add_argument("dataset", help="folder or fsspec address")
+    p.add_argument("out", help="folder to write")
+
+    p = commands.add_parser("info", help="what a corpus is, its splits, licence, citation")
+    p.set_defaults(run=_info)
+    p.add_argument("corpus", help="see `list`")
+    p.add_argument("root", nargs="?", help="tells the splits that are there")
+    _add_option(p)
+
+    p = commands.add_parser("download", help="fetch a corpus from its official addresses")
+    p.set_defaults(run=_download)
+    p.add_argument("corpus", help="see `list`")
+    p.add_argument("root", help="folder for it; what is there is not fetched again")
+    p.add_argument("--split", nargs="+", help="default: all")
+
+    p = commands.add_parser("list", help="the corpora that are known")
+    p.set_defaults(run=_list)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns 0, or 2 after printing a line for each thing that is wrong."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except (ValueError, RuntimeError, ImportError, OSError) as error:
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"datasets_scripts: {message}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("datasets_scripts: interrupted", file=sys.stderr)
+        return 130

@@ -1,0 +1,118 @@
+"""Which clips a run has to prepare: all of a split, less those whose shards are whole already."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+
+from datasets_scripts.corpus import Clip, Missing
+from datasets_scripts.encoding import Task
+
+
+class IdHash:
+    """A hash of a sequence of clips' ids."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, clip_id: str) -> None:
+        """Appends an id."""
+        text = clip_id.encode()
+        self._digest.update(len(text).to_bytes(8, "little") + text)
+
+    def hexdigest(self) -> str:
+        """Sixteen hex digits."""
+        return self._digest.hexdigest()[:16]
+
+
+class SeenIds:
+    """Finds ids that come twice, in about nine bytes an id.
+
+    Only hashes of 64 bits are kept: among a hundred million ids the chance that two different ones
+    are taken for the same is one in four thousand.
+    """
+
+    def __init__(self) -> None:
+        self._sorted = np.zeros(0, dtype=np.uint64)
+        self._recent: set[int] = set()
+
+    def add(self, clip_id: str) -> bool:
+        """Adds an id; whether it was there."""
+        digest = hashlib.blake2b(clip_id.encode(), digest_size=8).digest()
+        value = int.from_bytes(digest, "little")
+        place = int(np.searchsorted(self._sorted, np.uint64(value)))
+        if value in self._recent or (
+            place < len(self._sorted) and int(self._sorted[place]) == value
+        ):
+            return True
+        self._recent.add(value)
+        if len(self._recent) > max(2**14, len(self._sorted) // 32):
+            recent = np.fromiter(self._recent, np.uint64, len(self._recent))
+            self._sorted = np.sort(np.concatenate([self._sorted, recent]), kind="stable")
+            self._recent = set()
+        return False
+
+
+class Plan:
+    """The tasks of a split that are still to do; iterate over it once.
+
+    Args:
+        split: For messages.
+        items: What the corpus yields for the split.
+        clips_per_shard: See `RowOptions`.
+        done: For each shard that is whole: how many clips it has, and the `IdHash` of their ids.
+
+    Attributes:
+        num_clips: How many the split has; known at the end.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        items: Iterable[Clip | Missing],
+        clips_per_shard: int,
+        done: Mapping[int, tuple[int, str]],
+    ) -> None:
+        self._split, self._items = split, items
+        self._clips_per_shard, self._done = clips_per_shard, done
+        self.num_clips = 0
+
+    @property
+    def num_shards(self) -> int:
+        """How many shards the split has; known at the end."""
+        return -(-self.num_clips // self._clips_per_shard)
+
+    def __iter__(self) -> Iterator[Task]:
+        seen = SeenIds()
+        ids = IdHash()
+        for item in self._items:
+            index, self.num_clips = self.num_clips, self.num_clips + 1
+            shard, place = divmod(index, self._clips_per_shard)
+            ids = ids if place else IdHash()
+            ids.add(item.id)
+            again = seen.add(item.id)
+            if shard in self._done:
+                if place + 1 == self._done[shard][0]:
+                    self._check(shard, ids)
+                continue
+            if again and isinstance(item, Clip):
+                item = Missing(item.id, "its id occurs a second time in this split")  # noqa: PLW2901
+            yield Task(index, item)
+        last = self.num_clips % self._clips_per_shard
+        sizes = {self.num_shards - 1: last} if last else {}
+        for shard, (clips, _) in self._done.items():
+            expected = sizes.get(shard, self._clips_per_shard)
+            if shard >= self.num_shards or clips != expected:
+                self._refuse(shard)
+
+    def _check(self, shard: int, ids: IdHash) -> None:
+        if ids.hexdigest() != self._done[shard][1]:
+            self._refuse(shard)
+
+    def _refuse(self, shard: int) -> None:
+        raise ValueError(
+            f"The corpus is not what it was when shard {shard} of {self._split!r} was written:"
+            " clips were added, removed or renamed since. Prepare it into another --out."
+        )

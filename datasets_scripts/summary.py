@@ -1,0 +1,143 @@
+"""Statistics of prepared rows: duration, use of codes, mean and deviation of latents.
+
+Sums are kept, not means, so that shards and splits that were measured apart can be added up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+class Statistics:
+    """Sums over rows; add rows, or other statistics, and ask for `summary`.
+
+    Args:
+        codebook_sizes: Entries of each codebook in use; empty where there are no codes.
+        latent_dim: D; 0 where there are no latents.
+    """
+
+    def __init__(self, codebook_sizes: Sequence[int], latent_dim: int) -> None:
+        self.codebook_sizes, self.latent_dim = tuple(codebook_sizes), latent_dim
+        self.rows = self.num_samples = self.frames = 0
+        self.code_counts = [np.zeros(size, dtype=np.int64) for size in self.codebook_sizes]
+        self.latents_sum = np.zeros(latent_dim)
+        self.latents_square_sum = np.zeros(latent_dim)
+
+    def add_row(self, row: Mapping[str, Any]) -> None:
+        """Adds a row with ``codes [T, K]``, ``latents [T, D]`` or both, and ``num_samples``."""
+        self.rows += 1
+        self.num_samples += int(row["num_samples"])
+        codes, latents = row.get("codes"), row.get("latents")
+        values = codes if codes is not None else latents
+        self.frames += 0 if values is None else len(values)
+        if codes is not None:
+            columns = zip(self.codebook_sizes, np.asarray(codes).T, strict=True)
+            new = [np.bincount(column, minlength=size) for size, column in columns]
+            self.code_counts = _sums(self.code_counts, new)
+        if latents is not None and self.latent_dim:
+            values = np.asarray(latents, dtype=np.float64)
+            self.latents_sum += values.sum(0)
+            self.latents_square_sum += np.square(values).sum(0)
+
+    def add(self, other: Statistics) -> None:
+        """Adds the sums of other rows.
+
+        Raises:
+            ValueError: If they are of other codebooks or dimensions.
+        """
+        ours = self.codebook_sizes, self.latent_dim
+        theirs = other.codebook_sizes, other.latent_dim
+        if ours != theirs:
+            raise ValueError(f"Statistics of codebooks and dimensions {ours} and {theirs}.")
+        self.rows += other.rows
+        self.num_samples += other.num_samples
+        self.frames += other.frames
+        self.code_counts = _sums(self.code_counts, other.code_counts)
+        self.latents_sum += other.latents_sum
+        self.latents_square_sum += other.latents_square_sum
+
+    def to_json(self) -> dict[str, Any]:
+        """The sums as JSON values."""
+        return {
+            "rows": self.rows,
+            "num_samples": self.num_samples,
+            "frames": self.frames,
+            "code_counts": [counts.tolist() for counts in self.code_counts],
+            "latents_sum": self.latents_sum.tolist(),
+            "latents_square_sum": self.latents_square_sum.tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Statistics:
+        """The inverse of `to_json`; other keys are passed over."""
+        counts = [np.array(column, dtype=np.int64) for column in value["code_counts"]]
+        made = cls([len(column) for column in counts], len(value["latents_sum"]))
+        made.rows, made.num_samples = int(value["rows"]), int(value["num_samples"])
+        made.frames, made.code_counts = int(value["frames"]), counts
+        made.latents_sum = np.array(value["latents_sum"], dtype=np.float64)
+        made.latents_square_sum = np.array(value["latents_square_sum"], dtype=np.float64)
+        return made
+
+    @property
+    def latents_mean(self) -> np.ndarray:
+        """``[D]``, as far as latents were asked for."""
+        return self.latents_sum / max(self.frames, 1)
+
+    @property
+    def latents_std(self) -> np.ndarray:
+        """``[D]`` deviations, as far as latents were asked for."""
+        variance = self.latents_square_sum / max(self.frames, 1) - self.latents_mean**2
+        return np.sqrt(np.maximum(variance, 0.0))
+
+    def summary(self, sampling_rate: int) -> dict[str, Any]:
+        """What people and training scripts read.
+
+        Args:
+            sampling_rate: Hz that ``num_samples`` counts at.
+
+        Returns:
+            JSON values: ``rows``, ``hours``, ``frames``; ``codebooks``, for each its ``size``, the
+            share of entries in use (``utilization``), ``entropy`` in bits per code and
+            ``perplexity``; ``bits_per_code``, the mean entropy; ``latents_mean`` and
+            ``latents_std`` ``[D]``. What was not asked for is None.
+        """
+        codebooks = [_use(counts) for counts in self.code_counts]
+        return {
+            "rows": self.rows,
+            "hours": self.num_samples / sampling_rate / 3600,
+            "frames": self.frames,
+            "codebooks": codebooks or None,
+            "bits_per_code": float(np.mean([c["entropy"] for c in codebooks]))
+            if codebooks
+            else None,
+            "latents_mean": self.latents_mean.tolist() if self.latent_dim else None,
+            "latents_std": self.latents_std.tolist() if self.latent_dim else None,
+        }
+
+
+def _sums(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> list[np.ndarray]:
+    return [one + other for one, other in zip(a, b, strict=True)]
+
+
+def _use(counts: np.ndarray) -> dict[str, Any]:
+    share = counts[counts > 0] / max(int(counts.sum()), 1)
+    entropy = float(-(share * np.log2(share)).sum()) + 0.0  # No minus before a zero.
+    return {
+        "size": len(counts),
+        "utilization": len(share) / len(counts),
+        "entropy": entropy,
+        "perplexity": float(2**entropy),
+    }
+
+
+def total(
+    parts: Iterable[Statistics], codebook_sizes: Sequence[int], latent_dim: int
+) -> Statistics:
+    """The sum of statistics, in their order (so that float sums come out equal every time)."""
+    found = Statistics(codebook_sizes, latent_dim)
+    for part in parts:
+        found.add(part)
+    return found

@@ -1,0 +1,268 @@
+"""A residual quantizer whose codebooks depend on what has been decoded so far.
+
+Written after the published method: Huijben, Douze, Muckley, van Sloun, Verbeek: Residual
+Quantization with Implicit Neural Codebooks (2024); Vallaeys, Muckley, Verbeek, Douze: QINCo2
+(2025), from which candidate pre-selection and beam search are taken. QINCODEC applies it to audio.
+
+Shape suffixes: R rows of a block, H hypotheses of a row, A candidates of a hypothesis.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tokenizer.quantizers.base import LatentSource, Quantizer, check_at_least_one, check_values
+from tokenizer.quantizers.blocks import in_blocks
+from tokenizer.quantizers.kmeans import block_rows, half_squared_norms, largest_in_rows
+from tokenizer.quantizers.neural_training import (
+    NETWORK,
+    Plan,
+    all_entries_in,
+    network,
+    train,
+    try_entries,
+)
+from tokenizer.quantizers.sources import sample_frames
+
+_DECODED_ROWS = 256
+# Candidates whose entries are computed at once.
+_CANDIDATES = 4096
+
+
+class ImplicitNeuralQuantizer(Quantizer):
+    """K codebooks in sequence; a small network adapts each to the estimate so far.
+
+    The entry that codebook k adds to the estimate e is ``c + f_k(c, e)`` for a learned vector c and
+    a network f_k (see `network`). To search all S entries would mean to run the network S times, so
+    the ``candidates`` nearest by a cheap rule are computed and the best of them taken. The rule:
+    ``keys[c] + e offsets`` is about what the entry would be.
+
+    The start is a refined `ResidualVectorQuantizer`, with networks that add nothing; gradient
+    descent goes on from there. All of it happens on the latents' deviation from their mean over
+    their overall deviation.
+
+    Args:
+        dim: D.
+        num_codebooks: K.
+        codebook_size: Entries of each codebook.
+        hidden: Width of the networks.
+        depth: Residual blocks of each network.
+        candidates: Entries computed for each hypothesis.
+        beam_width: Hypotheses that `encode` keeps; 1 is greedy.
+        steps: Of training.
+        batch_size: Frames per step.
+        learning_rate: Peak of the schedule: a short warm-up, then a cosine to a hundredth.
+        max_points: `fit` draws at most so many frames and keeps them in memory. The networks learn
+            too few by heart: ten times as many as serve plain residual quantization pay.
+
+    Attributes:
+        mean: Buffer ``[D]``.
+        scale: Buffer ``[]``, the latents' root mean square deviation.
+        codebooks: Buffer ``[K, S, D]``.
+        keys: Buffer ``[K, S, D]``.
+        offsets: Buffer ``[K, D, D]``.
+        entry_in: Buffer ``[K, D, hidden]``, and so on: see `NETWORK`.
+
+    Raises:
+        ValueError: If a number is below 1, or the learning rate not positive.
+    """
+
+    kind: ClassVar[str] = "qinco"
+    mean: Tensor
+    scale: Tensor
+    codebooks: Tensor
+    keys: Tensor
+    offsets: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        num_codebooks: int,
+        codebook_size: int,
+        hidden: int = 128,
+        depth: int = 1,
+        candidates: int = 16,
+        beam_width: int = 1,
+        steps: int = 10_000,
+        batch_size: int = 1_024,
+        learning_rate: float = 2e-3,
+        max_points: int = 500_000,
+    ) -> None:
+        super().__init__(dim, (codebook_size,) * num_codebooks)
+        check_at_least_one(
+            hidden=hidden,
+            depth=depth,
+            candidates=candidates,
+            beam_width=beam_width,
+            steps=steps,
+            batch_size=batch_size,
+            max_points=max_points,
+        )
+        if not learning_rate > 0:
+            raise ValueError(f"learning_rate is {learning_rate}; it must be positive.")
+        self.codebook_size = codebook_size
+        self.hidden = hidden
+        self.depth = depth
+        self.candidates = candidates
+        self.beam_width = beam_width
+        self.steps = steps
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.max_points = max_points
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("scale", torch.ones(()))
+        sizes = {"D": dim, "S": codebook_size, "H": hidden, "L": depth}
+        for name, axes in NETWORK.items():
+            shape = [sizes[axis] for axis in axes]
+            self.register_buffer(name, torch.zeros(num_codebooks, *shape))
+
+    @property
+    def prefix_codes(self) -> bool:
+        """Whether the codes of n codebooks are the first n of those of more."""
+        return self.beam_width == 1
+
+    @torch.no_grad()
+    def fit(
+        self,
+        latents: LatentSource,
+        *,
+        generator: torch.Generator,
+        progress: bool = False,
+        checkpoint: Path | None = None,
+    ) -> ImplicitNeuralQuantizer:
+        """Trains on a sample of the latents.
+
+        Args:
+            latents: At least one frame, all finite.
+            generator: Source of randomness. The same seed gives the same quantizer on one machine.
+            progress: Whether to show bars.
+            checkpoint: A ``.safetensors`` file. Training writes its state there every minute and,
+                started again on the same latents with the same options, goes on from it to the
+                same result as without a stop.
+
+        Returns:
+            self.
+
+        Raises:
+            ValueError: If the latents are empty, of another dimension or not finite, or the
+                checkpoint is of other latents or options.
+        """
+        self.check_source(latents)
+        frames = sample_frames(latents, self.max_points, generator).to(self.mean.device)
+        check_values(frames)
+        self.fitted.fill_(False)
+        mean = frames.mean(0)
+        frames -= mean
+        scale = frames.square().mean(dtype=torch.float64).sqrt().float()
+        scale = torch.where(scale > 0, scale, 1)
+        plan = Plan(
+            codebook_size=self.codebook_size,
+            num_codebooks=self.num_codebooks,
+            hidden=self.hidden,
+            depth=self.depth,
+            candidates=min(self.candidates, self.codebook_size),
+            steps=self.steps,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+        )
+        learned = train(frames / scale, plan, generator, checkpoint, progress=progress)
+        self.mean.copy_(mean)
+        self.scale.copy_(scale)
+        for name, value in learned.items():
+            getattr(self, name).copy_(value)
+        return self.measure(latents, progress=progress)
+
+    @torch.no_grad()
+    def encode(
+        self,
+        latents: Float[Tensor, "M D"],
+        n_codebooks: int | None = None,
+        beam_width: int | None = None,
+    ) -> Int[Tensor, "M n"]:
+        """Codes of each frame.
+
+        Args:
+            latents: Frames, of any floating-point type; computed in float32.
+            n_codebooks: Use the first so many codebooks (default: all).
+            beam_width: Hypotheses kept (default: the constructor's); 1 is greedy.
+
+        Raises:
+            RuntimeError: If the quantizer is not fitted.
+            ValueError: As `Quantizer.checked_latents`, or for a beam width below 1.
+        """
+        width = self.beam_width if beam_width is None else beam_width
+        check_at_least_one(beam_width=width)
+        x, n = self.checked_latents(latents, n_codebooks)
+        mean, scale = self.mean.float(), self.scale.float()
+        candidates = min(self.candidates, self.codebook_size)
+        stages = [_Stage(self._weights(k)) for k in range(n)]
+        # A power of two, so that blocks of one call begin where those of another do.
+        rows = max(1, _CANDIDATES // (width * candidates))
+        rows = min(block_rows(self.codebook_size), 1 << (rows.bit_length() - 1))
+        return in_blocks(
+            lambda block: _search((block - mean) / scale, stages, width, candidates), x, rows
+        )
+
+    @torch.no_grad()
+    def decode(self, codes: Int[Tensor, "M n"]) -> Float[Tensor, "M D"]:
+        """Latents: each codebook's entry in turn, adapted to the estimate before it."""
+        codes = self.checked_codes(codes)
+        weights = [self._weights(k) for k in range(codes.shape[1])]
+        mean, scale = self.mean.float(), self.scale.float()
+
+        def decode(block: Tensor) -> Tensor:
+            estimate = mean.new_zeros(len(block), self.dim)
+            for w, code in zip(weights, block.T, strict=True):
+                entry = w["codebooks"].index_select(0, code)
+                estimate = estimate + network(w, entry, estimate)
+            return estimate * scale + mean
+
+        return in_blocks(decode, codes, _DECODED_ROWS)
+
+    def _weights(self, k: int) -> dict[str, Tensor]:
+        return {name: getattr(self, name)[k].float() for name in NETWORK}
+
+
+class _Stage:
+    """What the search needs of a codebook."""
+
+    def __init__(self, weights: dict[str, Tensor]) -> None:
+        self.weights = weights
+        self.bias = -half_squared_norms(weights["keys"])
+        self.entries_in = all_entries_in(weights)
+
+    def candidates(self, residual: Tensor, estimate: Tensor, count: int) -> Tensor:
+        """The most promising entries ``[M, count]`` for each residual, by the cheap rule."""
+        u = residual - estimate @ self.weights["offsets"]
+        return largest_in_rows(torch.addmm(self.bias, u, self.weights["keys"].T), count)
+
+
+def _search(x: Tensor, stages: list[_Stage], width: int, candidates: int) -> Tensor:
+    """Codes ``[R, n]`` of the best hypothesis after the last stage."""
+    rows, dim = x.shape
+    estimate_RHD = x.new_zeros(rows, 1, dim)
+    codes_RHn = torch.zeros(rows, 1, 0, dtype=torch.int64, device=x.device)
+    for stage in stages:
+        hypotheses = estimate_RHD.shape[1]
+        residual_RHD = x[:, None] - estimate_RHD
+        entry_RHA = stage.candidates(
+            residual_RHD.flatten(0, 1), estimate_RHD.flatten(0, 1), candidates
+        ).view(rows, hypotheses, candidates)
+        added = try_entries(
+            stage.weights, stage.entries_in, entry_RHA.flatten(0, 1), estimate_RHD.flatten(0, 1)
+        ).view(rows, hypotheses, candidates, dim)
+        tried = (estimate_RHD[:, :, None] + added).flatten(1, 2)
+        score = -(x[:, None] - tried).square().sum(-1)
+        kept = min(width, hypotheses * candidates)
+        best = largest_in_rows(score, kept)
+        estimate_RHD = tried.gather(1, best[..., None].expand(-1, -1, dim))
+        parent = (best // candidates)[..., None]
+        history = codes_RHn.gather(1, parent.expand(-1, -1, codes_RHn.shape[2]))
+        chosen = entry_RHA.flatten(1).gather(1, best)[..., None]
+        codes_RHn = torch.cat([history, chosen], 2)
+    return codes_RHn[:, 0]
