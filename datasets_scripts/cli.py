@@ -75,7 +75,12 @@ def _download(options: argparse.Namespace) -> int:
     from datasets_scripts.prepare import find_corpus
 
     corpus = find_corpus(options.corpus)
-    print(corpus.download(options.root, options.split, progress=sys.stderr.isatty()))
+    theirs = _corpus_options(options)
+    if unknown := sorted(set(theirs) - set(corpus.INFO.options)):
+        known = ", ".join(corpus.INFO.options) or "none"
+        raise ValueError(f"{options.corpus!r} has no option {unknown[0]!r}. Options: {known}.")
+    shown = sys.stderr.isatty()
+    print(corpus.download(options.root, options.split, progress=shown, **theirs))
     return 0
 
 
@@ -201,6 +206,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("corpus", help="see `list`")
     p.add_argument("root", help="folder for it; what is there is not fetched again")
     p.add_argument("--split", nargs="+", help="default: all")
+    _add_option(p)
 
     p = commands.add_parser("list", help="the corpora that are known")
     p.set_defaults(run=_list)
