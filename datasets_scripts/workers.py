@@ -1,13 +1,14 @@
 """Several processes that encode: clips are dealt to them in turn, rows come back in order.
 
-Nothing waits in an unbounded queue: pipes hold a few clips and rows each, and whoever is ahead
-waits. A worker reads its clips itself, so decoding and resampling are shared too.
+Nothing waits in an unbounded queue: whoever is far ahead waits. A worker reads its clips itself, so
+decoding and resampling are shared too.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import queue
 import threading
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,10 @@ from typing import Any
 from datasets_scripts.encoding import Encoded, Task, encode_tasks
 from datasets_scripts.options import Resources, RowOptions
 from tokenizer import LatentTokenizer
+
+# Rows and ends of clips that a worker may be ahead of the others: a pipe alone holds a row or two,
+# and then workers that batch by length wait for each other's turn at every batch.
+MAX_AHEAD = 512
 
 
 @dataclass(frozen=True)
@@ -171,6 +176,36 @@ def _workers(
             worker.events.close()
 
 
+class _Sender(threading.Thread):
+    """Sends what a worker made while the worker makes more."""
+
+    def __init__(self, events: Connection) -> None:
+        super().__init__(daemon=True, name="sender")
+        self._events = events
+        self._waiting: queue.Queue[Encoded | Exception | None] = queue.Queue(MAX_AHEAD)
+        self._broken = False
+
+    def run(self) -> None:
+        """Until `finish`; when nobody listens any more, what is left is dropped."""
+        while (event := self._waiting.get()) is not None:
+            try:
+                if not self._broken:
+                    self._events.send(event)
+            except (BrokenPipeError, ConnectionError):
+                self._broken = True
+
+    def put(self, event: Encoded | Exception) -> None:
+        """Waits while there is too much to send; raises BrokenPipeError if nobody listens."""
+        if self._broken:
+            raise BrokenPipeError
+        self._waiting.put(event)
+
+    def finish(self) -> None:
+        """Waits until all has been sent."""
+        self._waiting.put(None)
+        self.join()
+
+
 def _work(
     tasks: Connection,
     events: Connection,
@@ -189,10 +224,13 @@ def _work(
             yield task
 
     here: Any = tokenizer.to(device)  # pyright: ignore[reportArgumentType]
+    sender = _Sender(events)
+    sender.start()
     try:
         for event in encode_tasks(here, received(), options, resources):
-            events.send(event)
+            sender.put(event)
     except (BrokenPipeError, EOFError, KeyboardInterrupt):
         return  # The parent has gone, or is about to end this.
     except Exception as error:  # Raised again in the parent.
-        events.send(RuntimeError(f"{type(error).__name__}: {error}"))
+        sender.put(RuntimeError(f"{type(error).__name__}: {error}"))
+    sender.finish()
