@@ -6,19 +6,17 @@ the library (extra ``e2e``), coding does not.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional
 
+from tokenizer.bottleneck_stages import EmaStage, FactorizedStage, ScalarStage, Stage, library
 from tokenizer.quantizers.base import Quantizer
-from tokenizer.quantizers.factorized import FactorizedQuantizer, ProjectedQuantizer
+from tokenizer.quantizers.factorized import FactorizedQuantizer
 from tokenizer.quantizers.residual import ResidualVectorQuantizer
 from tokenizer.quantizers.trained_fsq import ProjectedScalarQuantizer, scalar_levels
 
@@ -252,123 +250,6 @@ class StraightThroughBottleneck(Bottleneck):
         return x + (total - x).detach()
 
 
-class Stage(nn.Module, ABC):
-    """One codebook and what is around it."""
-
-    @abstractmethod
-    def forward(
-        self, residual: Float[Tensor, "B T D"], used: Bool[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "B T D"], Int[Tensor, "B T"], Float[Tensor, "B T"]]:
-        """Codes residuals.
-
-        Args:
-            residual: What the stages before have left.
-            used: The frames that use this stage.
-
-        Returns:
-            What the codes stand for (zero where not used), codes (-1 where not used), and mean
-            squared distances of what was looked up from what was found.
-        """
-
-    @abstractmethod
-    def write_to(self, quantizer: Any, k: int) -> None:
-        """Puts what was learnt into the k-th codebook of a quantizer."""
-
-
-class EmaStage(Stage):
-    """Entries are running means of the residuals they code, as in SoundStream and EnCodec.
-
-    Zeghidour et al., 2021, "SoundStream: An End-to-End Neural Audio Codec"; Défossez et al., 2022,
-    "High Fidelity Neural Audio Compression".
-    """
-
-    def __init__(self, vq: nn.Module) -> None:
-        super().__init__()
-        self.vq = vq
-
-    def forward(
-        self, residual: Float[Tensor, "B T D"], used: Bool[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "B T D"], Int[Tensor, "B T"], Float[Tensor, "B T"]]:
-        """See `Stage`."""
-        entry, index, _ = self.vq(residual.detach(), mask=used)
-        return entry, index, (residual - entry).square().mean(-1)
-
-    def write_to(self, quantizer: Any, k: int) -> None:
-        """See `Stage`."""
-        quantizer.codebooks[k].copy_(_entries(self.vq))
-        # Without standardization there is nothing to fit, but a resumed run has not fitted it.
-        quantizer.standardizers[k].fitted.fill_(True)
-
-
-class ProjectedStage(Stage):
-    """The affine maps around a lookup in few dimensions."""
-
-    def __init__(self, quantizer: ProjectedQuantizer, k: int) -> None:
-        super().__init__()
-        self.into = nn.Linear(quantizer.dim, quantizer.codebook_dim)
-        self.out = nn.Linear(quantizer.codebook_dim, quantizer.dim)
-        with torch.no_grad():
-            for theirs, ours in self._pairs(quantizer, k):
-                ours.copy_(theirs)
-
-    def write_to(self, quantizer: Any, k: int) -> None:
-        """See `Stage`."""
-        for theirs, ours in self._pairs(quantizer, k):
-            theirs.copy_(ours)
-
-    def _pairs(self, quantizer: ProjectedQuantizer, k: int) -> tuple[tuple[Tensor, Tensor], ...]:
-        return (
-            (quantizer.in_weight[k], self.into.weight),
-            (quantizer.in_bias[k], self.into.bias),
-            (quantizer.out_weight[k], self.out.weight),
-            (quantizer.out_bias[k], self.out.bias),
-        )
-
-
-class FactorizedStage(ProjectedStage):
-    """Entries are directions, as in DAC (Kumar et al., 2023).
-
-    The straight-through estimator spans the lookup, so that the projections before and after it get
-    gradients. Other than there, entries are running means instead of parameters.
-    """
-
-    def __init__(self, quantizer: FactorizedQuantizer, k: int, vq: nn.Module) -> None:
-        super().__init__(quantizer, k)
-        self.vq = vq
-
-    def forward(
-        self, residual: Float[Tensor, "B T D"], used: Bool[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "B T D"], Int[Tensor, "B T"], Float[Tensor, "B T"]]:
-        """See `Stage`."""
-        u = functional.normalize(self.into(residual), dim=-1)
-        entry, index, _ = self.vq(u.detach(), mask=used)
-        quantized = self.out(u + (entry - u).detach()) * used[..., None]
-        return quantized, index, (u - entry).square().mean(-1)
-
-    def write_to(self, quantizer: Any, k: int) -> None:
-        """See `Stage`."""
-        super().write_to(quantizer, k)
-        quantizer.codebooks[k].copy_(_entries(self.vq))
-
-
-class ScalarStage(ProjectedStage):
-    """Entries are points of a fixed grid; the gradient passes straight through the rounding."""
-
-    def __init__(self, quantizer: ProjectedScalarQuantizer, k: int) -> None:
-        super().__init__(quantizer, k)
-        # Levels from -1 to 1, as the quantizer has them.
-        self.fsq = _library().FSQ(levels=list(quantizer.levels), preserve_symmetry=True)
-
-    def forward(
-        self, residual: Float[Tensor, "B T D"], used: Bool[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "B T D"], Int[Tensor, "B T"], Float[Tensor, "B T"]]:
-        """See `Stage`."""
-        entry, index = self.fsq(self.into(residual))
-        quantized = self.out(entry) * used[..., None]
-        index = torch.where(used, index.long(), -1)
-        return quantized, index, torch.zeros_like(residual[..., 0])
-
-
 def _codebooks(
     codebooks: Float[Tensor, "K S d"],
     config: BottleneckConfig,
@@ -386,7 +267,7 @@ def _codebooks(
     for entries, share in zip(codebooks, config.shares(), strict=True):
         # What an entry would get per step if all were used alike.
         fair = share * frames / len(entries)
-        vq = _library().VectorQuantize(
+        vq = library().VectorQuantize(
             dim=entries.shape[1],
             codebook_size=len(entries),
             decay=config.codebook_decay,
@@ -406,24 +287,9 @@ def _codebooks(
     return made
 
 
-def _entries(vq: Any) -> Tensor:
-    return vq._codebook.embed[0]
-
-
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     """The library draws from the global generators."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
-
-
-def _library() -> Any:
-    try:
-        import vector_quantize_pytorch
-    except ImportError:
-        raise ImportError(
-            "End-to-end training needs vector-quantize-pytorch: "
-            'pip install "latent-tokenizer[e2e]".'
-        ) from None
-    return vector_quantize_pytorch
