@@ -13,7 +13,6 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -151,7 +150,10 @@ def loop(budget: Budget, steps: int, learning_rate: float) -> LoopConfig:
 
 
 def train(variant: Variant, clips: list[Clip], out: Path, budget: Budget) -> LatentTokenizer:
-    """Stage 1."""
+    """Stage 1; what is trained already is loaded."""
+    model = out / "stage1" / "model"
+    if (model / "config.json").exists():
+        return LatentTokenizer.from_pretrained(model)
     sizes: dict[str, Any] = {"sampling_rate": 44_100, "hop_length": 441, "latent_dim": 96}
     names = ("encoder_width", "encoder_depth", "decoder_width", "decoder_depth")
     sizes |= {name: getattr(budget, name) for name in names} | variant.sizes
@@ -166,20 +168,21 @@ def train(variant: Variant, clips: list[Clip], out: Path, budget: Budget) -> Lat
         augmentation=Augmentation(**variant.augmentation),
         adversarial=variant.adversarial,
     )
-    return LatentTokenizer.from_autoencoder(autoencoder)
+    tokenizer = LatentTokenizer.from_autoencoder(autoencoder)
+    tokenizer.save_pretrained(model)
+    return tokenizer
 
 
 def fit(
     tokenizer: LatentTokenizer, clips: list[Clip], out: Path, budget: Budget, **options: Any
 ) -> LatentTokenizer:
     """Stage 2: codebooks for the highest rate of `RATES`."""
+    defaults = {"iterations": budget.iterations, "max_points": budget.max_frames}
     quantizer = ResidualVectorQuantizer(
         tokenizer.latent_dim,
         round(RATES[0] / tokenizer.frame_rate / 10),
         1024,
-        iterations=budget.iterations,
-        max_points=budget.max_frames,
-        **options,
+        **(defaults | options),
     )
     fit_quantizer(
         tokenizer,
@@ -245,7 +248,7 @@ class Ablations:
             )
 
     def fitted(self) -> None:
-        """Standardization and beam width on the base representation and on one without noise."""
+        """Stage 2 on the base representation, and standardization on one without noise too."""
         for base in ("base", "no latent noise"):
             variant = (TRAINED["base"] | TRAINED["noise"])[base]
             folder = self.out / "".join(c if c.isalnum() else "-" for c in base)
@@ -254,11 +257,12 @@ class Ablations:
             ]
             if base == "base":
                 changes += [{"beam_width": width} for width in (4, 16)]
+                changes += [{"beam_width": 4, "refinements": 1}]
+                changes += [{"max_points": self.budget.max_frames // share} for share in (2, 4)]
             for change in changes:
-                ((option, value),) = change.items()
+                said = (f"{option.replace('_', ' ')} {value}" for option, value in change.items())
                 self.do(
-                    f"{base}, {option.replace('_', ' ')} {value}",
-                    # Trained before: this only loads it.
+                    ", ".join([base, *said]),
                     lambda _, v=variant, f=folder, c=change: fit(
                         train(v, self.train, f, self.budget), self.train, f, self.budget, **c
                     ),
@@ -274,7 +278,7 @@ class Ablations:
 
             def make(folder: Path, a: AdversarialConfig | None = adversarial) -> LatentTokenizer:
                 tokenizer = train(Variant(), self.train, base, self.budget)
-                tokenizer = deepcopy(fit(tokenizer, self.train, base, self.budget))
+                tokenizer = fit(tokenizer, self.train, base, self.budget)
                 finetune_decoder(
                     tokenizer,
                     self.train,

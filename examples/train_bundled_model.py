@@ -1,0 +1,132 @@
+"""The recipe of the bundled model, all three stages by one command.
+
+    python examples/train_bundled_model.py AUDIO --out DIR [--budget cpu-night] [--held-out CLIPS]
+
+It runs `latok train`, `latok fit`, `latok finetune` and `latok export` and prints each command
+before it does. Stopped and started again, it goes on where it was: in the middle of training too.
+``DIR/model`` is the tokenizer. With ``--held-out`` it is measured on clips that are not in AUDIO,
+and ``DIR/curve.md`` and ``DIR/curve.png`` show quality against training time.
+
+Budgets: "cpu-hours" is what the shipped model had, "cpu-night" two CPU cores overnight, "gpu" one
+GPU (with discriminators); "rehearsal" shows in a minute that all of it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+_CPU = "--batch-size 10 --mixed-precision bf16"
+_GPU = "--batch-size 32 --mixed-precision bf16 --num-workers 12"
+_GPU += " --adversarial-weight 0.2 --feature-weight 0.2"
+BUDGETS = {
+    "rehearsal": {
+        "train": "--preset tiny --steps 4 --batch-size 2 --held-out 1",
+        "fit": "--codebooks 4 --codebook-size 16 --iterations 2",
+        "finetune": "--steps 2 --batch-size 2 --held-out 1",
+    },
+    "cpu-hours": {
+        "train": f"--steps 8000 {_CPU}",
+        "fit": "--max-frames 1000000",
+        "finetune": f"--steps 1600 {_CPU}",
+    },
+    "cpu-night": {
+        "train": f"--steps 32000 {_CPU}",
+        "fit": "--max-frames 2000000",
+        "finetune": f"--steps 8000 {_CPU}",
+    },
+    "gpu": {
+        "train": f"--steps 60000 {_GPU}",
+        "fit": "--max-frames 2000000 --device cuda",
+        "finetune": f"--steps 20000 {_GPU}",
+    },
+}
+# What all budgets but the rehearsal share.
+SHARED = {
+    "train": "--preset base --mel-weight 2",
+    "fit": "--codebooks 24 --beam-width 4 --iterations 10 --max-points 500000"
+    " --quantizer rvq:refinements=1",
+    "finetune": "--mel-weight 3 --ema-decay 0.998 --warmup-steps 50",
+}
+
+
+def latok(*arguments: object) -> None:
+    """Prints and runs a command; a failure ends the script with its status."""
+    words = [str(a) for a in arguments]
+    print("latok", shlex.join(words), flush=True)
+    done = subprocess.run([sys.executable, "-m", "tokenizer", *words], check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def curve(log: Path) -> list[tuple[float, dict[str, float]]]:
+    """What a run's log says of held-out crops, each with the hours trained until then."""
+    hours, last, found = 0.0, 0, []
+    for line in map(json.loads, log.read_text().splitlines()):
+        if "train/steps_per_second" in line:
+            hours += (line["step"] - last) / line["train/steps_per_second"] / 3600
+            last = line["step"]
+        else:
+            values = {k.removeprefix("val/"): v for k, v in line.items() if k != "step"}
+            found.append((hours, {"step": line["step"], **values}))
+    return found
+
+
+def write_curves(logs: list[Path], out: Path) -> None:
+    """Tables and a picture of quality against training time, from the logs of the stages."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 * len(logs), 3.6), layout="constrained")
+    axes = figure.subplots(1, len(logs), squeeze=False)[0]
+    text = ["Held-out crops of the training data; averaged weights.\n"]
+    for ax, log in zip(axes, logs, strict=True):
+        points = curve(log)
+        names = [name for name in points[-1][1] if name != "step"]
+        text += [f"## {log.parent.name}\n", "| hours | step | " + " | ".join(names) + " |"]
+        text += ["|" + "---|" * (len(names) + 2)]
+        for hours, values in points:
+            figures = " | ".join(f"{values[name]:.3f}" for name in names)
+            text.append(f"| {hours:.2f} | {values['step']} | {figures} |")
+        text.append("")
+        for name in (n for n in names if "mel" in n):
+            ax.plot([p[0] for p in points], [p[1][name] for p in points], marker=".", label=name)
+        ax.set(title=log.parent.name, xlabel="hours", ylabel="mel distance")
+        ax.grid(alpha=0.3)
+        ax.legend()
+    (out / "curve.md").write_text("\n".join(text))
+    figure.savefig(out / "curve.png", dpi=120)
+    print("\n".join(text))
+
+
+def main() -> None:
+    """Runs the stages that are not done."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("audio", help="folder of audio, saved dataset, or dataset:NAME")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--budget", choices=sorted(BUDGETS), default="cpu-night")
+    parser.add_argument("--held-out", help="clips to measure on")
+    options = parser.parse_args()
+    out, budget = options.out, BUDGETS[options.budget]
+    if options.budget != "rehearsal":
+        budget = {stage: f"{SHARED[stage]} {words}" for stage, words in budget.items()}
+    folders = {stage: out / f"{i}-{stage}" for i, stage in enumerate(budget, start=1)}
+    models = {stage: folder / "model" for stage, folder in folders.items()}
+    sources = {"train": [], "fit": [models["train"]], "finetune": [models["fit"]]}
+    for stage, words in budget.items():
+        if not (models[stage] / "config.json").exists():
+            latok(stage, *sources[stage], options.audio, "--out", folders[stage], *words.split())
+    if not (out / "model" / "config.json").exists():
+        latok("export", models["finetune"], out / "model")
+    write_curves([folders[stage] / "log.jsonl" for stage in ("train", "finetune")], out)
+    if options.held_out:
+        latok("evaluate", options.held_out, "--model", out / "model")
+
+
+if __name__ == "__main__":
+    main()
