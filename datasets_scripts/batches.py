@@ -59,8 +59,11 @@ class _Collator:
         """Draws other crops from now on; workers of a running loader see it too."""
         self._epoch.fill_(epoch)
 
-    def _crop(self, row: Mapping[str, Any]) -> np.ndarray:
-        """The frames ``[t, ...]`` of one channel group of a row, cropped."""
+    def _crop(self, row: Mapping[str, Any]) -> tuple[np.ndarray, bool]:
+        """The frames ``[t, ...]`` of one channel group of a row, cropped; whether audio ends there.
+
+        A row is a whole clip, or its last segment, unless it says ``last: False``.
+        """
         values = row.get(self.column)
         if values is None:
             raise ValueError(
@@ -84,7 +87,8 @@ class _Collator:
             start = int(rng.integers(length - self.crop_frames + 1))
             length = self.crop_frames
         first = group * (len(frames) // groups) + start
-        return frames[first : first + length]
+        ended = start + length == len(frames) // groups and bool(row.get("last", True))
+        return frames[first : first + length], ended
 
     def _label(self, row: Mapping[str, Any]) -> int:
         label = row.get("label")
@@ -97,13 +101,16 @@ class _Collator:
             return int(label)
         raise ValueError(f"The label {label!r} is not one of the {len(self._index)} in labels.")
 
-    def _collate(self, items: list[Tensor], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def _collate(
+        self, items: list[Tensor], ended: list[bool], rows: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
         if not items:
             raise ValueError("A batch needs at least one row.")
         lengths = torch.tensor([len(item) for item in items])
         return {
             self.column: torch.nn.utils.rnn.pad_sequence(items, batch_first=True),
             "mask": torch.arange(int(lengths.max())) < lengths[:, None],
+            "ended": torch.tensor(ended),
             "label": torch.tensor([self._label(row) for row in rows]),
             "caption": [None if row.get("caption") is None else row["caption"] for row in rows],
         }
@@ -135,18 +142,21 @@ class CodesCollator(_Collator):
         """Returns a batch.
 
         Args:
-            rows: Rows of a prepared dataset, or of `LatentTokenizer.encode_codes`.
+            rows: Rows of a prepared dataset, or of `LatentTokenizer.encode_codes`. One that is a
+                segment before the last of its clip should say ``last: False``.
 
         Returns:
             ``codes`` int64 ``[B, T, K]``, 0 where padded; ``mask`` bool ``[B, T]``, True for
-            frames of the row; ``label`` int64 ``[B]``, an index into ``labels`` or -1; ``caption``,
-            a list of strings or None.
+            frames of the row; ``ended`` bool ``[B]``, True where the last of them ends the clip;
+            ``label`` int64 ``[B]``, an index into ``labels`` or -1; ``caption``, a list of strings
+            or None.
 
         Raises:
             ValueError: If a row has no codes, or a label that is not in ``labels``.
         """
-        items = [torch.from_numpy(self._crop(row).astype(np.int64)) for row in rows]
-        return self._collate(items, rows)
+        crops = [self._crop(row) for row in rows]
+        items = [torch.from_numpy(frames.astype(np.int64)) for frames, _ in crops]
+        return self._collate(items, [ended for _, ended in crops], rows)
 
 
 class LatentsCollator(_Collator):
@@ -199,15 +209,17 @@ class LatentsCollator(_Collator):
         Raises:
             ValueError: If a row has no latents, or not D of them, or an unknown label.
         """
-        items = []
+        items, ends = [], []
         for row in rows:
-            frames = torch.from_numpy(self._crop(row).astype(np.float32))
+            crop, ended = self._crop(row)
+            frames = torch.from_numpy(crop.astype(np.float32))
             if frames.shape[1] != len(self.mean):
                 raise ValueError(
                     f"The latents have {frames.shape[1]} dimensions, mean and std {len(self.mean)}."
                 )
             items.append((frames - self.mean) / self.std)
-        return self._collate(items, rows)
+            ends.append(ended)
+        return self._collate(items, ends, rows)
 
 
 def _row_key(row: Mapping[str, Any], frames: np.ndarray) -> int:

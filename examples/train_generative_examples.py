@@ -70,7 +70,11 @@ with state.main_process_first():
             out / "tokens",
             tokenizer=options.tokenizer,
             options=RowOptions(
-                codes=True, latents=True, segment_seconds=options.segment_seconds, downmix=True
+                latents=True,
+                # A beam's best codes of 3 codebooks are not the first 3 of more.
+                n_codebooks=options.codebooks,
+                segment_seconds=options.segment_seconds,
+                downmix=True,
             ),
             corpus_options=column,
             progress=True,

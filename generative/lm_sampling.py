@@ -39,7 +39,6 @@ def generate_codes(
     sampling: CodeSampling,
     guidance_scale: float | int,
     prompts: Sequence[Tensor | None],
-    stop: bool,
 ) -> list[Tensor]:
     """See `CodecLM.generate`."""
     count = len(conditions["label"])
@@ -76,7 +75,7 @@ def generate_codes(
             model,
             [codes[i][start:] for i, start in zip(unfinished, starts, strict=True)],
             [end - start for end, start in zip(ends, starts, strict=True)],
-            stop=stop,
+            stop=sampling.stop,
         )
         found = window.run(part, generator, sampling, float(guidance_scale))
         for i, start, end, piece in zip(unfinished, starts, ends, found, strict=True):

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 Row = dict[str, Any]
-# "codes" int64 [B, T, K] or "latents" float32 [B, T, D], "mask" bool [B, T], "label" int64 [B]
-# (-1: none), "caption" list[str | None].
+# "codes" int64 [B, T, K] or "latents" float32 [B, T, D], "mask" bool [B, T], "ended" bool [B]: the
+# clip ends with the last frame, "label" int64 [B] (-1: none), "caption" list[str | None].
 Batch = dict[str, Any]
 
 
@@ -25,12 +25,14 @@ class CodeSampling:
         top_k: Draw from so many of the likeliest codes only; None for all.
         top_p: Draw from the likeliest codes that together have this probability; None for all.
         use_cache: Whether keys and values of earlier steps are kept; the result is the same.
+        stop: Whether clips may end before the requested length, where the model says so.
     """
 
     temperature: float | int = 1.0
     top_k: int | None = None
     top_p: float | int | None = None
     use_cache: bool = True
+    stop: bool = False
 
     def __post_init__(self) -> None:
         if self.temperature < 0:

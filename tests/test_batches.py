@@ -40,6 +40,24 @@ def test_codes_are_padded_and_masked():
     assert batch["caption"] == ["clip 0", None, "clip 2"]
 
 
+def test_a_batch_says_which_clips_end_in_it():
+    rows = make_rows([4, 7, 5, 12])
+    rows[2]["last"] = False
+    assert CodesCollator()(rows)["ended"].tolist() == [True, True, False, True]
+    collator = CodesCollator(crop_frames=5)
+    cropped = []
+    for epoch in range(40):
+        collator.set_epoch(epoch)
+        batch = collator(rows)
+        assert batch["ended"][[0, 2]].tolist() == [True, False]
+        # Crops of the last row end with it now and then, and then only.
+        ends = np.array_equal(batch["codes"][3], rows[3]["codes"][-5:])
+        assert bool(batch["ended"][3]) == ends
+        cropped.append(ends)
+    assert 0 < sum(cropped) < 40
+    assert LatentsCollator([0.0] * 5, np.ones(5))(rows)["ended"].tolist()[2] is False
+
+
 def test_latents_are_normalised_before_padding():
     rows = make_rows([4, 7])
     mean, std = torch.arange(5.0), torch.arange(1.0, 6.0)

@@ -126,9 +126,9 @@ def test_training_learns_a_pattern(name):
         loss["loss"].backward()
         optimizer.step()
     assert float(loss["bits_per_code"]) < 0.2
-    greedy = CodeSampling(temperature=0)
+    greedy = CodeSampling(temperature=0, stop=True)
     # It ends where its data ended, though it might go on.
-    found = model.generate({"label": batch["label"]}, 9, seeded(), sampling=greedy, stop=True)
+    found = model.generate({"label": batch["label"]}, 9, seeded(), sampling=greedy)
     assert torch.equal(torch.stack(found), codes)
 
 
@@ -151,10 +151,9 @@ def test_the_cache_changes_nothing(name, temperature, guidance):
             CONDITIONS,
             [6, 4, 9],
             seeded(1),
-            sampling=CodeSampling(temperature=temperature, use_cache=use_cache),
+            sampling=CodeSampling(temperature=temperature, use_cache=use_cache, stop=True),
             guidance_scale=guidance,
             prompts=prompts,
-            stop=True,
         )
         for use_cache in (True, False)
     ]
@@ -381,8 +380,8 @@ def test_rows_that_stop_early_decode_too():
     samples = 2000
     frames = tokenizer.autoencoder.num_frames(samples)
     # One first step in seventeen would be a stop, and an empty clip, if that were allowed.
-    request = GenerationRequest(frames, samples, labels=(None,) * 60)
-    rows = model.generate_rows(request, seeded(), stop=True)
+    request = GenerationRequest(frames, samples, labels=(None,) * 60, codes=CodeSampling(stop=True))
+    rows = model.generate_rows(request, seeded())
     lengths = {len(row["codes"]) for row in rows}
     assert len(lengths) > 1
     assert min(lengths) >= 1

@@ -203,6 +203,12 @@ def test_two_processes_do_what_one_does(tmp_path, kind):
 # Data
 
 
+def test_only_the_last_segment_of_a_clip_ends_it(folder):
+    data = load_prepared(folder / "data", "codes", held_out=0.25)
+    for part in (data.train, data.held_out):
+        assert part["last"] == [start == 1 for start in part["start"]]
+
+
 def test_sources_are_held_out_whole(folder):
     data = load_prepared(folder / "data", "latents", held_out=0.25)
     sources = [set(part["source_id"]) for part in (data.train, data.held_out)]
