@@ -7,6 +7,7 @@ python -m datasets_scripts verify my_tokens
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -215,9 +216,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns 0, or 2 after printing a line for each thing that is wrong."""
-    options = _parser().parse_args(arguments)
     try:
-        return options.run(options)
+        options = _parser().parse_args(arguments)
+        code = options.run(options)
+        sys.stdout.flush()  # Here a reader that has gone can still be named.
+        return code
+    except BrokenPipeError:
+        # At its end Python would try to write, and fail, once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print("datasets_scripts: broken pipe: nobody reads the output", file=sys.stderr)
+        return 2
     except (ValueError, RuntimeError, ImportError, OSError) as error:
         message = " ".join(str(error).split()) or type(error).__name__
         print(f"datasets_scripts: {message}", file=sys.stderr)

@@ -200,7 +200,10 @@ def fetch_all(
         parts = zip_parts(archive) if archive.suffix == ".zip" else [archive]
         done = _done(root, download)
         done.parent.mkdir(exist_ok=True)
-        done.write_text(json.dumps({"url": download.url, "checksum": download.checksum}) + "\n")
+        said = json.dumps({"url": download.url, "checksum": download.checksum}) + "\n"
+        partial = done.with_name(f".{done.name}.partial")
+        partial.write_text(said)
+        partial.replace(done)
         for part in parts:
             part.unlink()
 

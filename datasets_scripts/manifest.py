@@ -8,6 +8,7 @@ same bytes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -152,6 +153,8 @@ class Manifest:
             )
         failures = tuple(Failure(**failure) for failure in value["failures"])
         shards = tuple(ShardRecord.from_json({**s, "failures": ()}) for s in value["shards"])
+        for shard in shards:
+            check_shard_file(shard.file)
         known = {key: item for key, item in value.items() if key in cls.__dataclass_fields__}
         lists = {"codebook_sizes": tuple(value["codebook_sizes"]), "splits": tuple(value["splits"])}
         return cls(**{**known, **lists, "shards": shards, "failures": failures})
@@ -161,6 +164,12 @@ class Manifest:
         mine, theirs = (_flat(value.to_json()) for value in (self, other))
         keys = [k for k in mine if k not in _FREE and k not in _STATE]
         return [f"{k} {mine[k]!r}, not {theirs.get(k)!r}" for k in keys if mine[k] != theirs.get(k)]
+
+
+def check_shard_file(file: str) -> None:
+    """Raises ValueError unless this is a shard's path in its dataset, and leads nowhere else."""
+    if not re.fullmatch(rf"{DATA}/[\w.]+-\d+\.parquet", file) or ".." in file:
+        raise ValueError(f"{MANIFEST} names {file!r}; expected {DATA}/train-00000.parquet.")
 
 
 _STATE = ("complete", "splits", "shards", "failures", "format_version")

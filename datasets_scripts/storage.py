@@ -91,7 +91,7 @@ class Folder:
         """A JSON file's content, or None if there is no such file, or it is not JSON."""
         try:
             return json.loads(self.read(name))
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, ValueError, RecursionError):
             # Half a file, where an upload of another kind of store broke off, counts as none.
             return None
 

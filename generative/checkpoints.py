@@ -8,12 +8,60 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+FORMAT_VERSION = 1
+_SAVING = ".saving-"
+
+
+@contextmanager
+def readable(name: str) -> Iterator[None]:
+    """Turns what libraries raise for a damaged model, or none, into one ValueError.
+
+    Args:
+        name: Of the model; for the message.
+    """
+    try:
+        yield
+    except (SafetensorError, TypeError, KeyError, AttributeError, IndexError, MemoryError) as error:
+        raise ValueError(f"{name} is damaged, or no model of this kind: {error!r}.") from error
+
+
+@contextmanager
+def saving(folder: Path) -> Iterator[Path]:
+    """Gives a folder to save a model in; its files are moved when all are whole.
+
+    Args:
+        folder: Where they go; made if it is not there, other files in it stay.
+
+    Raises:
+        OSError: If the disk is full.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f"{_SAVING}*"):  # by a save that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=_SAVING) as name:
+        partial = Path(name)
+        try:
+            yield partial
+        except SafetensorError as error:
+            raise OSError(f"Cannot write {folder}: {error}. Is the disk full?") from error
+        # The configuration last: without it a folder is no model.
+        files = sorted(partial.iterdir(), key=lambda path: path.name == "config.json")
+        for file in files:
+            # safetensors makes files that nobody else may read.
+            file.chmod(files[-1].stat().st_mode)
+            file.replace(folder / file.name)
 
 
 def trained_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -119,10 +167,18 @@ def save_checkpoint(
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     for name, values in tensors.items():
-        save_file(values, new / f"{name}.safetensors")
+        path = new / f"{name}.safetensors"
+        try:
+            save_file(values, path)
+        except SafetensorError as error:
+            raise OSError(f"Cannot write {path}: {error}. Is the disk full?") from error
+    checksums = {name: _checksum(new / f"{name}.safetensors") for name in tensors}
+    state = {"format_version": FORMAT_VERSION, "checksums": checksums, **state}
     (new / "state.json").write_text(json.dumps(state, indent=1))
-    shutil.rmtree(old, ignore_errors=True)
+    # After a kill between the renames the old one is all there is: it stays until the new one has
+    # its name.
     if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
         folder.replace(old)
     new.replace(folder)
     shutil.rmtree(old, ignore_errors=True)
@@ -140,8 +196,25 @@ def read_state(folder: Path, config: dict[str, Any]) -> tuple[Path, dict[str, An
         folder = folder.with_name(folder.name + ".old")
         if not folder.exists():
             return None
-    state = json.loads((folder / "state.json").read_text())
-    changed = [key for key in config if state["config"].get(key) != config[key]]
+    try:
+        state = json.loads((folder / "state.json").read_text())
+        if state.get("format_version", FORMAT_VERSION) > FORMAT_VERSION:
+            raise ValueError("a newer version of this library wrote it")
+        changed = [key for key in config if state["config"].get(key) != config[key]]
+        wrong = [
+            name
+            for name, checksum in state.get("checksums", {}).items()
+            if _checksum(folder / f"{name}.safetensors") != checksum
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
+        raise ValueError(
+            f"The checkpoint in {folder} cannot be read ({error}): remove it to start again."
+        ) from error
+    if wrong:
+        raise ValueError(
+            f"The checkpoint in {folder} is damaged (wrong checksum: {', '.join(wrong)}): remove it"
+            " to start again."
+        )
     if changed:
         was = {key: state["config"].get(key) for key in changed}
         now = {key: config[key] for key in changed}
@@ -149,6 +222,14 @@ def read_state(folder: Path, config: dict[str, Any]) -> tuple[Path, dict[str, An
             f"{folder} was trained with {was}, not {now}. Use the same options, or another --out."
         )
     return folder, state
+
+
+def _checksum(path: Path) -> int:
+    crc = 0
+    with path.open("rb") as stream:
+        while block := stream.read(2**20):
+            crc = zlib.crc32(block, crc)
+    return crc
 
 
 @torch.no_grad()

@@ -17,7 +17,6 @@ the libraries promises otherwise. The static integer tables of ``.ltk`` are exac
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -30,6 +29,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import LlamaForCausalLM, PreTrainedModel
 
+from generative.checkpoints import readable, saving
 from generative.conditioning import Conditioner
 from generative.lm_config import CodecLMConfig
 from generative.lm_sampling import generate_codes
@@ -198,7 +198,6 @@ class CodecLM(PreTrainedModel):
         sampling: CodeSampling | None = None,
         guidance_scale: float | int = 1.0,
         prompts: Sequence[Int[Tensor, "_ K"] | None] = (),
-        stop: bool = False,
     ) -> list[Int[Tensor, "_ K"]]:
         """Draws codes.
 
@@ -209,7 +208,6 @@ class CodecLM(PreTrainedModel):
             sampling: Temperature and the like.
             guidance_scale: Extrapolates from the unconditional to the conditional prediction.
             prompts: Codes that each item begins with, or None; empty means None for all.
-            stop: Whether items may end before ``num_frames``, where the model says so.
 
         Returns:
             Codes of each item, int64 on the CPU.
@@ -222,12 +220,9 @@ class CodecLM(PreTrainedModel):
             sampling=sampling or CodeSampling(),
             guidance_scale=guidance_scale,
             prompts=prompts,
-            stop=stop,
         )
 
-    def generate_rows(
-        self, request: GenerationRequest, generator: torch.Generator, *, stop: bool = False
-    ) -> list[Row]:
+    def generate_rows(self, request: GenerationRequest, generator: torch.Generator) -> list[Row]:
         """Rows with ``codes`` for the tokenizer's ``decode_codes``.
 
         Their gain is that of the prompt, else the request's, else that of the class in the training
@@ -236,7 +231,6 @@ class CodecLM(PreTrainedModel):
         Args:
             request: Its prompts are rows with ``codes``, of which the first codebooks are kept.
             generator: On the CPU.
-            stop: Whether clips may end before the requested length, where the model says so.
         """
         prompts: list[Tensor | None] = []
         for row in request.prompts or [None] * request.batch_size:
@@ -249,7 +243,6 @@ class CodecLM(PreTrainedModel):
             sampling=request.codes,
             guidance_scale=request.guidance_scale,
             prompts=prompts,
-            stop=stop,
         )
         kind = torch.int16 if max(self.config.codebook_sizes) <= 2**15 else torch.int32
         return [
@@ -291,13 +284,8 @@ class CodecLM(PreTrainedModel):
         folder = Path(save_directory)
         if kwargs.get("push_to_hub"):
             kwargs.setdefault("repo_id", folder.name)
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as partial:
+        with saving(folder) as partial:
             super().save_pretrained(partial, **kwargs)
-            # The configuration last: without it a folder is no model.
-            files = sorted(Path(partial).iterdir(), key=lambda path: path.name == "config.json")
-            for file in files:
-                file.replace(folder / file.name)
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -313,8 +301,10 @@ class CodecLM(PreTrainedModel):
         if name.count("/") != 1 and not (Path(name) / "config.json").exists():
             raise FileNotFoundError(f"{name} holds no config.json: there is no model in it.")
         kwargs["use_safetensors"] = True
+        kwargs["ignore_mismatched_sizes"] = True  # They are named below.
         want_info = kwargs.pop("output_loading_info", False)
-        loaded: Any = super().from_pretrained(name, output_loading_info=True, **kwargs)
+        with readable(name):
+            loaded: Any = super().from_pretrained(name, output_loading_info=True, **kwargs)
         model, info = loaded
         wrong = {
             what: sorted(map(str, info[what]))

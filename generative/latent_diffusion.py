@@ -24,8 +24,10 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from generative.checkpoints import readable, saving
 from generative.conditioning import Conditioner
 from generative.diffusion_transformer import DiffusionTransformer
+from generative.lm_config import MAX_DEPTH, MAX_WIDTH
 from generative.protocol import Batch, GenerationRequest, Row
 
 # Schedulers count timesteps in thousandths of sigma.
@@ -118,6 +120,11 @@ class LatentDiffusion(ModelMixin, ConfigMixin):
         fingerprint: str | None = None,  # noqa: ARG002
     ) -> None:
         super().__init__()
+        if depth > MAX_DEPTH or width > MAX_WIDTH or latent_dim > MAX_WIDTH:
+            raise ValueError(
+                f"width={width}, depth={depth}, latent_dim={latent_dim}: at most {MAX_WIDTH}, "
+                f"{MAX_DEPTH} and {MAX_WIDTH} are allowed."
+            )
         self.conditioner = Conditioner(
             width, labels=tuple(labels), text_encoder=text_encoder, dropout=condition_dropout
         )
@@ -141,9 +148,10 @@ class LatentDiffusion(ModelMixin, ConfigMixin):
         kwargs["low_cpu_mem_usage"] = False
         kwargs["use_safetensors"] = True
         want_info = kwargs.pop("output_loading_info", False)
-        loaded: Any = super().from_pretrained(
-            pretrained_model_name_or_path, output_loading_info=True, **kwargs
-        )
+        with readable(str(pretrained_model_name_or_path)):
+            loaded: Any = super().from_pretrained(
+                pretrained_model_name_or_path, output_loading_info=True, **kwargs
+            )
         model, info = loaded
         wrong = {what: found for what, found in info.items() if found}
         if wrong:
@@ -154,6 +162,21 @@ class LatentDiffusion(ModelMixin, ConfigMixin):
             # Weights may be stored in half precision; computing is in float32 all the same.
             model = model.float()
         return (model, info) if want_info else model  # pyright: ignore[reportReturnType]
+
+    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, save_directory: str | Path, **kwargs: Any
+    ) -> None:
+        """Saves configuration and weights, each as a whole or not at all.
+
+        Args:
+            save_directory: A folder, made if it is not there; other files in it stay.
+            kwargs: As for ``diffusers.ModelMixin.save_pretrained``.
+        """
+        folder = Path(save_directory)
+        if kwargs.get("push_to_hub"):
+            kwargs.setdefault("repo_id", folder.name)
+        with saving(folder) as partial:
+            super().save_pretrained(partial, **kwargs)
 
     def set_statistics(self, mean: Float[Tensor, " D"], std: Float[Tensor, " D"]) -> None:
         """Takes over the latents' mean and deviation, e.g. the tokenizer's."""

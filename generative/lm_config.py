@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 from transformers import LlamaConfig, PreTrainedConfig
 
 from tokenizer import LatentTokenizer
+
+# More is damage or an attack: a configuration decides how much is built.
+MAX_DEPTH, MAX_WIDTH, MAX_CODEBOOKS, MAX_ENTRIES = 1024, 2**16, 1024, 2**16
 
 
 class CodecLMConfig(PreTrainedConfig):
@@ -53,6 +57,13 @@ class CodecLMConfig(PreTrainedConfig):
         gains: Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
+        if depth > MAX_DEPTH or width > MAX_WIDTH or len(codebook_sizes) > MAX_CODEBOOKS:
+            raise ValueError(
+                f"width={width}, depth={depth}, {len(codebook_sizes)} codebooks: at most "
+                f"{MAX_WIDTH}, {MAX_DEPTH} and {MAX_CODEBOOKS} are allowed."
+            )
+        if not all(1 <= size <= MAX_ENTRIES for size in codebook_sizes):
+            raise ValueError(f"Codebooks have 1 to {MAX_ENTRIES} entries, not {codebook_sizes}.")
         if min(width, depth, heads) < 1 or width % (2 * heads):
             raise ValueError(
                 f"width={width}, depth={depth}, heads={heads}: each must be at least 1, and the"
@@ -71,6 +82,16 @@ class CodecLMConfig(PreTrainedConfig):
         self.fingerprint, self.hop_length = fingerprint, hop_length
         self.gains = dict(gains or {})
         super().__init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Makes a configuration of the content of a ``config.json``.
+
+        Only this class' own arguments are taken: transformers acts on other keys, one of which
+        names a repository whose code is to compute attention. ``kwargs`` are as in transformers.
+        """
+        taken = {*inspect.signature(cls.__init__).parameters, "model_type", "_commit_hash"}
+        return super().from_dict({k: v for k, v in config_dict.items() if k in taken}, **kwargs)
 
     @classmethod
     def for_tokenizer(

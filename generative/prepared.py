@@ -28,7 +28,7 @@ from generative.protocol import Batch, Row
 from tokenizer import LatentTokenizer
 
 # What is read of a row besides its codes or latents.
-COLUMNS = ("id", "source_id", "num_samples", "num_channels", "gain", "label")
+COLUMNS = ("id", "source_id", "start", "num_samples", "num_channels", "gain", "label")
 # Names that splits to validate on go by, in order of preference.
 HELD_OUT_SPLITS = ("validation", "valid", "val", "test")
 
@@ -71,6 +71,8 @@ def load_prepared(
     root = Path(folder)
     manifest_path = root / "manifest.json"
     manifest = json.loads(manifest_path.read_text()) if manifest_path.exists() else {}
+    if not isinstance(manifest, dict):
+        raise ValueError(f"{manifest_path} is damaged: it holds no JSON object.")
     splits = _shards(root)
     train_files = splits.get("train") or splits[sorted(splits)[0]]
     train = _open(train_files, column, root, captions)
@@ -122,8 +124,21 @@ def _open(files: list[str], column: str, root: Path, captions: bool) -> Any:
     rows = datasets.load_dataset(
         "parquet", data_files={"rows": files}, split="rows", columns=columns
     )
+    rows = rows.add_column("last", _last_segments(rows))
     # NumPy for the arrays only: strings that are missing stay None.
     return rows.with_format("numpy", columns=[column], output_all_columns=True)
+
+
+def _last_segments(rows: Any) -> list[bool]:
+    """Whether each row ends its source; collators ask that."""
+    starts = _values(rows, "start")
+    if not starts:
+        return [True] * len(rows)
+    sources = _values(rows, "source_id")
+    ends: dict[str, int] = {}
+    for source, start in zip(sources, starts, strict=True):
+        ends[source] = max(start, ends.get(source, start))
+    return [start == ends[source] for source, start in zip(sources, starts, strict=True)]
 
 
 def median_gains(data: PreparedData) -> dict[str, float]:

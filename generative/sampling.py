@@ -246,6 +246,8 @@ def load_run(
     if not described.exists():
         raise FileNotFoundError(f"No run in {root}: there is no {RUN_FILE}.")
     info = json.loads(described.read_text())
+    if not isinstance(info, dict) or not {"tokenizer", "column", "identity"} <= info.keys():
+        raise ValueError(f"{described} is damaged, or no description of a run.")
     if not (root / "model").exists():
         raise FileNotFoundError(
             f"The run in {root} is not finished. Start its training again: it goes on."

@@ -29,6 +29,8 @@ RESAMPLING_QUALITY = "HQ"
 # One block of input becomes at most this many blocks of output, so memory stays bounded even where
 # a file's header is nonsense (1 Hz, say).
 MAX_RATIO = 256
+# What is resampled at once is cut further where so many samples, of all channels, would come out.
+MAX_RESAMPLED = 2**24
 
 # Suffix: libsndfile's container and default encoding.
 _FORMATS = {
@@ -180,10 +182,15 @@ class AudioSource:
                 )
             num_in += block.shape[-1]
             mixed = block.mean(axis=0, keepdims=True, dtype=np.float64) if self._downmix else block
-            out = resampler.push(np.array(mixed, dtype=np.float32, order="C"))
-            num_out += out.shape[-1]
-            if out.shape[-1]:
-                yield out
+            # Few channels at usual rates are never cut, so that blocks stay as they are.
+            size = max(1, int(MAX_RESAMPLED / max(1, self.sampling_rate / self.source_rate)))
+            size = max(1, size // len(mixed))
+            for start in range(0, mixed.shape[-1], size):
+                piece = np.array(mixed[:, start : start + size], dtype=np.float32, order="C")
+                out = resampler.push(piece)
+                num_out += out.shape[-1]
+                if out.shape[-1]:
+                    yield out
         tail = resampler.finish()
         num_out += tail.shape[-1]
         if tail.shape[-1]:
@@ -259,8 +266,10 @@ class AudioWriter:
             )
         if self.path.is_dir():
             raise ValueError(f"Cannot write {self.path}: it is a folder.")
-        if not self.path.parent.is_dir():
-            raise FileNotFoundError(f"Cannot write {self.path}: no folder {self.path.parent}.")
+        # Beside what a link leads to, so that a link stays one.
+        self._target = self.path.resolve()
+        if not self._target.parent.is_dir():
+            raise FileNotFoundError(f"Cannot write {self.path}: no folder {self._target.parent}.")
         self._format, default = _FORMATS[suffix]
         self._subtype = default if subtype is None else subtype.upper()
         known = soundfile.available_subtypes(self._format)
@@ -279,7 +288,7 @@ class AudioWriter:
             self.file_rate = 48_000
         self._resampler = Resampler(self.sampling_rate, self.file_rate, num_channels)
         # Not tempfile's: its files are private, and the umask should decide that.
-        self._partial = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}.partial")
+        self._partial = self._target.with_name(f".{self.path.name}.{uuid.uuid4().hex}.partial")
         self._sound: soundfile.SoundFile | None = None
 
     def __enter__(self) -> AudioWriter:
@@ -338,7 +347,7 @@ class AudioWriter:
             with self._explained():
                 sound.close()  # Writes the header and what the encoder held back.
             if kind is None:
-                self._partial.replace(self.path)
+                self._partial.replace(self._target)
         finally:
             if sound is not None:
                 sound.close()

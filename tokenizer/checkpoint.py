@@ -5,21 +5,37 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import nn
 from transformers import PreTrainedModel
 
+from tokenizer.checking import (
+    check_size,
+    read_config,
+    stored_numbers,
+    storing,
+    weights_checksum,
+)
 from tokenizer.config import LatentTokenizerConfig
 
 T = TypeVar("T", bound="Checkpoint")
 _IMPORTED_IN = os.getpid()
+_SAVING = ".saving-"
+
+# What goes wrong inside of transformers, torch and safetensors with a checkpoint that is none.
+_UNREADABLE = (
+    SafetensorError, TypeError, KeyError, IndexError, AttributeError, AssertionError,
+    ArithmeticError, MemoryError, ImportError,
+)  # fmt: skip
 
 
 class Checkpoint(PreTrainedModel):
@@ -49,7 +65,8 @@ class Checkpoint(PreTrainedModel):
 
         Raises:
             FileNotFoundError: If a folder was named that is not there or holds no checkpoint.
-            ValueError: If the checkpoint lacks weights or has others than its configuration says.
+            ValueError: If the checkpoint lacks weights or has others than its configuration says,
+                or is damaged, or no checkpoint at all.
         """
         name = str(pretrained_model_name_or_path)
         if name.count("/") != 1 and not Path(name).exists():
@@ -59,8 +76,16 @@ class Checkpoint(PreTrainedModel):
         # Weights may be stored in half precision; the tokenizer computes in float32 all the same.
         kwargs.setdefault("dtype", torch.float32)
         kwargs["use_safetensors"] = True
+        # Not to let it pass, but to name it below; transformers' own error refers to its log.
+        kwargs["ignore_mismatched_sizes"] = True
         want_info = kwargs.pop("output_loading_info", False)
-        loaded: Any = super().from_pretrained(name, output_loading_info=True, **kwargs)
+        try:
+            if Path(name).exists():
+                cls._check_folder(Path(name))
+            loaded: Any = super().from_pretrained(name, output_loading_info=True, **kwargs)
+        except _UNREADABLE as error:
+            # A checkpoint may come from anywhere, and transformers believes what is in it.
+            raise ValueError(f"{name} is no tokenizer checkpoint: {error!r}.") from error
         model, info = loaded
         wrong = {
             what: sorted(map(str, info[what]))
@@ -73,7 +98,31 @@ class Checkpoint(PreTrainedModel):
         # bits: copies are aligned like those of the model that was saved.
         for tensor in chain(model.parameters(), model.buffers()):
             tensor.data = tensor.data.clone()
+        if kwargs["dtype"] == torch.float32:
+            model._check_weights(name)
         return (model, info) if want_info else model  # pyright: ignore[reportReturnType]
+
+    @classmethod
+    def _check_folder(cls, folder: Path) -> None:
+        """Refuses a configuration that would build far more than there are weights for."""
+        config = LatentTokenizerConfig.from_dict(read_config(folder / "config.json"))
+        stored = stored_numbers(folder)
+        with torch.device("meta"):
+            expected = sum(value.numel() for value in cls(config).state_dict().values())
+        check_size(expected, stored, str(folder))
+
+    def _check_weights(self, name: str) -> None:
+        """Raises ValueError for weights that were damaged, or never were any good."""
+        weights = self.state_dict()
+        said = self.config.weights_checksum
+        if said is not None and weights_checksum(weights) != said:
+            raise ValueError(
+                f"The weights in {name} are damaged, or not those that its config.json was saved "
+                "with (their checksum is wrong): fetch or save it again."
+            )
+        for key, value in weights.items():
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise ValueError(f"The weights in {name} hold NaN or infinity, in {key}.")
 
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, save_directory: str | Path, *, half: bool = False, **kwargs: Any
@@ -92,14 +141,20 @@ class Checkpoint(PreTrainedModel):
                 for name, value in self.state_dict().items()
             }
         folder = Path(save_directory)
+        self.config.weights_checksum = weights_checksum(kwargs.get("state_dict", self.state_dict()))
         if kwargs.get("push_to_hub"):
             kwargs.setdefault("repo_id", folder.name)
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as partial:
-            super().save_pretrained(partial, **kwargs)
+        for left in folder.glob(f"{_SAVING}*"):  # by a save that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=_SAVING) as partial:
+            with storing(folder):
+                super().save_pretrained(partial, **kwargs)
             # The configuration last: without it a folder is no checkpoint.
             files = sorted(Path(partial).iterdir(), key=lambda path: path.name == "config.json")
             for file in files:
+                # safetensors makes files that nobody else may read.
+                file.chmod(files[-1].stat().st_mode)
                 file.replace(folder / file.name)
 
     @property

@@ -178,6 +178,10 @@ class Augmentation:
     level_range: float = 6.0
 
 
+# Clips that cannot be read any more, or hold NaN, are replaced by others; so many in a row mean
+# that it is not the clips: a disk is gone, say.
+MAX_UNREADABLE_IN_A_ROW = 20
+
 NO_AUGMENTATION = Augmentation(
     lowpass=0.0, mix=0.0, round_to_16_bit=0.0, level_jitter=0.0, level_range=0.0
 )
@@ -197,7 +201,8 @@ class CropDataset(Dataset):
 
     An item is a dict: ``audio`` float32 ``[1, N]``, as loud as the listener gets it, and ``gain``
     float32 ``[]``, the root mean square of the surroundings, by which a normalising autoencoder
-    divides.
+    divides; and ``unreadable``, float32 ``[]``, how many clips were drawn in vain: they were
+    damaged or removed since they were listed, or have samples that are not finite.
 
     Args:
         clips: Where to crop from; each is drawn in proportion to its length.
@@ -233,21 +238,40 @@ class CropDataset(Dataset):
     def __len__(self) -> int:
         return self.length
 
-    def _window(self, rng: np.random.Generator) -> np.ndarray:
+    def _window(self, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+        """Part of a random clip, and how many others could not be read before it."""
+        problem = ""
+        for failures in range(MAX_UNREADABLE_IN_A_ROW):
+            clip, start, channel = self._draw(rng)
+            try:
+                audio = read_window(clip, start, self.window_seconds, self.sampling_rate, channel)
+            except (RuntimeError, OSError) as error:  # libsndfile's errors are RuntimeErrors
+                problem = f"{clip.name}: {error}"
+                continue
+            if len(audio) and np.isfinite(audio).all():
+                return audio, failures
+            problem = f"{clip.name} has no samples, or some that are not finite, at {start:.1f} s"
+        raise RuntimeError(
+            f"{MAX_UNREADABLE_IN_A_ROW} clips in a row could not be read. The last: {problem}. "
+            "Mend or remove them."
+        )
+
+    def _draw(self, rng: np.random.Generator) -> tuple[Clip, float, int]:
         which = int(np.searchsorted(self._cumulative, rng.random(), side="right"))
         clip = self.clips[min(which, len(self.clips) - 1)]
         slack = clip.num_samples / clip.sampling_rate - self.window_seconds
         start = rng.random() * max(slack, 0.0)
-        channel = int(rng.integers(clip.num_channels))
-        return read_window(clip, start, self.window_seconds, self.sampling_rate, channel)
+        return clip, start, int(rng.integers(clip.num_channels))
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """Returns the crop that belongs to an index."""
         a = self.augmentation
         rng = np.random.default_rng([self.seed, index])
-        audio = self._window(rng)
+        audio, unreadable = self._window(rng)
         if rng.random() < a.mix:
-            other = self._window(rng)[: len(audio)]
+            other, more = self._window(rng)
+            unreadable += more
+            other = other[: len(audio)]
             other = np.pad(other, (0, len(audio) - len(other)))
             level = np.sqrt(np.mean(audio**2)) / (np.sqrt(np.mean(other**2)) + 1e-6)
             audio = audio + min(level, 30) * 10 ** (rng.uniform(*a.mix_range) / 20) * other
@@ -267,6 +291,7 @@ class CropDataset(Dataset):
         return {
             "audio": torch.from_numpy(crop.astype(np.float32))[None],
             "gain": torch.tensor(gain, dtype=torch.float32),
+            "unreadable": torch.tensor(unreadable, dtype=torch.float32),
         }
 
 

@@ -32,6 +32,8 @@ from torch import Tensor
 from tokenizer.audio import BLOCK_LENGTH, AudioSource, check_rate
 
 READABLE = "WAV, FLAC, Ogg Vorbis, Opus, MP3, AIFF, CAF and what else libsndfile decodes"
+# Limits, which can be changed here. A file of a few bytes may claim to have 1,024 channels, and a
+# block of those is a quarter of a GiB.
 MAX_CHANNELS = 64
 
 # What a mapping is read from, first come, first served.
@@ -223,6 +225,11 @@ def _open_file(file: Path | bytes, name: str, request: _Request) -> AudioSource:
         rate, num_channels, frames = sound.samplerate, sound.channels, sound.frames
     if frames == 0:
         raise ValueError(f"{name} holds no samples.")
+    if num_channels > MAX_CHANNELS:
+        raise ValueError(
+            f"{name} has {num_channels} channels; at most {MAX_CHANNELS} are read. Is its header "
+            "damaged?"
+        )
     _agree(rate, request, name)
 
     def decode() -> Iterator[np.ndarray]:
@@ -358,12 +365,16 @@ def _rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
             f"There is no audio in the columns {sorted(map(str, columns))}: expected one of "
             f"{', '.join(map(repr, _COLUMNS))}."
         )
+    if not hasattr(columns[key], "__len__"):
+        raise ValueError(f"The column {key!r} holds {_short(columns[key])}; expected a list.")
     names = [key] if key in ("audio", "array") else [k for k in _COLUMNS[2:] if k in columns]
     size = len(columns[key])
     rates = columns.get("sampling_rate")
     table = {name: columns[name] for name in names}
     table["sampling_rate"] = rates if _is_column(rates) else [rates] * size
     for name, column in table.items():
+        if not hasattr(column, "__len__"):
+            raise ValueError(f"The column {name!r} holds {_short(column)}; expected a list.")
         if len(column) != size:
             raise ValueError(f"Column {name!r} has {len(column)} rows, but {key!r} has {size}.")
     return [{name: column[i] for name, column in table.items()} for i in range(size)]

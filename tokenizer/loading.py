@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from tokenizer.autoencoders.pretrained import load_autoencoder
+from tokenizer.checking import read_config
 from tokenizer.model import LatentTokenizer
 
 BUNDLED = Path(__file__).parent / "pretrained" / "base-44khz"
@@ -26,6 +26,6 @@ def load_tokenizer(name: str | Path | None = None) -> LatentTokenizer:
 def load_for_fitting(name: str | Path) -> LatentTokenizer:
     """Loads a tokenizer, or a DAC, EnCodec or Oobleck as a tokenizer without quantizer."""
     config = Path(name) / "config.json"
-    if config.exists() and json.loads(config.read_text()).get("model_type") == "latent_tokenizer":
+    if config.is_file() and read_config(config).get("model_type") == "latent_tokenizer":
         return LatentTokenizer.from_pretrained(name)
     return LatentTokenizer.from_autoencoder(load_autoencoder(str(name)))

@@ -25,12 +25,13 @@ from tokenizer.codefile import (
 from tokenizer.core import DecoderName
 from tokenizer.inputs import open_audio
 from tokenizer.model import LatentTokenizer
-from tokenizer.rows import Row, SignalStream, code_dtype
+from tokenizer.rows import Row, SignalStream, apply_gain, code_dtype
 
 
-def _header(
+def file_header(
     tokenizer: LatentTokenizer, n_codebooks: int, num_channels: int, gain: np.ndarray
 ) -> CodeFileHeader:
+    """What a code file of this tokenizer says about codes that are yet to come."""
     joint = tokenizer.autoencoder.num_channels
     return CodeFileHeader(
         model_fingerprint=tokenizer.codes_fingerprint,
@@ -48,7 +49,7 @@ def write_row(target: Target, row: Row, tokenizer: LatentTokenizer) -> int:
     """Writes a row of `LatentTokenizer.encode_codes` as a code file; returns its size in bytes."""
     codes = np.asarray(row["codes"])
     gain = np.asarray(row["gain"], dtype=np.float32)
-    header = _header(tokenizer, codes.shape[1], int(row["num_channels"]), gain)
+    header = file_header(tokenizer, codes.shape[1], int(row["num_channels"]), gain)
     grouped = codes.reshape(header.num_groups, -1, codes.shape[1])
     header = replace(header, num_samples=int(row["num_samples"]))
     with CodeWriter(target, header, tokenizer.code_counts) as writer:
@@ -62,24 +63,26 @@ def read_row(source: Source, tokenizer: LatentTokenizer) -> Row:
     Raises:
         CodeFileError: If the file is damaged, or not of this tokenizer's encoder and quantizer.
     """
-    with _reader(source, tokenizer) as reader:
+    with open_codes(source, tokenizer) as reader:
         codes = reader.read_all()
         header = reader.header
     return {
         "codes": codes.reshape(-1, codes.shape[-1]).astype(code_dtype(header.codebook_sizes)),
         "num_samples": header.num_samples,
         "num_channels": header.num_channels,
-        "gain": _gain(header),
+        "gain": file_gain(header),
     }
 
 
-def _reader(source: Source, tokenizer: LatentTokenizer) -> CodeReader:
+def open_codes(source: Source, tokenizer: LatentTokenizer) -> CodeReader:
+    """Opens a code file that this tokenizer can decode."""
     return CodeReader(
         source, tokenizer.code_counts, expected_fingerprint=tokenizer.codes_fingerprint
     )
 
 
-def _gain(header: CodeFileHeader) -> np.ndarray:
+def file_gain(header: CodeFileHeader) -> np.ndarray:
+    """The gain of each channel; 1 where the file says none."""
     return np.array(header.gains or (1.0,) * header.num_channels, dtype=np.float32)
 
 
@@ -90,6 +93,7 @@ def encode_file(
     *,
     n_codebooks: int | None = None,
     downmix: bool = False,
+    gain: Any = None,
     progress: bool = False,
 ) -> float:
     """Encodes audio of any length into a code file, in bounded memory.
@@ -100,6 +104,7 @@ def encode_file(
         out: The ``.ltk`` file to write, or a binary stream.
         n_codebooks: How many codebooks to use. Default: all.
         downmix: Whether to average the channels into one.
+        gain: As for `LatentTokenizer.encode_codes`.
         progress: Whether to show a bar.
 
     Returns:
@@ -107,8 +112,8 @@ def encode_file(
     """
     n = tokenizer.resolve_codebooks(n_codebooks, None)
     source = open_audio(audio, target_rate=tokenizer.sampling_rate, downmix=downmix)
-    signal = SignalStream(tokenizer, source)
-    header = _header(tokenizer, n, signal.num_channels, signal.gain)
+    signal = SignalStream(tokenizer, source, gain)
+    header = file_header(tokenizer, n, signal.num_channels, signal.gain)
     frames = tokenizer.autoencoder.num_frames(signal.num_samples)
     with (
         CodeWriter(out, header, tokenizer.code_counts) as writer,
@@ -149,17 +154,17 @@ def decode_file(
     Raises:
         CodeFileError: If the file is damaged, or not of this tokenizer's encoder and quantizer.
     """
-    with _reader(codes, tokenizer) as reader:
+    with open_codes(codes, tokenizer) as reader:
         header = reader.header
         n = len(header.codebook_sizes) if n_codebooks is None else n_codebooks
         if not 1 <= n <= len(header.codebook_sizes):
             raise ValueError(f"n_codebooks={n} is not in 1..{len(header.codebook_sizes)}.")
         num_frames, num_samples = header.num_frames, header.num_samples
         if num_frames is None or num_samples is None:
-            raise CodeFileError("Decode a file that can be read twice, not a pipe.")
+            raise CodeFileError("A pipe cannot be read twice: `latok decode -` decodes one.")
         if tokenizer.autoencoder.num_samples(num_frames) < num_samples:
             raise CodeFileError(f"{num_frames} frames do not cover {num_samples} samples.")
-        gain = _gain(header)[:, None]
+        gain = file_gain(header)
         with tqdm(total=num_frames, desc="decode", unit="frame", disable=not progress) as bar:
 
             def latents() -> Iterator[Tensor]:
@@ -172,7 +177,7 @@ def decode_file(
             with AudioWriter(out, header.sampling_rate, header.num_channels, subtype=subtype) as w:
                 for audio in tokenizer.decode_stream(latents(), name, n):
                     wave = audio.flatten(0, 1)[: header.num_channels].cpu().numpy()
-                    wave = wave[:, : num_samples - written] * gain
+                    wave = apply_gain(wave[:, : num_samples - written], gain)
                     if wave.shape[1]:
                         w.write(wave)
                     written += wave.shape[1]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets_scripts.corpora.audiofolder import CAPTION_COLUMNS
-from datasets_scripts.corpora.listing import not_text
+from datasets_scripts.corpora.listing import not_text, not_texts
 from datasets_scripts.corpora.tables import as_row, pick
 from datasets_scripts.corpora.tree import is_address
 from datasets_scripts.corpus import AudioBytes, Clip, ClipAudio, CorpusInfo, Missing, RemoteFile
@@ -227,13 +227,13 @@ def _clips(dataset: Any, columns: _Columns) -> Iterator[Clip | Missing]:
             continue
         caption = next((name for name in columns.captions if row.get(name)), None)
         used = {caption, columns.label, columns.id}
-        yield not_text(clip_id) or Clip(
-            clip_id,
-            content,
-            label=pick(row, (columns.label,)),
-            caption=None if caption is None else row[caption],
-            metadata={name: value for name, value in row.items() if name not in used},
-        )
+        fields: dict[str, Any] = {
+            "label": pick(row, (columns.label,)),
+            "caption": None if caption is None else row[caption],
+            "metadata": {name: value for name, value in row.items() if name not in used},
+        }
+        unreadable = not_text(clip_id) or not_texts(clip_id, fields)
+        yield unreadable or Clip(clip_id, content, **fields)
 
 
 def _is_plain(kind: Any, datasets: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from datasets_scripts.corpora.tree import Tree
@@ -28,7 +29,7 @@ class Listing:
             where: Where it is listed; for the reason.
             **fields: Of `Clip`.
         """
-        if (unreadable := not_text(clip_id)) is not None:
+        if (unreadable := not_text(clip_id) or not_texts(clip_id, fields)) is not None:
             return unreadable
         if clip_id in self._seen:
             return Missing(clip_id, f"{where} lists it a second time")
@@ -36,6 +37,26 @@ class Listing:
         if not self._tree.has(file):
             return Missing(clip_id, f"there is no file {file}, which {where} lists")
         return Clip(clip_id, self._tree.audio(file), **fields)
+
+
+def not_texts(clip_id: str, fields: Mapping[str, Any]) -> Missing | None:
+    """Reports a clip with a label, caption or metadata that UTF-8 cannot hold.
+
+    JSON may hold halves of characters (surrogates). Written to a dataset, one would end the run,
+    and every run after it.
+    """
+    try:
+        for text in (fields.get("label"), fields.get("caption"), *_items(fields.get("metadata"))):
+            (text or "").encode()
+    except UnicodeEncodeError:
+        return Missing(clip_id, "its label, caption or metadata is not text in UTF-8")
+    return None
+
+
+def _items(metadata: Mapping[str, str] | None) -> Iterator[str]:
+    for key, value in (metadata or {}).items():
+        yield key
+        yield value
 
 
 def not_text(name: str) -> Missing | None:

@@ -78,7 +78,7 @@ def read_jsonl(tree: Tree, name: str, required: Sequence[str]) -> Iterator[tuple
         where = f"{tree.path(name)}, line {number}"
         try:
             value = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{where} is not JSON: {error}.") from None
         if not isinstance(value, dict):
             raise ValueError(f"{where} is not a JSON object: {line.strip()[:60]}")
@@ -93,7 +93,7 @@ def read_parquet(tree: Tree, name: str, required: Sequence[str]) -> Iterator[tup
         ImportError: If pyarrow is not installed.
     """
     try:
-        from pyarrow import ArrowInvalid
+        from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
     except ImportError:
         raise ImportError(
@@ -102,12 +102,21 @@ def read_parquet(tree: Tree, name: str, required: Sequence[str]) -> Iterator[tup
     with tree.open(name) as stream:
         try:
             file = ParquetFile(stream)
-        except ArrowInvalid as error:
+            check_columns(file.schema_arrow.names, required, tree.path(name))
+        except (ArrowException, OSError, TypeError, OverflowError) as error:
             raise ValueError(f"{tree.path(name)} is not a Parquet file: {error}") from None
-        check_columns(file.schema_arrow.names, required, tree.path(name))
         number = 0
-        for batch in file.iter_batches(batch_size=1024):
-            for value in batch.to_pylist():
+        batches = file.iter_batches(batch_size=1024)
+        while True:
+            try:
+                values = next(batches).to_pylist()
+            except StopIteration:
+                return
+            except (ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
+                raise ValueError(
+                    f"{tree.path(name)} is damaged behind row {number}: {error}"
+                ) from None
+            for value in values:
                 number += 1
                 yield f"{name}, row {number}", as_row(value)
 

@@ -6,18 +6,19 @@ import fnmatch
 import gzip
 import json
 import re
+import struct
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
 from datasets_scripts.corpora.audiofolder import CAPTION_COLUMNS, SPLITS
-from datasets_scripts.corpora.listing import not_text
+from datasets_scripts.corpora.listing import not_text, not_texts
 from datasets_scripts.corpora.tables import as_row, pick
 from datasets_scripts.corpora.tree import Tree, checked_name, is_address, is_audio
 from datasets_scripts.corpus import AudioBytes, Clip, CorpusInfo, Missing, TarMember
@@ -27,6 +28,11 @@ _SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _TEXTS = ("json", "txt", "cls")
 # What is not audio is short; what is longer is no caption.
 _MAX_TEXT = 2**20
+# Limits, which can be changed here. Compressed and sparse archives may stand for far more than they
+# are: audio that has to be read into memory is refused beyond this.
+MAX_AUDIO_BYTES = 2**30
+# Shards that the braces of a pattern may name.
+MAX_SHARDS = 100_000
 
 INFO = CorpusInfo(
     name="webdataset_shards",
@@ -149,7 +155,9 @@ def _expand(pattern: str) -> tuple[str, list[str]]:
         raise FileNotFoundError(f"No such folder: {folder}")
     names = [name for name in tree.walk() if name.endswith(_SUFFIXES)]
     found = set()
-    for one in _braces(rest):
+    for one in islice(_braces(rest), MAX_SHARDS + 1):
+        if len(found) == MAX_SHARDS:
+            raise ValueError(f"The pattern {pattern!r} names more than {MAX_SHARDS:,} shards.")
         matching = [name for name in names if _matches(name, one)]
         if not matching:
             raise FileNotFoundError(f"There is no shard {one} in {folder}, which {pattern} names.")
@@ -175,13 +183,24 @@ def _braces(pattern: str) -> Iterator[str]:
     if numbers:
         first, last = int(numbers[1]), int(numbers[2])
         width = len(numbers[1]) if numbers[1].startswith("0") else 0
-        choices = [f"{number:0{width}d}" for number in range(first, last + 1)]
-        if not choices:
+        if first > last:
             raise ValueError(f"{found[0]} in the pattern {pattern!r} counts backwards.")
+        if last - first >= MAX_SHARDS:
+            raise ValueError(
+                f"{found[0]} in the pattern {pattern!r} names more than {MAX_SHARDS:,} shards."
+            )
+        choices = [f"{number:0{width}d}" for number in range(first, last + 1)]
     else:
         choices = found[1].split(",")
     for choice in choices:
         yield from _braces(pattern[: found.start()] + choice + pattern[found.end() :])
+
+
+# What `tarfile` and `gzip` raise for archives that are none, the last ones for headers that lie.
+_DAMAGED = (
+    tarfile.TarError, EOFError, OSError, zlib.error,
+    ValueError, OverflowError, KeyError, IndexError, struct.error, RecursionError,
+)  # fmt: skip
 
 
 def _clips(tree: Tree, shards: list[str], options: _Options) -> Iterator[Clip | Missing]:
@@ -195,7 +214,7 @@ def _clips(tree: Tree, shards: list[str], options: _Options) -> Iterator[Clip | 
                     item = Missing(clip_id, f"{key} comes a second time, after other samples")
                 seen.add(clip_id)
                 yield item
-        except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        except _DAMAGED as error:
             yield Missing(shard, f"damaged after {len(seen)} whole samples: {error}")
 
 
@@ -212,9 +231,10 @@ def _members(tree: Tree, shard: str) -> Iterator[_Member]:
             if info.isreg() and not name.rpartition("/")[2].startswith("."):
                 member = _Member(name, info.offset_data, info.size, None)
                 if member.ending in _TEXTS or not in_place or info.issparse():
-                    source = tar.extractfile(info)
-                    limit = _MAX_TEXT + 1 if member.ending in _TEXTS else -1
-                    member = replace(member, content=source.read(limit) if source else b"")
+                    # A header says the size; what is too long is not read, and refused below.
+                    fits = info.size <= (_MAX_TEXT if member.ending in _TEXTS else MAX_AUDIO_BYTES)
+                    source = tar.extractfile(info) if fits else None
+                    member = replace(member, content=source.read() if source else b"")
                 yield member
             tar.members = []  # pyright: ignore[reportAttributeAccessIssue] - else all are kept.
         _check_end(stream, tar.offset)
@@ -251,6 +271,10 @@ def _sample(
     except ValueError as error:
         return Missing(clip_id, str(error))
     chosen = audio[0]
+    if chosen.content is not None and chosen.size > MAX_AUDIO_BYTES:
+        return Missing(clip_id, f"its audio has more than {MAX_AUDIO_BYTES:,} bytes")
+    if (unreadable := not_texts(clip_id, fields)) is not None:
+        return unreadable
     content = (
         TarMember(Path(tree.path(shard)), chosen.offset, chosen.size, chosen.name)
         if chosen.content is None
@@ -265,7 +289,7 @@ def _fields(members: list[_Member], options: _Options) -> dict[str, Any]:
     if "json" in texts:
         try:
             value = json.loads(texts["json"])
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"its .json cannot be read: {error}") from None
         if not isinstance(value, Mapping):
             raise ValueError("its .json is not an object")
@@ -282,7 +306,7 @@ def _fields(members: list[_Member], options: _Options) -> dict[str, Any]:
 
 def _text(member: _Member) -> str:
     content = member.content or b""
-    if len(content) > _MAX_TEXT:
+    if member.size > _MAX_TEXT:
         raise ValueError(f"its .{member.ending} is longer than {_MAX_TEXT:,} bytes")
     try:
         return content.decode("utf-8-sig")

@@ -37,6 +37,10 @@ def load_autoencoder(name: str | Path, **hub_options: Any) -> Autoencoder:
         ImportError: If it needs diffusers and that is not installed.
     """
     config, where = _read_config(str(name), **hub_options)
+    # Both name code: a repository with the kernel of an attention, a package to unpack weights.
+    for key in ("attn_implementation", "_attn_implementation", "quantization_config"):
+        if config.get(key) is not None:
+            raise ValueError(f"config.json of {name} has {key}: no autoencoder needs that.")
     for (field, value), kind in _KINDS.items():
         if config.get(field) == value:
             module, class_name = AUTOENCODERS[kind]

@@ -114,7 +114,12 @@ def read_comparison(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "comparison.json"
     if not path.is_file():
         raise FileNotFoundError(f"No comparison.json in {folder}: make one with `latok compare`.")
-    found = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}. Run compare again.") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged: it holds no JSON object.")
     if found.get("format_version") != FORMAT_VERSION:
         raise ValueError(f"{path} has format {found.get('format_version')}; run compare again.")
     return found

@@ -29,8 +29,10 @@ def unit(path: Path, asked: dict[str, Any], compute: Callable[[], dict[str, Any]
     if path.exists():
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             raise ValueError(f"{path} is damaged: remove it to compute it anew.") from None
+        if not isinstance(stored, dict) or not {"asked", "found"} <= stored.keys():
+            raise ValueError(f"{path} is damaged: remove it to compute it anew.")
         if stored["asked"] == asked:
             return stored["found"]
     found = json.loads(json.dumps(compute()))

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
+from tokenizer.checking import storing
 from tokenizer.quantizers.kmeans import half_squared_norms, largest_in_rows
 from tokenizer.quantizers.residual import ResidualVectorQuantizer
 from tokenizer.quantizers.sources import TensorSource
@@ -249,7 +250,8 @@ class _State:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
         metadata = {"step": str(self.step), "identity": json.dumps(self.identity)}
-        save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata)
+        with storing(path):
+            save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata)
         partial.replace(path)
 
 

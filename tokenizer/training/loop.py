@@ -130,8 +130,10 @@ class RunLog:
         self.path = folder / "log.jsonl"
         if self.path.exists():
             lines = self.path.read_text().splitlines()
-            kept = [line for line in lines if json.loads(line)["step"] <= first_step]
-            self.path.write_text("".join(line + "\n" for line in kept))
+            kept = [line for line in lines if _step(line) <= first_step]
+            partial = folder / ".log.jsonl.partial"
+            partial.write_text("".join(line + "\n" for line in kept))
+            partial.replace(self.path)
         try:
             from torch.utils.tensorboard.writer import SummaryWriter
         except ImportError:
@@ -152,6 +154,14 @@ class RunLog:
         """Closes the event files."""
         if self.board is not None:
             self.board.close()
+
+
+def _step(line: str) -> float:
+    """The step of a line of the log; infinite for one that a kill or a full disk has cut short."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def _update(
@@ -239,7 +249,7 @@ def run(
     log = RunLog(out, first) if main else None
     bar = tqdm(total=config.steps, initial=first, disable=not (progress and main), unit="step")
     sums: dict[str, float] = {}
-    skipped = skipped_in_a_row = 0
+    skipped = skipped_in_a_row = unreadable = 0
     saved = logged = time.monotonic()
 
     def validate() -> None:
@@ -256,6 +266,7 @@ def run(
         generator = torch.Generator().manual_seed(
             (config.seed * 1_000_003 + state.step) * 1_009 + accelerator.process_index
         )
+        unreadable += int(loaded["unreadable"].sum()) if "unreadable" in loaded else 0
         rate = learning_rate(state.step, config)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -290,6 +301,7 @@ def run(
             means |= {
                 "train/learning_rate": rate,
                 "train/skipped": skipped,
+                "train/unreadable": unreadable,
                 "train/steps_per_second": count / max(now - logged, 1e-9),
             }
             log.write(state.step, means)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,7 +85,10 @@ def _segment_latents(
                 read_window(clip, start, config.segment_seconds, tokenizer.sampling_rate, which)
             )
         x = torch.from_numpy(np.stack(channels))[None]
-        yield tokenizer.encode(x).latents[0].T
+        try:
+            yield tokenizer.encode(x).latents[0].T
+        except ValueError as error:
+            raise ValueError(f"{clip.name}, at {start:g} s: {error}") from None
 
 
 def cache_latents(
@@ -110,7 +115,7 @@ def cache_latents(
     }
     described = json.loads(json.dumps(described))
     note = path.with_suffix(".json")
-    if path.exists() and note.exists() and json.loads(note.read_text()) == described:
+    if path.exists() and _read_note(note) == described:
         return MemmapSource(path)
     note.unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,19 +126,26 @@ def cache_latents(
             stream.write(np.ascontiguousarray(z.cpu().numpy(), dtype=np.float32).tobytes())
             rows += len(z)
     # The shape is known only now: a header, then the raw frames.
+    # Not through a memory map: where the disk is full, writing to one kills the process.
     partial = path.with_suffix(".partial")
-    source = np.memmap(raw, dtype=np.float32, mode="r", shape=(rows, tokenizer.latent_dim))
-    target = np.lib.format.open_memmap(
-        partial, mode="w+", dtype=np.float32, shape=(rows, tokenizer.latent_dim)
-    )
-    for start in range(0, rows, 2**16):
-        target[start : start + 2**16] = source[start : start + 2**16]
-    target.flush()
-    del source, target
+    header = {"descr": "<f4", "fortran_order": False, "shape": (rows, tokenizer.latent_dim)}
+    with partial.open("wb") as target, raw.open("rb") as source:
+        np.lib.format.write_array_header_1_0(target, header)
+        shutil.copyfileobj(source, target, 2**20)
     raw.unlink()
     partial.replace(path)
-    note.write_text(json.dumps(described))
+    written = note.with_suffix(".json.partial")
+    written.write_text(json.dumps(described))
+    written.replace(note)
     return MemmapSource(path)
+
+
+def _read_note(note: Path) -> Any:
+    """What a cache says of itself; None if it says nothing that can be read."""
+    try:
+        return json.loads(note.read_text())
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def latent_statistics(source: MemmapSource) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from tokenizer.checking import storing
+
+FORMAT_VERSION = 1
 
 
 def make_optimizer(
@@ -108,11 +113,18 @@ def save_checkpoint(folder: Path, state: State, config: dict[str, Any]) -> None:
     new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
+    checksums = {}
     for name, tensors in state.files().items():
-        save_file({k: v.contiguous() for k, v in tensors.items()}, new / f"{name}.safetensors")
-    (new / "state.json").write_text(json.dumps({"step": state.step, "config": config}, indent=1))
-    shutil.rmtree(old, ignore_errors=True)
+        path = new / f"{name}.safetensors"
+        with storing(path):
+            save_file({k: v.contiguous() for k, v in tensors.items()}, path)
+        checksums[name] = _checksum(path)
+    described = {"format_version": FORMAT_VERSION, "step": state.step, "checksums": checksums}
+    (new / "state.json").write_text(json.dumps(described | {"config": config}, indent=1))
+    # After a kill between the renames the old one is all there is: it stays until the new one has
+    # its name.
     if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
         folder.replace(old)
     new.replace(folder)
     shutil.rmtree(old, ignore_errors=True)
@@ -122,7 +134,7 @@ def load_checkpoint(folder: Path, state: State, config: dict[str, Any]) -> None:
     """Restores everything in place; changes nothing if there is no checkpoint.
 
     Raises:
-        ValueError: If the checkpoint was made with another configuration.
+        ValueError: If the checkpoint was made with another configuration, or is damaged.
     """
     if not folder.exists():
         # A kill between the two renames of `save_checkpoint` leaves the previous one under this
@@ -130,7 +142,7 @@ def load_checkpoint(folder: Path, state: State, config: dict[str, Any]) -> None:
         folder = folder.with_name(folder.name + ".old")
         if not folder.exists():
             return
-    saved = json.loads((folder / "state.json").read_text())
+    saved = _read_state(folder)
     changed = [key for key in config if saved["config"].get(key) != config[key]]
     if changed:
         was = {key: saved["config"].get(key) for key in changed}
@@ -148,3 +160,36 @@ def load_checkpoint(folder: Path, state: State, config: dict[str, Any]) -> None:
         tensors = load_file(folder / "adversary_optimizer.safetensors")
         _restore_optimizer(state.adversary_optimizer, tensors)
     state.step = saved["step"]
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    """``state.json`` of a checkpoint whose files are what they were when it was written."""
+    try:
+        saved = json.loads((folder / "state.json").read_text())
+        if saved.get("format_version", FORMAT_VERSION) > FORMAT_VERSION:
+            raise ValueError("a newer version of this library wrote it")
+        if not isinstance(saved["config"], dict) or not isinstance(saved["step"], int):
+            raise ValueError("its state.json is none")
+        wrong = [
+            name
+            for name, checksum in saved.get("checksums", {}).items()
+            if _checksum(folder / f"{name}.safetensors") != checksum
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
+        raise ValueError(
+            f"The checkpoint in {folder} cannot be read ({error}): remove it to start again."
+        ) from error
+    if wrong:
+        raise ValueError(
+            f"The checkpoint in {folder} is damaged (wrong checksum: {', '.join(wrong)}): remove it"
+            " to start again."
+        )
+    return saved
+
+
+def _checksum(path: Path) -> int:
+    crc = 0
+    with path.open("rb") as stream:
+        while block := stream.read(2**20):
+            crc = zlib.crc32(block, crc)
+    return crc
