@@ -1,3 +1,8 @@
+import importlib.util
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -5,14 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
+from tokenizer.quantizers import kmeans as kmeans_module
 from tokenizer.quantizers.kmeans import (
+    _schedule,
     argmax_rows,
     block_rows,
+    fused,
     half_squared_norms,
     kmeans,
     largest_in_rows,
     nearest,
 )
+from tokenizer.quantizers.residual import ResidualVectorQuantizer
 from tokenizer.quantizers.sources import MemmapSource, TensorSource, sample_frames
 
 # With run-time type checks on, they are the first to refuse a wrong shape or type.
@@ -285,3 +294,114 @@ def test_source_errors_name_the_fault(tmp_path):
         next(TensorSource(torch.zeros(3, 2)).batches(0))
     with pytest.raises(ValueError, match="Cannot sample 0"):
         sample_frames(TensorSource(torch.zeros(3, 2)), 0, _generator())
+
+
+# Many points, several processes, GPUs
+
+
+def test_few_of_many_points_are_enough_at_first(monkeypatch):
+    import faiss
+
+    k = 16
+    x = _clustered(40_000)
+    assert _schedule(len(x), k, 20) == [(40_000, 20)]
+    assert _schedule(1_000_000, 1024, 12) == [(65_536, 12), (262_144, 3), (1_000_000, 2)]
+    monkeypatch.setattr(kmeans_module, "_FEWEST", 0)
+    best = []
+    for seed in range(3):
+        reference = faiss.Kmeans(16, k, niter=25, seed=seed)
+        reference.train(x.numpy())
+        best.append(_distortion(x, torch.from_numpy(reference.centroids)))
+    ours = _distortion(x, kmeans(x, k, generator=_generator()))
+    assert ours <= 1.01 * min(best)
+    # No fewer passes over all points than without.
+    seen = []
+    original = kmeans_module._match
+    monkeypatch.setattr(kmeans_module, "_match", lambda x, c: seen.append(len(x)) or original(x, c))
+    kmeans(x, k, generator=_generator(), iterations=5, tolerance=0.0)
+    assert seen == [1024] * 5 + [4096] * 3 + [16_384] * 3 + [40_000] * 2
+
+
+_SHARED = """
+import sys, numpy, torch, torch.distributed as dist
+from tokenizer.quantizers import kmeans as module
+from tokenizer.quantizers.kmeans import kmeans
+module._FEWEST = 0
+from tokenizer.quantizers.residual import ResidualVectorQuantizer
+from tokenizer.quantizers.sources import TensorSource
+rank, store, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+torch.set_num_threads(1)
+dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=2)
+x = torch.from_numpy(numpy.load(sys.argv[4]))
+x = x[:700] if rank == 0 else x[700:]
+g = torch.Generator().manual_seed(3)
+found = kmeans(x, 20, generator=g, iterations=6, group=dist.group.WORLD)
+numpy.save(out + str(rank) + ".npy", found.numpy())
+q = ResidualVectorQuantizer(16, 2, 20)
+q.fit(TensorSource(x), generator=torch.Generator().manual_seed(3), group=dist.group.WORLD)
+numpy.save(out + str(rank) + "-levels.npy", q.noise_levels.numpy())
+assert int(q.code_counts[0].sum()) == 3000
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_does(tmp_path, monkeypatch):
+    monkeypatch.setattr(kmeans_module, "_FEWEST", 0)
+    x = _clustered(3000)
+    x[1000:1400] = x[1000]  # duplicates: centroids that lose all their points are drawn anew
+    np.save(tmp_path / "x.npy", x.numpy())
+    arguments = [str(tmp_path / "store"), str(tmp_path / "out"), str(tmp_path / "x.npy")]
+    running = [
+        subprocess.Popen([sys.executable, "-c", _SHARED, str(rank), *arguments])
+        for rank in range(2)
+    ]
+    assert [process.wait(timeout=240) for process in running] == [0, 0]
+    alone = kmeans(x, 20, generator=_generator(3), iterations=6)
+    first, second = (torch.from_numpy(np.load(tmp_path / f"out{r}.npy")) for r in range(2))
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, alone, rtol=1e-4, atol=1e-4)
+    levels = [np.load(tmp_path / f"out{r}-levels.npy") for r in range(2)]
+    assert np.array_equal(*levels)
+    single = ResidualVectorQuantizer(16, 2, 20).fit(TensorSource(x), generator=_generator(3))
+    np.testing.assert_allclose(levels[0], single.noise_levels.numpy(), rtol=0.1)
+    with pytest.raises(REFUSED):
+        ResidualVectorQuantizer(16, 2, 20, "channel").fit(
+            TensorSource(x),
+            generator=_generator(),
+            group=object(),  # pyright: ignore[reportArgumentType]
+        )
+
+
+_KERNEL = """
+import numpy as np, torch
+from tokenizer.quantizers.triton_nearest import nearest_fused
+device = "cuda" if torch.cuda.is_available() else "cpu"
+g = torch.Generator().manual_seed(0)
+for rows, size, dim in ((200, 70, 24), (1, 3, 5), (130, 128, 64)):
+    # Small integers: products are exact, ties many, and the first of equals is asked for.
+    x = torch.randint(-3, 4, (rows, dim), generator=g).float()
+    keys = torch.randint(-3, 4, (size, dim), generator=g).float()
+    bias = -keys.square().sum(1) / 2
+    codes, best = nearest_fused(x.to(device), keys.to(device), bias.to(device))
+    scores = x @ keys.T + bias
+    assert codes.tolist() == scores.numpy().argmax(1).tolist()
+    assert best.tolist() == scores.amax(1).tolist()
+print("agrees")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
+def test_the_kernel_for_gpus_agrees_with_the_product():
+    assert fused(torch.device("cpu")) is None
+    # Interpreted where there is no GPU, which has to be said before triton is imported.
+    environment = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", _KERNEL],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == "agrees", done.stderr

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tokenizer.quantizers import QUANTIZERS, build_quantizer
 from tokenizer.quantizers.kmeans import block_rows
 from tokenizer.quantizers.residual import ResidualVectorQuantizer
-from tokenizer.quantizers.search import Stage, beam, greedy
+from tokenizer.quantizers.search import Scores, Stage, beam, greedy
 from tokenizer.quantizers.sources import MemmapSource, TensorSource
 from tokenizer.standardizer import MODES
 
@@ -128,9 +128,8 @@ def test_a_beam_of_one_is_greedy(fitted):
         )
         for k, book in enumerate(fitted.codebooks)
     ]
-    assert torch.equal(
-        beam(x, stages, 1, torch.empty(64, 32)), greedy(x, stages, torch.empty(64, 32))
-    )
+    scores = Scores(64, 32, x.device, 32)
+    assert torch.equal(beam(x, stages, 1, scores), greedy(x, stages, scores))
 
 
 def test_a_beam_lowers_the_error(fitted):

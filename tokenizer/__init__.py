@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from tokenizer._clash import check_clash
 
 if TYPE_CHECKING:
+    from tokenizer.app.generating import AppGenerator
+    from tokenizer.app.serving import launch_app
     from tokenizer.audio import AudioSource, write_audio
     from tokenizer.autoencoders.base import Autoencoder, Decoder, Encoder
     from tokenizer.codefile import CodeFileError
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 check_clash()
 
 _EXPORTS = {
+    "AppGenerator": "tokenizer.app.generating",
     "AudioSource": "tokenizer.audio",
     "Autoencoder": "tokenizer.autoencoders.base",
     "CodeFileError": "tokenizer.codefile",
@@ -50,6 +53,7 @@ _EXPORTS = {
     "TensorSource": "tokenizer.quantizers.sources",
     "decode_file": "tokenizer.transcode",
     "encode_file": "tokenizer.transcode",
+    "launch_app": "tokenizer.app.serving",
     "load_tokenizer": "tokenizer.loading",
     "open_audio": "tokenizer.inputs",
     "register_quantizer": "tokenizer.quantizers",
@@ -58,6 +62,7 @@ _EXPORTS = {
 }
 
 __all__ = [
+    "AppGenerator",
     "AudioSource",
     "Autoencoder",
     "CodeFileError",
@@ -73,6 +78,7 @@ __all__ = [
     "TensorSource",
     "decode_file",
     "encode_file",
+    "launch_app",
     "load_tokenizer",
     "open_audio",
     "register_quantizer",

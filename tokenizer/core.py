@@ -7,11 +7,12 @@ import json
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from numbers import Integral
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
 from tokenizer.autoencoders import Autoencoder, Decoder, build_autoencoder
@@ -26,6 +27,27 @@ T = TypeVar("T", bound="TokenizerCore")
 
 # Silence has no level to divide by: this is added to every gain (-100 dB).
 GAIN_FLOOR = 1e-5
+
+
+def check_finite(x: Tensor, what: str) -> Tensor:
+    """Returns ``x``; raises ValueError if it has values that float32 could not hold."""
+    if not bool(torch.isfinite(x).all()):
+        raise ValueError(f"{what} are not finite: what they were made of is too large, or damaged.")
+    return x
+
+
+def _lengths(mask: Tensor, num_items: int, num_samples: int) -> list[int]:
+    """Samples of each item of a batch that is padded on the right."""
+    if tuple(mask.shape) != (num_items, num_samples):
+        raise ValueError(
+            f"padding_mask has shape {tuple(mask.shape)}; expected [{num_items}, {num_samples}]."
+        )
+    here = mask.bool()
+    if bool((here[:, 1:] & ~here[:, :-1]).any()) or bool((mask.long() != here.long()).any()):
+        raise ValueError(
+            "padding_mask must be ones and then zeros: items are padded on their right."
+        )
+    return here.sum(-1).tolist()
 
 
 @dataclass
@@ -168,9 +190,9 @@ class TokenizerCore(Checkpoint):
     def _check_n_codebooks(self, n_codebooks: int | None) -> int:
         available = self._fitted_quantizer().num_codebooks
         n = available if n_codebooks is None else n_codebooks
-        if not 1 <= n <= available:
-            raise ValueError(f"n_codebooks={n} is not in 1..{available}.")
-        return n
+        if isinstance(n, bool) or not isinstance(n, Integral) or not 1 <= n <= available:
+            raise ValueError(f"n_codebooks={n!r:.60} is not in 1..{available}.")
+        return int(n)
 
     def decoder(self, name: DecoderName) -> Decoder:
         """The decoder of that name; raises if the checkpoint lacks it."""
@@ -197,6 +219,8 @@ class TokenizerCore(Checkpoint):
         self,
         input_values: Float[Tensor, "B C N"],
         padding_mask: Bool[Tensor, "B N"] | Int[Tensor, "B N"] | None = None,
+        *,
+        gain: Float[Tensor, " B"] | None = None,
     ) -> EncodeOutput:
         """Encodes a batch of audio at `sampling_rate`.
 
@@ -205,14 +229,21 @@ class TokenizerCore(Checkpoint):
                 models).
             padding_mask: True (1) for samples, False (0) for the padding on their right. Default:
                 all are samples.
+            gain: What each item is divided by. Default: its root mean square, which a stream cannot
+                know.
 
         Raises:
-            ValueError: For a wrong number of channels, empty items, NaN or infinity.
+            ValueError: For a wrong number of channels, empty items, NaN or infinity, or a gain that
+                is none.
         """
         channels = self.autoencoder.num_channels
         if input_values.ndim != 3 or input_values.shape[1] != channels:
             raise ValueError(
                 f"input_values has shape {tuple(input_values.shape)}; expected [B, {channels}, N]."
+            )
+        if not input_values.is_floating_point():
+            raise ValueError(
+                f"input_values are {input_values.dtype}; expected floating point, full scale 1."
             )
         if not bool(torch.isfinite(input_values).all()):
             raise ValueError("input_values holds NaN or infinite samples.")
@@ -220,16 +251,17 @@ class TokenizerCore(Checkpoint):
         if padding_mask is None:
             lengths = [x.shape[-1]] * len(x)
         else:
-            lengths = padding_mask.long().sum(-1).tolist()
+            lengths = _lengths(padding_mask, len(x), x.shape[-1])
         if x.shape[-1] == 0 or min(lengths, default=1) == 0:
             raise ValueError("input_values holds an item without samples.")
+        given = None if gain is None else self.check_gain(gain.cpu().numpy(), len(x)).tolist()
         gains, latents = [], []
-        for item, length in zip(x, lengths, strict=True):
+        for i, (item, length) in enumerate(zip(x, lengths, strict=True)):
             audio = item[:, :length]
-            gain = self.measure_gain(audio.square().double().mean())
-            gains.append(gain)
-            tiles = encode_tiles(self.autoencoder, [audio[None] / gain])
-            latents.append(torch.cat(list(tiles), dim=-1)[0])
+            measured = self.measure_gain(audio.double().square().mean())
+            gains.append(measured if given is None else given[i])
+            tiles = encode_tiles(self.autoencoder, [audio[None] / gains[-1]])
+            latents.append(check_finite(torch.cat(list(tiles), dim=-1)[0], "The audio's latents"))
         frames = [z.shape[-1] for z in latents]
         out = x.new_zeros(len(x), self.latent_dim, max(frames, default=0))
         mask = torch.zeros(len(x), out.shape[-1], dtype=torch.bool, device=x.device)
@@ -243,6 +275,29 @@ class TokenizerCore(Checkpoint):
         if not self.autoencoder.normalize:
             return 1.0
         return float(torch.tensor(float(mean_square) ** 0.5 + GAIN_FLOOR, dtype=torch.float32))
+
+    def check_gain(self, gain: Any, count: int) -> Float32[np.ndarray, " count"]:
+        """A gain that somebody gives in place of the measured one, for each of ``count`` channels.
+
+        Args:
+            gain: A number for all, or one for each. None: `default_gain`.
+            count: How many are needed.
+
+        Raises:
+            ValueError: If it is not positive and finite, not one or ``count`` numbers, or the model
+                does not normalise and the gain is not 1.
+        """
+        try:
+            values = np.asarray(self.default_gain if gain is None else gain, dtype=np.float32)
+        except (TypeError, ValueError):
+            raise ValueError(f"gain={gain!r:.60} is no number.") from None
+        if values.ndim > 1 or values.size not in (1, count):
+            raise ValueError(f"gain has shape {values.shape}; expected one number, or {count}.")
+        if not bool((np.isfinite(values) & (values > 0)).all()):
+            raise ValueError(f"gain={gain!r:.60} must be positive and finite.")
+        if not self.autoencoder.normalize and bool((values != 1).any()):
+            raise ValueError(f"gain={gain!r:.60}, but this model takes audio at its own level.")
+        return np.broadcast_to(values.reshape(-1), (count,)).copy()
 
     @torch.inference_mode()
     def quantize(
@@ -318,11 +373,15 @@ class TokenizerCore(Checkpoint):
         if not bool(torch.isfinite(z).all()):
             raise ValueError("latents hold NaN or infinite values.")
         gains = z.new_full((len(z),), self.default_gain) if gain is None else gain.to(z)
+        if gains.shape != (len(z),) or not bool(torch.isfinite(gains).all()):
+            raise ValueError(f"gain is {gains.tolist()!r:.60}; expected {len(z)} finite numbers.")
         items = []
         for item, scale in zip(z, gains, strict=True):
             pieces = self.decode_stream([item[None]], decoder, n_codebooks)
             items.append(torch.cat(list(pieces), dim=-1)[0] * scale)
-        return torch.stack(items)
+        if not items:
+            return z.new_zeros(0, self.autoencoder.num_channels, 0)
+        return check_finite(torch.stack(items), "The decoded audio")
 
     @property
     def default_gain(self) -> float:

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+# 2 sqrt(2 / pi), and the cubic term of the approximation.
+_GELU, _CUBIC = 1.5957691216057308, 0.044715
+
+
+def _gelu_(x: Tensor) -> Tensor:
+    """``gelu(x, approximate="tanh")``, as ``x sigmoid(...)``: on CPUs half the time of torch's."""
+    gate = x.square().mul_(_GELU * _CUBIC).add_(_GELU)
+    return gate.mul_(x).sigmoid_().mul_(x)
 
 
 class ConvNeXtBlock(nn.Module):
@@ -17,15 +28,17 @@ class ConvNeXtBlock(nn.Module):
     Args:
         width: Channels.
         expansion: Hidden channels of the MLP over ``width``.
-        kernel_size: Frames the convolution sees; odd.
+        kernel_size: Frames the convolution sees.
         residual_scale: Initial scale of the residual branch.
+        ahead: How many of the frames it sees follow the one it is at.
     """
 
-    def __init__(self, width: int, expansion: int, kernel_size: int, residual_scale: float) -> None:
+    def __init__(
+        self, width: int, expansion: int, kernel_size: int, residual_scale: float, ahead: int
+    ) -> None:
         super().__init__()
-        self.depthwise = nn.Conv1d(
-            width, width, kernel_size, padding=kernel_size // 2, groups=width
-        )
+        self.behind, self.ahead = kernel_size - 1 - ahead, ahead
+        self.depthwise = nn.Conv1d(width, width, kernel_size, groups=width)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.expand = nn.Linear(width, expansion * width)
         self.contract = nn.Linear(expansion * width, width)
@@ -33,9 +46,27 @@ class ConvNeXtBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
         """Applies the block; frames beyond either end count as zero."""
-        h = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
-        h = self.contract(F.gelu(self.expand(self.norm(h)), approximate="tanh"))
-        return x + self.scale * h
+        padded = F.pad(x.transpose(1, 2), (self.behind, self.ahead))
+        h = self.norm(self.depthwise(padded).transpose(1, 2))
+        return x + self.scale * self.contract(F.gelu(self.expand(h), approximate="tanh"))
+
+    def prepared(self) -> Callable[[Tensor], Tensor]:
+        """The block as a function of a window ``[behind + T + ahead, C]``; for inference only."""
+        # As many products as the kernel is long, frame by frame: a third of the time of the
+        # convolution, which wants channels first.
+        taps = self.depthwise.weight.detach()[:, 0].T.contiguous()
+
+        def apply(window: Tensor) -> Tensor:
+            frames = len(window) - len(taps) + 1
+            assert self.depthwise.bias is not None
+            h = torch.addcmul(self.depthwise.bias, window[:frames], taps[0])
+            for k in range(1, len(taps)):
+                h.addcmul_(window[k : k + frames], taps[k])
+            x = window[self.behind : self.behind + frames]
+            h = self.contract(_gelu_(self.expand(self.norm(h)).float()))
+            return torch.addcmul(x, self.scale, h.to(x.dtype))
+
+        return apply
 
 
 class Backbone(nn.Module):
@@ -47,29 +78,51 @@ class Backbone(nn.Module):
         depth: Number of blocks.
         expansion: Hidden channels of each MLP over ``width``.
         kernel_size: Frames each block sees; odd.
+        lookahead: Frames that all blocks together see ahead; the first blocks see them. None: each
+            sees as many ahead as behind.
+
+    Attributes:
+        width: Channels of the blocks.
+        behind: Frames before its own that a frame of the result depends on.
+        ahead: Frames after its own that it depends on.
     """
 
     def __init__(
-        self, in_features: int, width: int, depth: int, expansion: int, kernel_size: int
+        self,
+        in_features: int,
+        width: int,
+        depth: int,
+        expansion: int,
+        kernel_size: int,
+        lookahead: int | None = None,
     ) -> None:
         super().__init__()
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, got {kernel_size}.")
+        half = kernel_size // 2
+        total = depth * half if lookahead is None else min(lookahead, depth * half)
+        each = [min(half, max(0, total - half * i)) for i in range(depth)]
+        self.width, self.ahead = width, total
+        self.behind = depth * (kernel_size - 1) - total
         self.project = nn.Linear(in_features, width)
         self.norm_in = nn.LayerNorm(width, eps=1e-6)
         self.blocks = nn.ModuleList(
-            ConvNeXtBlock(width, expansion, kernel_size, 1 / max(depth, 1)) for _ in range(depth)
+            ConvNeXtBlock(width, expansion, kernel_size, 1 / max(depth, 1), ahead) for ahead in each
         )
         self.norm_out = nn.LayerNorm(width, eps=1e-6)
-        self.context = depth * (kernel_size // 2)
 
     def forward(
         self, x: Float[Tensor, "B T F"], shift: Float[Tensor, "B 1 C"] | None = None
     ) -> Float[Tensor, "B T C"]:
         """Maps frames to features; ``shift`` is added to every frame before the first block."""
-        h = self.norm_in(self.project(x))
-        if shift is not None:
-            h = h + shift
+        h = self.enter(x, shift)
         for block in self.blocks:
             h = block(h)
         return self.norm_out(h)
+
+    def enter(
+        self, x: Float[Tensor, "*B T F"], shift: Float[Tensor, "... C"] | None = None
+    ) -> Float[Tensor, "*B T C"]:
+        """What the first block gets."""
+        h = self.norm_in(self.project(x))
+        return h if shift is None else h + shift

@@ -14,7 +14,18 @@ from tokenizer.audio import AudioSource
 from tokenizer.config import LatentTokenizerConfig
 from tokenizer.core import DecoderName, TokenizerCore
 from tokenizer.inputs import is_batch, open_audio, open_batch
-from tokenizer.rows import Row, SignalStream, code_dtype, decode_rows, stack_rows
+from tokenizer.rows import (
+    Row,
+    SignalStream,
+    apply_gain,
+    as_codes,
+    as_latents,
+    code_dtype,
+    decode_rows,
+    number_in,
+    stack_rows,
+)
+from tokenizer.streaming import StreamDecoder, StreamEncoder
 
 
 class LatentTokenizer(TokenizerCore):
@@ -35,6 +46,7 @@ class LatentTokenizer(TokenizerCore):
         n_codebooks: int | None = None,
         bitrate: float | int | None = None,
         downmix: bool = False,
+        gain: Any = None,
     ) -> Row:
         """Encodes audio into discrete codes.
 
@@ -48,19 +60,22 @@ class LatentTokenizer(TokenizerCore):
             bitrate: Instead of ``n_codebooks``: the most codebooks that fit into this many bit/s
                 and channel.
             downmix: Whether to average the channels into one.
+            gain: What the audio is divided by, for all channels or each. Default: their root mean
+                square; give one to get what a stream with this gain gives.
 
         Returns:
             A row with ``codes``; for a batch, a list in every column.
 
         Raises:
             FileNotFoundError: If a named file is not there.
-            ValueError: If the audio is not readable, empty, not finite or of unknown rate.
+            ValueError: If the audio is not readable, empty, not finite or of unknown rate, or the
+                gain not positive.
             RuntimeError: If no quantizer is fitted yet.
         """
         n = self.resolve_codebooks(n_codebooks, bitrate)
 
         def encode(source: AudioSource) -> Row:
-            signal = SignalStream(self, source)
+            signal = SignalStream(self, source, gain)
             tiles = [self.quantize(z, n) for z in signal.latents()]
             codes = torch.cat(tiles, dim=-1).transpose(1, 2).flatten(0, 1).cpu().numpy()
             return {"codes": codes.astype(code_dtype(self.codebook_sizes))} | signal.row()
@@ -73,6 +88,7 @@ class LatentTokenizer(TokenizerCore):
         *,
         sampling_rate: int | None = None,
         downmix: bool = False,
+        gain: Any = None,
     ) -> Row:
         """Encodes audio into continuous latents; arguments and errors as in `encode_codes`.
 
@@ -81,7 +97,7 @@ class LatentTokenizer(TokenizerCore):
         """
 
         def encode(source: AudioSource) -> Row:
-            signal = SignalStream(self, source)
+            signal = SignalStream(self, source, gain)
             latents = torch.cat(list(signal.latents()), dim=-1).transpose(1, 2).flatten(0, 1)
             return {"latents": latents.cpu().numpy()} | signal.row()
 
@@ -94,6 +110,65 @@ class LatentTokenizer(TokenizerCore):
         if bitrate is not None:
             return self.codebooks_for(bitrate)
         return self._check_n_codebooks(n_codebooks)
+
+    # A chunk at a time
+
+    def stream_encoder(
+        self,
+        *,
+        gain: Any = None,
+        num_channels: int = 1,
+        sampling_rate: int | None = None,
+        n_codebooks: int | None = None,
+        bitrate: float | int | None = None,
+        latents: bool = False,
+    ) -> StreamEncoder:
+        """Starts to encode audio that comes in chunks.
+
+        What comes out is, bit for bit on a CPU, what `encode_codes` or `encode_latents` with the
+        same gain make of the whole.
+
+        Args:
+            gain: What the audio is divided by, for all channels or each: about its root mean
+                square, which a stream cannot know. Default: the checkpoint's ``default_gain``.
+            num_channels: C of the chunks.
+            sampling_rate: Hz of the chunks. Default: the tokenizer's.
+            n_codebooks: As for `encode_codes`.
+            bitrate: As for `encode_codes`.
+            latents: Whether to give latents in place of codes.
+        """
+        n = None if latents else self.resolve_codebooks(n_codebooks, bitrate)
+        rate = self.sampling_rate if sampling_rate is None else sampling_rate
+        return StreamEncoder(self, self.check_gain(gain, num_channels), rate, n)
+
+    def stream_decoder(
+        self,
+        *,
+        gain: Any = None,
+        num_channels: int = 1,
+        decoder: DecoderName | None = None,
+        latents: bool = False,
+    ) -> StreamDecoder:
+        """Starts to decode codes, or latents, that come in chunks.
+
+        Args:
+            gain: What the audio is multiplied by, for all channels or each: what the encoder
+                divided by. Default: the checkpoint's ``default_gain``.
+            num_channels: C of the audio.
+            decoder: Default: the finetuned one for codes, if there is one; else the continuous one.
+            latents: Whether latents come in place of codes.
+        """
+        name = ("continuous" if latents else self.codes_decoder) if decoder is None else decoder
+        return StreamDecoder(self, self.check_gain(gain, num_channels), name, latents)
+
+    @property
+    def latency(self) -> float:
+        """Seconds from a sample that enters a `stream_encoder` to the same one leaving a decoder.
+
+        That much the network needs to see; computing and chunks come on top. Infinite for models
+        that see the whole signal.
+        """
+        return self.stream_encoder(latents=True).latency + self.stream_decoder(latents=True).latency
 
     def _encode_any(
         self,
@@ -129,9 +204,7 @@ class LatentTokenizer(TokenizerCore):
         name = self.codes_decoder if decoder is None else decoder
 
         def decode(one: Row) -> np.ndarray:
-            codes = torch.as_tensor(np.asarray(one["codes"])).long()
-            if codes.ndim != 2:
-                raise ValueError(f"codes have shape {tuple(codes.shape)}; expected [T, n].")
+            codes = torch.as_tensor(as_codes(one["codes"]))
             grouped = self._grouped(codes, one)
             latents = self.dequantize(grouped.transpose(1, 2))
             return self._decode_row(latents, one, name, codes.shape[1])
@@ -147,23 +220,21 @@ class LatentTokenizer(TokenizerCore):
         """Decodes latents: a row of `encode_latents`, or bare ``[T, D]``; see `decode_codes`."""
 
         def decode(one: Row) -> np.ndarray:
-            latents = torch.as_tensor(np.asarray(one["latents"], dtype=np.float32))
-            if latents.ndim != 2:
-                raise ValueError(f"latents have shape {tuple(latents.shape)}; expected [T, D].")
+            latents = torch.as_tensor(as_latents(one["latents"]))
             return self._decode_row(self._grouped(latents, one).transpose(1, 2), one, decoder, None)
 
         return decode_rows(row, "latents", decode)
 
     def latents_to_codes(self, row: Mapping[str, Any], *, n_codebooks: int | None = None) -> Row:
         """Quantizes a row of latents into the row that `encode_codes` gives."""
-        latents = torch.as_tensor(np.asarray(row["latents"], dtype=np.float32))
+        latents = torch.as_tensor(as_latents(row["latents"]))
         grouped = self._grouped(latents, dict(row)).transpose(1, 2)
         codes = self.quantize(grouped, n_codebooks).transpose(1, 2).flatten(0, 1).cpu().numpy()
         kept = {name: row[name] for name in ("num_samples", "num_channels", "gain") if name in row}
         return {"codes": codes.astype(code_dtype(self.codebook_sizes))} | kept
 
     def _grouped(self, frames: Tensor, row: Row) -> Tensor:
-        groups = -(-int(row.get("num_channels", 1)) // self.autoencoder.num_channels)
+        groups = -(-number_in(row, "num_channels", 1, low=1) // self.autoencoder.num_channels)
         if len(frames) == 0 or len(frames) % groups:
             raise ValueError(
                 f"{len(frames)} frames cannot be shared among {groups} channel groups; "
@@ -176,17 +247,16 @@ class LatentTokenizer(TokenizerCore):
     ) -> np.ndarray:
         joint = self.autoencoder.num_channels
         covered = self.autoencoder.num_samples(latents.shape[-1])
-        num_samples = int(row.get("num_samples", covered))
-        if not 0 <= num_samples <= covered:
+        num_samples = number_in(row, "num_samples", covered, low=0)
+        if num_samples > covered:
             raise ValueError(
                 f"num_samples={num_samples}, but {latents.shape[-1]} frames cover {covered}."
             )
-        num_channels = int(row.get("num_channels", joint))
+        num_channels = number_in(row, "num_channels", joint, low=1)
         ones = latents.new_ones(len(latents))
         audio = self.decode(latents, decoder=decoder, n_codebooks=n, gain=ones)
         wave = audio.flatten(0, 1)[:num_channels, :num_samples].cpu().numpy()
-        gain = np.asarray(row.get("gain", self.default_gain), dtype=np.float32)
-        return wave * gain.reshape(-1, 1)
+        return apply_gain(wave, row.get("gain", self.default_gain))
 
 
 AutoConfig.register("latent_tokenizer", LatentTokenizerConfig)

@@ -17,14 +17,21 @@ from torch import Tensor
 # The caches are filled outside inference mode: autograd refuses tensors made inside it.
 @lru_cache(maxsize=32)
 @torch.inference_mode(mode=False)
-def _mdct_basis(hop_length: int, device: torch.device) -> Float[Tensor, "window M"]:
-    """Sine-windowed MDCT basis, a matrix whose overlapped transpose inverts it."""
-    n = torch.arange(2 * hop_length, dtype=torch.float64)[:, None]
-    k = torch.arange(hop_length, dtype=torch.float64)[None, :]
-    window = torch.sin(torch.pi / (2 * hop_length) * (n + 0.5))
-    phase = torch.pi / hop_length * (n + 0.5 + hop_length / 2) * (k + 0.5)
-    basis = window * torch.cos(phase) * (2 / hop_length) ** 0.5
-    return basis.to(device, torch.float32)
+def _mdct_basis(hop_length: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """What the MDCT is made of: window halves ``[M]``, and the cosines ``[M, M]`` of the fold.
+
+    A lapped frame has 2 M samples, but its M coefficients see them only folded at a quarter and at
+    three quarters of the frame: half the multiplications.
+    """
+    n = torch.arange(2 * hop_length, dtype=torch.float64)
+    window = torch.sin(torch.pi / (2 * hop_length) * (n + 0.5)) * (2 / hop_length) ** 0.5
+    # Of an odd number of samples one lies on the fold itself.
+    place = torch.arange(hop_length, dtype=torch.float64) + (0 if hop_length % 2 else 0.5)
+    k = torch.arange(hop_length, dtype=torch.float64) + 0.5
+    cosines = torch.cos(torch.pi / hop_length * place[:, None] * k)
+    rising, falling = window.split(hop_length)
+    first, second, basis = (x.to(device, torch.float32) for x in (rising, falling, cosines))
+    return first, second, basis
 
 
 def mdct(x: Float[Tensor, "*B N"], hop_length: int) -> Float[Tensor, "*B T M"]:
@@ -40,22 +47,47 @@ def mdct(x: Float[Tensor, "*B N"], hop_length: int) -> Float[Tensor, "*B T M"]:
     Returns:
         ``T = ceil(N / hop_length) + 1`` frames of M coefficients, float32.
     """
-    num_blocks = -(-x.shape[-1] // hop_length)
+    # Not -(-N // M): exported to ONNX, division rounds towards zero.
+    num_blocks = (x.shape[-1] + hop_length - 1) // hop_length
     padded = F.pad(x.float(), (hop_length, (num_blocks + 1) * hop_length - x.shape[-1]))
-    basis = _mdct_basis(hop_length, x.device)
-    with torch.autocast(x.device.type, enabled=False):
-        return padded.unfold(-1, 2 * hop_length, hop_length) @ basis
+    return mdct_blocks(padded.unflatten(-1, (-1, hop_length)))
+
+
+def mdct_blocks(blocks: Float[Tensor, "*B T1 M"]) -> Float[Tensor, "*B T M"]:
+    """The frames of `mdct` over each two of ``T + 1`` consecutive blocks of M samples."""
+    hop_length = blocks.shape[-1]
+    half, odd = divmod(hop_length, 2)
+    rising, falling, basis = _mdct_basis(hop_length, blocks.device)
+    p, q = blocks[..., :-1, :] * rising, blocks[..., 1:, :] * falling
+    low = -q[..., :half].flip(-1) - q[..., half + odd :]
+    high = p[..., :half] - p[..., half + odd :].flip(-1)
+    folded = torch.cat([-q[..., half : half + odd], low, high], dim=-1)
+    with torch.autocast(blocks.device.type, enabled=False):
+        return folded @ basis
 
 
 def imdct(coefficients: Float[Tensor, "*B T M"]) -> Float[Tensor, "*B N"]:
     """Inverse of `mdct`: ``(T - 1) * M`` samples, float32, of which the last may be padding."""
-    hop_length = coefficients.shape[-1]
-    basis = _mdct_basis(hop_length, coefficients.device)
+    return overlap_add(imdct_folded(coefficients)).flatten(-2)
+
+
+def imdct_folded(coefficients: Float[Tensor, "*B T M"]) -> Float[Tensor, "*B T M"]:
+    """The frames of `imdct` as `mdct_blocks` folds them, before they overlap."""
+    basis = _mdct_basis(coefficients.shape[-1], coefficients.device)[2]
     with torch.autocast(coefficients.device.type, enabled=False):
-        frames = coefficients.float() @ basis.T
+        return coefficients.float() @ basis.T
+
+
+def overlap_add(folded: Float[Tensor, "*B T M"]) -> Float[Tensor, "*B blocks M"]:
+    """The ``T - 1`` blocks of samples that T frames of `imdct_folded` cover twice."""
+    hop_length = folded.shape[-1]
+    half, odd = divmod(hop_length, 2)
+    rising, falling, _ = _mdct_basis(hop_length, folded.device)
+    middle, low, high = folded.split([odd, half, half], dim=-1)
     # Each block of samples is the second half of one frame plus the first half of the next.
-    blocks = frames[..., :-1, hop_length:] + frames[..., 1:, :hop_length]
-    return blocks.flatten(-2)
+    ending = -torch.cat([low.flip(-1), middle, low], dim=-1)[..., :-1, :]
+    beginning = torch.cat([high, torch.zeros_like(middle), -high.flip(-1)], dim=-1)[..., 1:, :]
+    return ending * falling + beginning * rising
 
 
 def _hz_to_mel(hz: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tokenizer.stepping import Stepper
+
 
 class Encoder(nn.Module, ABC):
     """Turns audio into latents.
@@ -19,13 +21,23 @@ class Encoder(nn.Module, ABC):
     Attributes:
         context: Frames of neighbouring audio that one latent frame depends on, on either side;
             ``None`` if it depends on the whole signal (recurrent networks), which rules out tiles.
+        lookahead: Needed by those with a `stepper`.
     """
 
     context: int | None
+    lookahead: int
 
     @abstractmethod
     def forward(self, audio: Float[Tensor, "B C N"]) -> Float[Tensor, "B D T"]:
         """Encodes audio of any length N >= 1 into ``num_frames(N)`` latent frames."""
+
+    def stepper(self) -> Stepper | None:
+        """The encoder on its way through a signal of one channel, if it can work step by step.
+
+        Such an encoder has a `lookahead`: as soon as the samples up to the end of frame
+        ``t + lookahead`` are known, latent frame t is. Others are run over long tiles.
+        """
+        return None
 
 
 class Decoder(nn.Module, ABC):
@@ -34,9 +46,11 @@ class Decoder(nn.Module, ABC):
     Attributes:
         context: Neighbouring latent frames, on either side, that the samples of one frame depend
             on; ``None`` if they depend on all.
+        lookahead: Needed by those with a `stepper`.
     """
 
     context: int | None
+    lookahead: int
 
     @abstractmethod
     def forward(
@@ -53,6 +67,13 @@ class Decoder(nn.Module, ABC):
         Returns:
             The audio.
         """
+
+    def stepper(self, noise_level: float) -> Stepper | None:  # noqa: ARG002
+        """The counterpart of `Encoder.stepper`.
+
+        With latent frame ``t + lookahead`` the samples of frame t are known.
+        """
+        return None
 
 
 class Autoencoder(nn.Module, ABC):

@@ -2,88 +2,127 @@
 
     python -m tokenizer.benchmarks.speed [--seconds 10] [--threads 2] [--peers dac encodec mimi]
 
-The peers are `transformers` models of their published sizes with random weights (their speed does
-not depend on them), at their own sampling rates. Each figure is the best of several repetitions.
+Each codec runs in a process of its own, which gives its peak memory; each figure is the best of
+several repetitions. "/ floor" is the time over that of the call's multiply-adds at the rate of the
+best matrix product measured in the same process.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from tokenizer import LatentTokenizer, load_tokenizer
+from tokenizer.benchmarks.machine import (
+    best_of,
+    describe,
+    matmul_rate,
+    multiply_adds,
+    peak_mib,
+)
+from tokenizer.benchmarks.peers import PEERS, ours
 from tokenizer.evaluation import as_table
 
-Calls = tuple[Callable[[], object], Callable[[], object]]
+OURS = ("latents", "3", "10", "16", "24")
+HEADER = [
+    "", "kbit/s", "encode x real time", "decode x real time", "first audio ms", "of it waiting ms",
+    "peak MiB", "encode / floor", "decode / floor",
+]  # fmt: skip
 
 
-def best_of(call: Callable[[], object], repetitions: int) -> float:
-    """Seconds of the fastest of some calls, after one to warm up."""
-    call()
-    times = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return min(times)
+def names(peers: list[str], rates: tuple[str, ...] = OURS) -> list[str]:
+    """Ours at each rate, and the peers."""
+    return [*(f"ours {rate}" for rate in rates), *peers]
 
 
-def _clip(seconds: float, rate: int) -> np.ndarray:
-    rng = np.random.default_rng(0)
-    return rng.normal(0, 0.1, (1, round(seconds * rate))).astype(np.float32)
+def measure(
+    name: str, seconds: float, device: str, repetitions: int, model: str | None
+) -> dict[str, Any]:
+    """One codec, in this process."""
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        kind, _, rate = name.partition(" ")
+        if kind == "ours":
+            kbps = None if rate.startswith("latents") else float(rate.removesuffix(" bf16"))
+            codec = ours(kbps, seconds, device, model, bf16=rate.endswith("bf16"))
+        else:
+            codec = PEERS[kind](seconds, device)
+        rate_at_best = matmul_rate(device)
+        encode, decode = best_of([codec.encode, codec.decode], repetitions, device)
+        # Before the counter, which holds on to what it sees.
+        peak = peak_mib(device)
+        first = min(codec.first() for _ in range(repetitions + 1))
+        floors = [multiply_adds(call) / rate_at_best for call in (codec.encode, codec.decode)]
+    return {
+        "codec": name,
+        "kbps": codec.kbps,
+        "encode": seconds / encode,
+        "decode": seconds / decode,
+        "first_ms": 1000 * (first + codec.waits),
+        "waits_ms": 1000 * codec.waits,
+        "peak_mib": peak,
+        "encode_over_floor": encode / floors[0] if floors[0] else None,
+        "decode_over_floor": decode / floors[1] if floors[1] else None,
+        "matmul_gflops": 2e-9 * rate_at_best,
+    }
 
 
-def ours(tokenizer: LatentTokenizer, seconds: float, n_codebooks: int) -> Calls:
-    """Encode and decode of a file's worth of samples through the dataset surface."""
-    rate = tokenizer.sampling_rate
-    clip = {"array": _clip(seconds, rate), "sampling_rate": rate}
-    row = tokenizer.encode_codes(clip, n_codebooks=n_codebooks)
-    return (
-        lambda: tokenizer.encode_codes(clip, n_codebooks=n_codebooks),
-        lambda: tokenizer.decode_codes(row),
-    )
+def measure_all(
+    wanted: list[str], threads: int, *, seconds: float, device: str, repetitions: int,
+    model: str | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Each codec in a process of its own; a peer whose library is missing is left out."""
+    found = []
+    for name in wanted:
+        arguments = ["--one", name, "--seconds", str(seconds), "--threads", str(threads)]
+        arguments += ["--device", device, "--repetitions", str(repetitions)]
+        arguments += [] if model is None else ["--model", model]
+        done = subprocess.run(
+            [sys.executable, "-m", "tokenizer.benchmarks.speed", *arguments],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            print(f"{name}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+            continue
+        found.append(json.loads(done.stdout.splitlines()[-1]) | {"threads": threads})
+    return found
 
 
-def dac(seconds: float) -> Calls:
-    """The Descript Audio Codec at 44.1 kHz, 9 codebooks."""
-    from transformers import DacConfig, DacModel
+def table(lines: list[dict[str, Any]]) -> str:
+    """Markdown."""
 
-    config = DacConfig(sampling_rate=44_100, downsampling_ratios=[2, 4, 8, 8])
-    model: Any = DacModel(config).eval()
-    x = torch.from_numpy(_clip(seconds, 44_100))[None]
-    codes = model.encode(x).audio_codes
-    return lambda: model.encode(x), lambda: model.decode(audio_codes=codes)
+    def shown(value: float | None, digits: int = 1) -> str:
+        return "" if value is None else f"{value:.{digits}f}"
 
-
-def encodec(seconds: float) -> Calls:
-    """EnCodec at 24 kHz, 6 kbit/s."""
-    from transformers import EncodecConfig, EncodecModel
-
-    model: Any = EncodecModel(EncodecConfig()).eval()
-    x = torch.from_numpy(_clip(seconds, 24_000))[None]
-    out = model.encode(x, bandwidth=6.0)
-    return (
-        lambda: model.encode(x, bandwidth=6.0),
-        lambda: model.decode(out.audio_codes, out.audio_scales),
-    )
-
-
-def mimi(seconds: float) -> Calls:
-    """Mimi at 24 kHz, 8 codebooks."""
-    from transformers import MimiConfig, MimiModel
-
-    model: Any = MimiModel(MimiConfig()).eval()
-    x = torch.from_numpy(_clip(seconds, 24_000))[None]
-    codes = model.encode(x, num_quantizers=8).audio_codes
-    return lambda: model.encode(x, num_quantizers=8), lambda: model.decode(codes)
-
-
-PEERS = {"dac": dac, "encodec": encodec, "mimi": mimi}
+    rows = [
+        [
+            line["codec"],
+            "" if line["kbps"] is None else f"{line['kbps']:g}",
+            shown(line["encode"]),
+            shown(line["decode"]),
+            shown(line["first_ms"], 0),
+            shown(line["waits_ms"], 0),
+            shown(line["peak_mib"], 0),
+            shown(line["encode_over_floor"], 2),
+            shown(line["decode_over_floor"], 2),
+        ]
+        for line in lines
+    ]
+    text = as_table(rows, HEADER)
+    base = next((line for line in lines if line["codec"] == "dac"), None)
+    if base is None:
+        return text
+    ratios = [
+        [line["codec"], *(f"{line[x] / base[x]:.0f}" for x in ("encode", "decode"))]
+        for line in lines
+        if line is not base
+    ]
+    return text + "\n\n" + as_table(ratios, ["", "encode / DAC", "decode / DAC"])
 
 
 def main() -> None:
@@ -92,34 +131,24 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="length of the clip")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--peers", nargs="*", choices=sorted(PEERS), default=["dac"])
     parser.add_argument("--model", help="tokenizer; default: the bundled one")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    tokenizer = load_tokenizer(options.model)
-    rates = {f"{b} kbit/s": tokenizer.codebooks_for(1000 * b) for b in (3, 10, 16, 24)}
-    entries: dict[str, Callable[[], Calls]] = {
-        f"ours, {name}": lambda n=n: ours(tokenizer, options.seconds, n)
-        for name, n in rates.items()
-    }
-    entries |= {name: lambda f=PEERS[name]: f(options.seconds) for name in options.peers}
-    measured: dict[str, tuple[float, float]] = {}
-    with torch.inference_mode():
-        for name, build in entries.items():
-            encode, decode = build()
-            measured[name] = (
-                options.seconds / best_of(encode, options.repetitions),
-                options.seconds / best_of(decode, options.repetitions),
-            )
-    base = measured.get("dac")
-    rows = []
-    for name, (encode_x, decode_x) in measured.items():
-        ratios = [f"{encode_x / base[0]:.1f}", f"{decode_x / base[1]:.1f}"] if base else ["", ""]
-        rows.append([name, f"{encode_x:.1f}", f"{decode_x:.1f}", *ratios])
-    header = ["", "encode x real time", "decode x real time", "encode / DAC", "decode / DAC"]
-    print(f"{options.seconds:g} s, {options.threads} CPU threads, torch {torch.__version__}")
-    print(as_table(rows, header))
+    common = {key: getattr(options, key) for key in ("seconds", "device", "repetitions", "model")}
+    if options.one:
+        torch.set_num_threads(options.threads)
+        print(json.dumps(measure(options.one, **common)))
+        return
+    lines = measure_all(names(options.peers), options.threads, **common)
+    rate = max((line["matmul_gflops"] for line in lines), default=0.0)
+    print(f"{options.seconds:g} s, {options.threads} CPU threads, {describe(options.device)}")
+    print(f"best matrix product: {rate:.0f} GFLOP/s\n")
+    print(table(lines))
+    if options.json:
+        options.json.write_text(json.dumps(lines, indent=1))
 
 
 if __name__ == "__main__":

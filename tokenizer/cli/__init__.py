@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from tokenizer._clash import check_clash
-from tokenizer.cli import coding, judging, training
+from tokenizer.cli import coding, judging, showing, training
 
 
 def _parser(command: str | None) -> argparse.ArgumentParser:
@@ -15,7 +16,7 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
         prog="latok", description="Audio to continuous latents and discrete codes, and back."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for group in (coding, judging, training):
+    for group in (coding, judging, showing, training):
         group.register(commands, command)
     return parser
 
@@ -23,12 +24,18 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns 0, or 2 after printing one line about bad input."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser(given[0] if given else None).parse_args(given)
     try:
+        options = _parser(given[0] if given else None).parse_args(given)
         # Here too: when another `tokenizer` overwrote our __init__.py, only this file is left to
         # explain it.
         check_clash()
         options.run(options)
+        sys.stdout.flush()  # Here a reader that has gone can still be named.
+    except BrokenPipeError:
+        # As in `latok info FILE | head -1`. At its end Python would try, and fail, once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print("latok: broken pipe: nobody reads the output", file=sys.stderr)
+        return 2
     except (ValueError, RuntimeError, ImportError, OSError) as error:
         message = " ".join(str(error).split()) or type(error).__name__
         print(f"latok: {message}", file=sys.stderr)

@@ -1,8 +1,9 @@
-"""``latok demo | encode | decode | info | export``: audio to codes and back."""
+"""``latok demo | encode | decode | info | export | export-onnx``: audio to codes and back."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,34 +16,66 @@ def _demo(options: argparse.Namespace) -> None:
     print(run_demo(load(options.model, options.device), options.audio, options.out))
 
 
+PIPE = "-"
+
+
 def _encode(options: argparse.Namespace) -> None:
+    from tokenizer.live import encode_live
+    from tokenizer.pcm import PcmFormat
     from tokenizer.transcode import encode_file
 
+    piped = options.audio == PIPE
+    live = piped and options.gain is not None
+    if not live and (options.raw is not None or options.chunk_frames is not None):
+        raise ValueError("--raw and --chunk-frames are for live audio: `latok encode - --gain G`.")
+    if live and options.downmix:
+        raise ValueError("--downmix is not for live audio.")
+    pcm = None if options.raw is None else PcmFormat.parse(options.raw)
     tokenizer = load(options.model, options.device)
     bitrate = None if options.bitrate is None else options.bitrate * 1000
     n = tokenizer.resolve_codebooks(options.codebooks, bitrate)
-    out = options.out or Path(options.audio).with_suffix(".ltk")
-    seconds = encode_file(
-        tokenizer, options.audio, out, n_codebooks=n, downmix=options.downmix, progress=tty()
-    )
-    size = Path(out).stat().st_size
-    print(f"{out}: {size} bytes, {seconds:.2f} s, {8e-3 * size / seconds:.2f} kbit/s")
+    name = options.out or (PIPE if piped else str(Path(options.audio).with_suffix(".ltk")))
+    out = sys.stdout.buffer if name == PIPE else Path(name)
+    if live:
+        seconds = encode_live(
+            tokenizer,
+            sys.stdin.buffer,
+            out,
+            gain=options.gain,
+            pcm=pcm,
+            n_codebooks=n,
+            chunk_frames=options.chunk_frames or 25,
+        )
+    else:
+        seconds = encode_file(
+            tokenizer,
+            sys.stdin.buffer if piped else options.audio,
+            out,
+            n_codebooks=n,
+            downmix=options.downmix,
+            gain=options.gain,
+            progress=tty(),
+        )
+    if isinstance(out, Path):
+        size = out.stat().st_size
+        print(f"{out}: {size} bytes, {seconds:.2f} s, {8e-3 * size / seconds:.2f} kbit/s")
 
 
 def _decode(options: argparse.Namespace) -> None:
+    from tokenizer.live import decode_live
     from tokenizer.transcode import decode_file
 
     tokenizer = load(options.model, options.device)
-    out = options.out or Path(options.codes).with_suffix(".wav")
-    seconds = decode_file(
-        tokenizer,
-        options.codes,
-        out,
-        n_codebooks=options.codebooks,
-        decoder=options.decoder,
-        progress=tty(),
-    )
-    print(f"{out}: {seconds:.2f} s at {tokenizer.sampling_rate} Hz")
+    piped = options.codes == PIPE
+    name = options.out or (PIPE if piped else str(Path(options.codes).with_suffix(".wav")))
+    rate = {"n_codebooks": options.codebooks, "decoder": options.decoder}
+    if piped or name == PIPE:
+        codes = sys.stdin.buffer if piped else options.codes
+        seconds = decode_live(tokenizer, codes, sys.stdout.buffer if name == PIPE else name, **rate)
+    else:
+        seconds = decode_file(tokenizer, options.codes, name, **rate, progress=tty())
+    if name != PIPE:
+        print(f"{name}: {seconds:.2f} s at {tokenizer.sampling_rate} Hz")
 
 
 def _info(options: argparse.Namespace) -> None:
@@ -58,6 +91,17 @@ def _export(options: argparse.Namespace) -> None:
     print(f"{options.out}: {load(options.out, 'cpu').fingerprint}")
 
 
+def _export_onnx(options: argparse.Namespace) -> None:
+    from tokenizer.onnx_export import export_onnx
+
+    tokenizer = load(options.model, "cpu")
+    folder = export_onnx(
+        tokenizer, options.out, n_codebooks=options.codebooks, beam_width=options.beam_width
+    )
+    for file in sorted(folder.glob("*.onnx")):
+        print(f"{file}: {file.stat().st_size / 2**20:.1f} MiB")
+
+
 def register(commands: Any, command: str | None) -> None:  # noqa: ARG001
     """Adds the commands' parsers; none of their options needs torch."""
     p = commands.add_parser("demo", help="hear a file at every rate")
@@ -68,16 +112,32 @@ def register(commands: Any, command: str | None) -> None:  # noqa: ARG001
 
     p = commands.add_parser("encode", help="audio file to code file")
     p.set_defaults(run=_encode)
-    p.add_argument("audio", help="audio file")
-    p.add_argument("out", nargs="?", type=Path, help="default: the same name with .ltk")
+    p.add_argument("audio", help="audio file; - for standard input")
+    p.add_argument("out", nargs="?", help="default: the same name with .ltk; - for standard output")
     p.add_argument("--downmix", action="store_true", help="average the channels into one")
+    p.add_argument(
+        "--gain",
+        type=float,
+        help="level (root mean square) that the audio is divided by; default: its own. With it, "
+        "standard input is encoded as it comes",
+    )
+    p.add_argument(
+        "--raw",
+        metavar="RATE[:CHANNELS[:ENCODING]]",
+        help="live input without WAV header, e.g. 44100:2:s16le (or s24le, s32le, f32le)",
+    )
+    p.add_argument(
+        "--chunk-frames", type=int, help="live: frames that are passed on together; default: 25"
+    )
     add_rate(p)
     add_model(p)
 
     p = commands.add_parser("decode", help="code file to audio file")
     p.set_defaults(run=_decode)
-    p.add_argument("codes", help=".ltk file")
-    p.add_argument("out", nargs="?", type=Path, help="default: the same name with .wav")
+    p.add_argument("codes", help=".ltk file; - for standard input, decoded as it comes")
+    p.add_argument(
+        "out", nargs="?", help="default: the same name with .wav; - for WAV on standard output"
+    )
     p.add_argument(
         "--codebooks", type=int, help="use only the first ones; default: all in the file"
     )
@@ -96,3 +156,10 @@ def register(commands: Any, command: str | None) -> None:  # noqa: ARG001
     p.set_defaults(run=_export)
     p.add_argument("model", help="tokenizer")
     p.add_argument("out", type=Path, help="folder to write")
+
+    p = commands.add_parser("export-onnx", help="a tokenizer for onnxruntime, without torch")
+    p.set_defaults(run=_export_onnx)
+    p.add_argument("model", nargs="?", help="tokenizer; default: the bundled one")
+    p.add_argument("--out", type=Path, required=True, help="folder to write")
+    p.add_argument("--codebooks", type=int, help="of the exported search; default: all")
+    p.add_argument("--beam-width", type=int, help="of the exported search; default: the model's")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from tokenizer.quantizers.base import LatentSource, check_values
@@ -65,6 +66,7 @@ class FaissResidualQuantizer(ResidualVectorQuantizer):
         *,
         generator: torch.Generator,
         metric: Tensor | None = None,
+        group: dist.ProcessGroup | None = None,
         progress: bool = False,
     ) -> FaissResidualQuantizer:
         """Trains with faiss on a sample of the latents.
@@ -72,10 +74,10 @@ class FaissResidualQuantizer(ResidualVectorQuantizer):
         Raises:
             ImportError: If faiss is not installed.
             ValueError: If the latents are of another dimension, not finite, or fewer than a
-                codebook has entries, or if a metric is given.
+                codebook has entries, or if a metric or a group of processes is given.
         """
-        if metric is not None:
-            raise ValueError(f"The {self.kind} quantizer takes no metric.")
+        if metric is not None or group is not None:
+            raise ValueError(f"The {self.kind} quantizer takes no metric, and fits on one process.")
         faiss = require_faiss()
         self.check_source(latents)
         frames = sample_frames(latents, self.max_points, generator)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Callable
+from functools import lru_cache
+
 import numpy as np
 import torch
+import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor
 
 # Scores of one block of vectors against a codebook: 2^18 float32 values are 1 MiB, which stay in
 # a core's cache between the matrix product that writes them and the argmax that reads them.
 _BLOCK_SCORES = 2**18
+# Of many points, k-means looks at so many a centroid first (or at `_FEWEST`), then at four times as
+# many, and so on.
+_POINTS_EACH, _FEWEST = 64, 2**16
+_MORE_PASSES, _LAST_PASSES = 3, 2
 
 
 def block_rows(codebook_size: int) -> int:
@@ -46,6 +55,16 @@ def largest_in_rows(scores: Float[Tensor, "M S"], k: int) -> Int[Tensor, "M k"]:
     return torch.from_numpy(indices)
 
 
+@lru_cache(maxsize=8)
+def fused(device: torch.device) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] | None:
+    """The kernel for GPUs that `_match` uses there, or None: no GPU, or no triton."""
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return None
+    from tokenizer.quantizers.triton_nearest import nearest_fused
+
+    return nearest_fused
+
+
 @torch.no_grad()
 def nearest(
     x: Float[Tensor, "M D"],
@@ -74,6 +93,8 @@ def _match(x: Tensor, codebook: Tensor, half_norms: Tensor | None = None) -> tup
     """Nearest entries c and their scores ``x.c - |c|^2 / 2``: half of ``|x|^2 - distance^2``."""
     codebook = codebook.float()
     bias = -(half_squared_norms(codebook) if half_norms is None else half_norms.float())
+    if (kernel := fused(x.device)) is not None:
+        return kernel(x.float(), codebook, bias)
     rows = block_rows(len(codebook))
     buffer = torch.empty(min(rows, len(x)), len(codebook), device=x.device)
     codes = torch.empty(len(x), dtype=torch.int64, device=x.device)
@@ -96,6 +117,7 @@ def kmeans(
     generator: torch.Generator,
     iterations: int = 20,
     tolerance: float = 5e-4,
+    group: dist.ProcessGroup | None = None,
 ) -> Float[Tensor, "k D"]:
     """Finds k centroids by Lloyd's algorithm.
 
@@ -104,14 +126,20 @@ def kmeans(
     but 2 to 6% more on unseen ones, because they spend centroids on outliers. A centroid that loses
     all its points moves to a point drawn with probability proportional to its squared error.
 
+    Of many points it takes few at first, at least `_POINTS_EACH` a centroid: the passes that bring
+    the centroids from anywhere to about their places need no more. All points are seen by the last
+    `_LAST_PASSES`.
+
     With no more points than centroids, every point is a centroid and the rest repeat them.
 
     Args:
         x: Points, M >= 1, finite; computed in float32.
         k: Number of centroids.
-        generator: Source of randomness.
-        iterations: Most passes over the points.
+        generator: Source of randomness; of equal state on all processes of a group.
+        iterations: Most passes over the points, or over the first few of many.
         tolerance: Stop when a pass lowers the distortion by less than this fraction.
+        group: Processes that hold a part of the points each; what is counted and summed of them is
+            summed over all with `torch.distributed`. None: this process holds all.
 
     Returns:
         Centroids, float32.
@@ -125,37 +153,117 @@ def kmeans(
     if len(x) == 0 or not bool(x.isfinite().all()):
         raise ValueError("k-means needs at least one point, and all of them finite.")
     x = x.float()
-    if len(x) <= k:
-        return x[torch.arange(k, device=x.device) % len(x)]
+    share = _Share(len(x), group, x.device)
+    if share.total <= k:
+        return share.rows(x, torch.arange(k) % share.total)
     # Around a distant mean, distances would be small differences of large products.
-    mean = x.mean(0)
+    mean = share.sum(x.sum(0, dtype=torch.float64)).div(share.total).float()
     x = x - mean
-    squares = x.square().sum(1)
-    order = torch.randperm(len(x), generator=generator, device=generator.device)
-    centroids = x[order[:k].to(x.device)]
-    previous = float("inf")
-    for _ in range(iterations):
-        codes, scores = _match(x, centroids)
-        errors = (squares - 2 * scores).clamp_(min=0)
-        distortion = float(errors.sum(dtype=torch.float64))
-        counts = torch.bincount(codes, minlength=k)
-        sums = torch.zeros_like(centroids).index_add_(0, codes, x)
-        empty = counts == 0
-        centroids = sums / counts.clamp(min=1)[:, None]
-        if bool(empty.any()):
-            centroids[empty] = x[_draw(errors, int(empty.sum()), generator)]
-        elif distortion >= (1 - tolerance) * previous:
-            break
-        previous = distortion
+    order = torch.randperm(share.total, generator=generator, device=generator.device).cpu()
+    centroids = share.rows(x, order[:k])
+    for size, passes in _schedule(share.total, k, iterations):
+        # In their own order, however many processes share them.
+        some = x if size == share.total else x[share.local(order[:size].sort().values)]
+        centroids = _lloyd(some, centroids, passes, tolerance, generator, share)
     return centroids + mean
 
 
-def _draw(weights: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """Draws n different indices with probability proportional to their weights, zeros last.
+def _schedule(total: int, k: int, iterations: int) -> list[tuple[int, int]]:
+    """How many points to look at, and how often: (points, passes)."""
+    sizes = []
+    size = max(_POINTS_EACH * k, _FEWEST)
+    while 2 * size <= total:
+        sizes.append((size, iterations if not sizes else _MORE_PASSES))
+        size *= 4
+    return [*sizes, (total, min(iterations, _LAST_PASSES) if sizes else iterations)]
 
-    A race of exponential clocks: unlike ``multinomial``, it takes any number of weights, and still
-    fills up when too few are positive (duplicated points).
-    """
-    clocks = torch.empty(len(weights), device=generator.device)
-    clocks.exponential_(generator=generator).clamp_(min=torch.finfo(torch.float32).tiny)
-    return (weights / clocks.to(weights.device)).topk(n).indices
+
+def _lloyd(
+    x: Tensor,
+    centroids: Tensor,
+    passes: int,
+    tolerance: float,
+    generator: torch.Generator,
+    share: _Share,
+) -> Tensor:
+    """Passes over some points; those of the share's processes count together."""
+    k = len(centroids)
+    squares = x.square().sum(1)
+    previous = float("inf")
+    for _ in range(passes):
+        codes, scores = _match(x, centroids)
+        errors = (squares - 2 * scores).clamp_(min=0)
+        sums = torch.zeros_like(centroids).index_add_(0, codes, x).double()
+        counts = torch.bincount(codes, minlength=k).double()
+        distortion = errors.sum(dtype=torch.float64)
+        packed = share.sum(torch.cat([sums.flatten(), counts, distortion[None]]))
+        sums, counts = packed[: sums.numel()].view_as(sums), packed[sums.numel() : -1]
+        centroids = (sums / counts.clamp(min=1)[:, None]).float()
+        empty = counts == 0
+        if bool(empty.any()):
+            centroids[empty] = share.draw(x, errors, int(empty.sum()), generator)
+        elif float(packed[-1]) >= (1 - tolerance) * previous:
+            break
+        previous = float(packed[-1])
+    return centroids
+
+
+class _Share:
+    """What this process holds of all points: those from `first` on, in the order of processes."""
+
+    def __init__(self, count: int, group: dist.ProcessGroup | None, device: torch.device) -> None:
+        self._group, self._count, self._device = group, count, device
+        self.first, self.total, self._rank = 0, count, 0
+        if group is not None:
+            self._rank = dist.get_rank(group)
+            counts = torch.zeros(dist.get_world_size(group), dtype=torch.int64, device=device)
+            counts[self._rank] = count
+            dist.all_reduce(counts, group=group)
+            self.first, self.total = int(counts[: self._rank].sum()), int(counts.sum())
+
+    def sum(self, x: Tensor) -> Tensor:
+        """The sum over all processes, in place."""
+        if self._group is not None:
+            dist.all_reduce(x, group=self._group)
+        return x
+
+    def local(self, indices: Tensor) -> Tensor:
+        """Which of this process' points are among these of all."""
+        own = indices - self.first
+        return own[(own >= 0) & (own < self._count)].to(self._device)
+
+    def rows(self, x: Tensor, indices: Tensor) -> Tensor:
+        """Points of all processes."""
+        own = indices - self.first
+        here = ((own >= 0) & (own < self._count)).to(self._device)
+        out = torch.zeros(len(indices), x.shape[1], device=self._device)
+        out[here] = x[self.local(indices)]
+        return self.sum(out)
+
+    def draw(self, x: Tensor, weights: Tensor, n: int, generator: torch.Generator) -> Tensor:
+        """Different points of all processes, with probability proportional to their weights.
+
+        A race of exponential clocks: unlike ``multinomial``, it takes any number of weights, and
+        still fills up when too few are positive (duplicated points).
+        """
+        # A clock for every point of all, so that each process draws the same numbers.
+        count = len(weights)
+        if self._group is not None:
+            counts = torch.zeros(dist.get_world_size(self._group), dtype=torch.int64)
+            counts[self._rank] = count
+            counts = self.sum(counts.to(self._device)).cpu()
+            before, count = int(counts[: self._rank].sum()), int(counts.sum())
+        else:
+            before = 0
+        clocks = torch.empty(count, device=generator.device).exponential_(generator=generator)
+        clocks.clamp_(min=torch.finfo(torch.float32).tiny)
+        own = clocks[before : before + len(weights)].to(weights.device)
+        speed = torch.full((count,), -1.0, device=weights.device)
+        speed[before : before + len(weights)] = weights / own
+        if self._group is not None:
+            dist.all_reduce(speed, op=dist.ReduceOp.MAX, group=self._group)
+        won = speed.topk(n).indices.cpu() - before
+        here = (won >= 0) & (won < len(weights))
+        out = torch.zeros(n, x.shape[1], device=x.device)
+        out[here.to(x.device)] = x[won[here].to(x.device)]
+        return self.sum(out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
@@ -110,6 +111,7 @@ class ResidualVectorQuantizer(Quantizer):
         *,
         generator: torch.Generator,
         metric: Tensor | None = None,
+        group: dist.ProcessGroup | None = None,
         progress: bool = False,
     ) -> ResidualVectorQuantizer:
         """Fits all stages to a sample of the latents, then measures them on all latents.
@@ -121,6 +123,9 @@ class ResidualVectorQuantizer(Quantizer):
             latents: At least one frame, all finite.
             generator: Source of randomness. The same seed gives the same quantizer on one machine.
             metric: G ``[D, D]``, needed for the standardization "decoder", refused for the others.
+            group: Processes that fit one quantizer together, each with latents of its own and
+                ``max_points`` of them; what they count and sum is summed over all. They need
+                generators of one seed, and the standardization "none".
             progress: Whether to show bars.
 
         Returns:
@@ -128,14 +133,24 @@ class ResidualVectorQuantizer(Quantizer):
 
         Raises:
             ValueError: If the latents are empty, of another dimension or not finite, or the metric
-                does not fit the mode.
+                or a group does not fit the mode.
         """
         self.check_source(latents)
-        residual = sample_frames(latents, self.max_points, generator).to(self.codebooks.device)
+        if group is not None and (self.standardization != "none" or self.refinements):
+            raise ValueError(
+                "Several processes fit with standardization 'none' and without refinements only."
+            )
+        # Processes draw different frames, and then the same centroids.
+        drawing = (
+            generator if group is None else torch.Generator().manual_seed(dist.get_rank(group))
+        )
+        residual = sample_frames(latents, self.max_points, drawing).to(self.codebooks.device)
         check_values(residual)
         self.fitted.fill_(False)
         # Stages work around the mean, where float32 is finest; the first codebook takes it back.
-        mean = residual.mean(0)
+        total, held = residual.sum(0, dtype=torch.float64), residual.new_tensor([len(residual)])
+        moments = _summed(torch.cat([total, held.double()]), group)
+        mean = (moments[:-1] / moments[-1]).float()
         residual -= mean
         chosen: list[Tensor] = []
         for k in tqdm(range(self.num_codebooks), "fit", unit="codebook", disable=not progress):
@@ -144,7 +159,11 @@ class ResidualVectorQuantizer(Quantizer):
                 standardizer.fit(residual, metric=metric)
             u = standardizer(residual)
             centroids_u = kmeans(
-                u, self.codebook_size, generator=generator, iterations=self.iterations
+                u,
+                self.codebook_size,
+                generator=generator,
+                iterations=self.iterations,
+                group=group,
             )
             centroids = standardizer.inverse(centroids_u)
             codes = nearest(u, centroids_u)
@@ -153,7 +172,7 @@ class ResidualVectorQuantizer(Quantizer):
             chosen.append(codes)
         if self.refinements:
             self._refine(residual, torch.stack(chosen, 1), mean, progress)
-        self._measure(latents, mean, progress)
+        self._measure(latents, mean, group, progress)
         self.fitted.fill_(True)
         return self
 
@@ -217,7 +236,12 @@ class ResidualVectorQuantizer(Quantizer):
         assert isinstance(standardizer, Standardizer)
         return standardizer
 
-    def _search(self, latents: Tensor, n: int, width: int) -> Tensor:
+    def search_space(self, n: int) -> tuple[Tensor, Standardizer | None, list[Stage]]:
+        """What `search` needs of the first n codebooks.
+
+        Returns:
+            What is subtracted from latents, what then maps them to a common space, and the stages.
+        """
         # Distances do not change when latents and entries move together; around the mean of the
         # first codebook they are not small differences of large products.
         shift = self.codebooks[0].float().mean(0)
@@ -226,17 +250,26 @@ class ResidualVectorQuantizer(Quantizer):
         if self.standardization == "decoder":
             # One metric for all stages: everything moves to its space at once.
             common = self._standardizer(0)
-            stages = [Stage.build(common.project(book), None) for book in books]
-            return search(latents - shift, stages, width, common)
+            return shift, common, [Stage.build(common.project(book), None) for book in books]
         # One scale for all channels changes no comparison.
         plain = self.standardization in ("none", "scalar")
         stages = [
             Stage.build(book, None if plain else self._standardizer(k))
             for k, book in enumerate(books)
         ]
-        return search(latents - shift, stages, width)
+        return shift, None, stages
 
-    def _measure(self, latents: LatentSource, mean: Tensor, progress: bool) -> None:
+    def _search(self, latents: Tensor, n: int, width: int) -> Tensor:
+        shift, common, stages = self.search_space(n)
+        return search(latents - shift, stages, width, common)
+
+    def _measure(
+        self,
+        latents: LatentSource,
+        mean: Tensor,
+        group: dist.ProcessGroup | None,
+        progress: bool,
+    ) -> None:
         """One pass over all latents: code counts, and the error after each stage."""
         count, size = self.num_codebooks, self.codebook_size
         counts = torch.zeros_like(self.code_counts)
@@ -257,7 +290,14 @@ class ResidualVectorQuantizer(Quantizer):
                 total += x.sum(0, dtype=torch.float64).cpu()
                 squares += float(x.square().sum(dtype=torch.float64))
                 bar.update(len(x))
-        frames = len(latents)
+        device = mean.device
+        counts = _summed(counts, group)
+        sums = torch.cat(
+            [errors, total, torch.tensor([squares, len(latents)], dtype=torch.float64)]
+        )
+        sums = _summed(sums.to(device), group).cpu()
+        errors, total = sums[:count], sums[count:-2]
+        squares, frames = sums[-2:].tolist()
         variance = squares / frames - float((total / frames).square().sum())
         # Latents that are all alike, to within rounding, have no deviation to compare errors with.
         rounding = self.dim * float(mean.abs().max() * torch.finfo(torch.float32).eps) ** 2
@@ -265,3 +305,10 @@ class ResidualVectorQuantizer(Quantizer):
         noise = (errors / frames / variance).sqrt() if varied else torch.zeros_like(errors)
         self.code_counts.copy_(counts)
         self.noise_levels.copy_(noise)
+
+
+def _summed(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """The sum over the processes of a group, in place."""
+    if group is not None:
+        dist.all_reduce(x, group=group)
+    return x

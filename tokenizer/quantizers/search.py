@@ -6,22 +6,23 @@ Shape suffixes: R vectors of a block, H hypotheses of a vector, D dimensions, P 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from tokenizer.quantizers.kmeans import (
-    argmax_rows,
-    block_rows,
-    half_squared_norms,
-    largest_in_rows,
-)
+from tokenizer.quantizers.kmeans import argmax_rows, fused, half_squared_norms, largest_in_rows
 from tokenizer.standardizer import Standardizer
 
 # The beam looks for the best scores in two steps, by groups of which only the best are opened.
 _GROUPS = 32
+# Vectors of one product. On a CPU the scores stay in a core's cache; a GPU wants work worth the
+# launch. A stream that has a single frame should not pay for many more.
+_CPU_PRODUCT, _GPU_PRODUCT, _SMALL_PRODUCT = 128, 16_384, 32
+# Products that are searched together, so that choosing costs few calls.
+_CPU_PRODUCTS = 8
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,51 @@ class Stage:
         bias = functional.pad(-half_squared_norms(keys), (0, missing), value=-torch.inf)
         return cls(centroids, functional.pad(keys, (0, 0, 0, missing)), bias, standardizer)
 
-    def score(self, residual: Float[Tensor, "R D"], out: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores ``[R, P]``, in ``out``, and the residuals ``[R, D]`` where they were measured.
+    def measured(self, residual: Float[Tensor, "R D"]) -> Float[Tensor, "R D"]:
+        """Residuals in the space where distances are measured."""
+        return residual if self.standardizer is None else self.standardizer.project(residual)
 
-        The score of u and c is ``u.c - |c|^2 / 2``: half of ``|u|^2 - |u - c|^2``.
-        """
-        u = residual if self.standardizer is None else self.standardizer.project(residual)
-        # A product with `out=` takes no part in autocast: it stays float32.
-        return torch.addmm(self.bias, u, self.keys.T, out=out[: len(u)]), u
+
+class Scores:
+    """Scores of vectors against a codebook, in products of one fixed shape.
+
+    The score of u and c is ``u.c - |c|^2 / 2``: half of ``|u|^2 - |u - c|^2``. Whatever comes in
+    one call, each product has the same shape, the last one filled up with zeros: so the scores of a
+    vector, and its codes, do not depend on how many others it comes with.
+    """
+
+    def __init__(self, vectors: int, size: int, device: torch.device, product: int) -> None:
+        self.product = product
+        rows = -(-vectors // self.product) * self.product
+        # One buffer for all scores: to allocate it anew costs more than to choose among them.
+        self._buffer = torch.empty(rows, size, device=device)
+
+    def __call__(
+        self, stage: Stage, residual: Float[Tensor, "R D"], *, norms: bool = False
+    ) -> tuple[Float[Tensor, "R P"], Float[Tensor, " R"] | None, Float[Tensor, "R groups"] | None]:
+        """Scores, and on demand half the vectors' squared norms and the groups' largest scores."""
+        count, product, keys = len(residual), self.product, stage.keys.T
+        squares, maxima = [], []
+        for start in range(0, count, product):
+            block = residual[start : start + product]
+            u = stage.measured(block if len(block) == product else self.filled(block))
+            scores = self._buffer[start : start + product]
+            # A product with `out=` takes no part in autocast: it stays float32.
+            torch.addmm(stage.bias, u, keys, out=scores)
+            if norms:
+                # Now, while the scores are in cache.
+                maxima.append(scores.view(product, -1, _GROUPS).amax(1))
+                if stage.standardizer is not None:
+                    squares.append(u.square().sum(1))
+        if not norms:
+            return self._buffer[:count], None, None
+        squared = torch.cat(squares)[:count] if squares else residual.square().sum(1)
+        return self._buffer[:count], squared / 2, torch.cat(maxima)[:count]
+
+    def filled(self, block: Float[Tensor, "R D"]) -> Float[Tensor, "product D"]:
+        """Vectors and zeros, as many as a product has."""
+        missing = self.product - len(block)
+        return functional.pad(block, (0, 0, 0, missing)) if missing else block
 
 
 @torch.no_grad()
@@ -69,10 +107,6 @@ def search(
 ) -> Int[Tensor, "M n"]:
     """Codes of the given stages for each vector.
 
-    The vectors are taken in blocks of one fixed shape, the last one filled up with zeros: all
-    products have the same shape, so the codes of a vector do not depend on how many others it comes
-    with.
-
     Args:
         x: Vectors, float32.
         stages: The codebooks in order.
@@ -81,39 +115,58 @@ def search(
             they are in it.
 
     Returns:
-        int64 codes.
+        int64 codes, which do not depend on what other vectors there are.
     """
-    greedily = width == 1
-    rows = block_rows(len(stages[0].keys)) // (1 if greedily else 2)
-    # One buffer for all scores: to allocate it anew costs more than to choose among them.
-    buffer = torch.empty(rows * width, len(stages[0].keys), device=x.device)
+    size, on_cpu = len(stages[0].keys), x.device.type == "cpu"
+    product = _CPU_PRODUCT if on_cpu else _GPU_PRODUCT
+    few = on_cpu and len(x) * width <= _SMALL_PRODUCT
+    if few and common is None and all(stage.standardizer is None for stage in stages):
+        product = _smaller_product(x.shape[1], size, torch.get_num_threads())
+    together = product * (_CPU_PRODUCTS if on_cpu else 1)
+    rows = min(max(together // width, 1), max(len(x), 1))
+    scores = Scores(rows * width, size, x.device, product)
     codes = torch.empty(len(x), len(stages), dtype=torch.int64, device=x.device)
     for start in range(0, len(x), rows):
         block = x[start : start + rows]
-        missing = rows - len(block)
-        if missing:
-            block = functional.pad(block, (0, 0, 0, missing))
         if common is not None:
-            block = common.project(block)
-        found = greedy(block, stages, buffer) if greedily else beam(block, stages, width, buffer)
-        codes[start : start + rows] = found[: rows - missing]
+            pieces = [common.project(scores.filled(piece)) for piece in block.split(product)]
+            block = torch.cat(pieces)[: len(block)]
+        found = greedy(block, stages, scores) if width == 1 else beam(block, stages, width, scores)
+        codes[start : start + rows] = found
     return codes
 
 
-def greedy(x: Float[Tensor, "R D"], stages: list[Stage], buffer: Tensor) -> Int[Tensor, "R n"]:
+@lru_cache(maxsize=64)
+def _smaller_product(dim: int, size: int, threads: int) -> int:  # noqa: ARG001
+    """The rows of the small product if they get the bits of the usual one, else of that.
+
+    As in `tokenizer.stepping`: what is summed does not change the order of sums, so noise shows it.
+    """
+    g = torch.Generator().manual_seed(0)
+    x, keys = torch.randn(_CPU_PRODUCT, dim, generator=g), torch.randn(size, dim, generator=g)
+    bias = torch.randn(size, generator=g)
+    whole = torch.addmm(bias, x, keys.T)
+    parts = [torch.addmm(bias, part.clone(), keys.T) for part in x.split(_SMALL_PRODUCT)]
+    return _SMALL_PRODUCT if torch.equal(torch.cat(parts), whole) else _CPU_PRODUCT
+
+
+def greedy(x: Float[Tensor, "R D"], stages: list[Stage], scores: Scores) -> Int[Tensor, "R n"]:
     """In each stage the entry nearest to what the stages before have left."""
     residual = x
+    nearest = fused(x.device)
     codes = []
     for stage in stages:
-        scores, _ = stage.score(residual, buffer)
-        codes.append(argmax_rows(scores))
+        if nearest is None:
+            codes.append(argmax_rows(scores(stage, residual)[0]))
+        else:
+            codes.append(nearest(stage.measured(residual), stage.keys, stage.bias)[0])
         if len(codes) < len(stages):
             residual = residual - stage.centroids.index_select(0, codes[-1])
     return torch.stack(codes, 1)
 
 
 def beam(
-    x: Float[Tensor, "R D"], stages: list[Stage], width: int, buffer: Tensor
+    x: Float[Tensor, "R D"], stages: list[Stage], width: int, scores: Scores
 ) -> Int[Tensor, "R n"]:
     """Keeps, after each stage, the ``width`` best choices of entries so far.
 
@@ -125,12 +178,19 @@ def beam(
     residual = x  # [R H, D]
     steps = []
     for stage in stages:
-        scores, u = stage.score(residual, buffer)
-        # Hypotheses differ in what they had left before, which the scores leave out.
-        before_RH = (u.square().sum(1) / 2).view(rows, hypotheses)
+        found, before, maxima = scores(stage, residual, norms=True)
+        assert before is not None
+        assert maxima is not None
         size = len(stage.centroids)
         kept = min(width, hypotheses * size)
-        parent_RH, entry_RH = _best(scores.view(rows, hypotheses, -1), before_RH, size, kept)
+        parent_RH, entry_RH = _best(
+            found.view(rows, hypotheses, -1),
+            maxima.view(rows, hypotheses, -1),
+            # Hypotheses differ in what they had left before, which the scores leave out.
+            before.view(rows, hypotheses),
+            size,
+            kept,
+        )
         steps.append((parent_RH, entry_RH))
         parents = (parent_RH + first_row * hypotheses).view(-1)
         residual = residual.index_select(0, parents)
@@ -146,17 +206,20 @@ def beam(
 
 
 def _best(
-    scores_RHP: Float[Tensor, "R H P"], before_RH: Float[Tensor, "R H"], num_entries: int, kept: int
+    scores_RHP: Float[Tensor, "R H P"],
+    maxima_RHG: Float[Tensor, "R H G"],
+    before_RH: Float[Tensor, "R H"],
+    num_entries: int,
+    kept: int,
 ) -> tuple[Int[Tensor, "R kept"], Int[Tensor, "R kept"]]:
     """Hypotheses and entries of the ``kept`` largest ``score - before`` of each row, best first.
 
-    The entries fall into groups (entry modulo `_GROUPS`). The best candidates lie in the groups
-    with the best maxima, so only as many groups as candidates are opened: maxima are cheap, and
-    ranking all candidates would cost as much as the matrix product.
+    The entries fall into groups (entry modulo `_GROUPS`), whose largest scores are given. The best
+    candidates lie in the groups with the best maxima, so only as many groups as candidates are
+    opened: maxima are cheap, and ranking all candidates would cost as much as the matrix product.
     """
     rows, hypotheses, size = scores_RHP.shape
-    maxima = scores_RHP.view(rows, hypotheses, -1, _GROUPS).amax(2)
-    maxima -= before_RH[..., None]
+    maxima = maxima_RHG - before_RH[..., None]
     # Groups of nothing but padding are never opened.
     opened = min(kept, hypotheses * min(_GROUPS, num_entries))
     group = largest_in_rows(maxima.view(rows, -1), opened)

@@ -1,0 +1,105 @@
+"""Everything side by side in one run, as Markdown and JSON.
+
+    python -m tokenizer.benchmarks --out benchmark [--threads 1 2] [--skip growth fit]
+
+Codecs (ours, and DAC, EnCodec, Mimi, Oobleck at their published sizes), quantizers, fitting,
+start-up and growth; on the CPU with each number of threads, and on a GPU if there is one. The
+README's table comes from benchmark.md. Quality at equal rates has commands of its own:
+``latok compare`` and ``python -m tokenizer.benchmarks.opus``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tokenizer.benchmarks import growth, speed, vectors
+from tokenizer.benchmarks.machine import describe
+from tokenizer.benchmarks.peers import PEERS
+from tokenizer.benchmarks.startup import startup_lines
+
+PARTS = ("codecs", "encode", "kmeans", "fit", "startup", "growth")
+
+
+def codecs(options: argparse.Namespace, device: str, threads: int) -> list[dict[str, Any]]:
+    """Ours at each rate, in bfloat16 too, and the peers."""
+    wanted = speed.names(options.peers)
+    if options.bf16:
+        wanted.insert(len(speed.OURS), "ours latents bf16")
+    return speed.measure_all(
+        wanted, threads, seconds=options.seconds, device=device, repetitions=options.repetitions
+    )
+
+
+def quantizing(part: str, options: argparse.Namespace, threads: int) -> list[dict[str, Any]]:
+    """A part of `tokenizer.benchmarks.vectors`, in a process of its own."""
+    result = options.out / f"{part}-{threads}.json"
+    arguments = ["--parts", part, "--threads", str(threads), "--train", str(options.train)]
+    arguments += ["--json", str(result)]
+    subprocess.run(
+        [sys.executable, "-m", "tokenizer.benchmarks.vectors", *arguments],
+        check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    lines = json.loads(result.read_text())[part]
+    result.unlink()
+    return lines
+
+
+def main() -> None:
+    """Measures and writes."""
+    parser = argparse.ArgumentParser(description="Everything side by side in one run.")
+    parser.add_argument("--out", type=Path, default=Path("benchmark"))
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--seconds", type=float, default=10.0, help="of a clip")
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--train", type=int, default=1_000_000, help="vectors fitted to")
+    parser.add_argument("--peers", nargs="*", choices=sorted(PEERS), default=sorted(PEERS))
+    parser.add_argument("--bf16", action="store_true", help="our networks in bfloat16 too")
+    parser.add_argument("--skip", nargs="*", choices=PARTS, default=[])
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Any] = {"machine": describe("cpu")}
+    text = [f"Measured on: {results['machine']}"]
+
+    def add(name: str, lines: list[dict[str, Any]], table: str) -> None:
+        results[name] = lines
+        text.extend(["", f"**{name}**", "", table])
+        print("\n".join(text[-4:]), flush=True)
+        partial = options.out / "benchmark.partial"
+        for suffix, content in (("json", json.dumps(results, indent=1)), ("md", "\n".join(text))):
+            partial.write_text(content + "\n")
+            partial.replace(options.out / f"benchmark.{suffix}")
+
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    if "codecs" not in options.skip:
+        for device in devices:
+            for threads in options.threads if device == "cpu" else options.threads[:1]:
+                where = f"{threads} threads" if device == "cpu" else describe(device)
+                lines = codecs(options, device, threads)
+                if lines:
+                    rate = max(line["matmul_gflops"] for line in lines)
+                    name = f"codecs, {options.seconds:g} s, {where}, {rate:.0f} GFLOP/s at best"
+                    add(name, lines, speed.table(lines))
+    for part in ("encode", "kmeans", "fit"):
+        if part not in options.skip:
+            for threads in options.threads if part == "encode" else options.threads[-1:]:
+                lines = quantizing(part, options, threads)
+                add(f"{part}, {threads} threads", lines, vectors.table(lines))
+    if "startup" not in options.skip:
+        lines = startup_lines()
+        add("start-up", lines, vectors.table(lines))
+    if "growth" not in options.skip:
+        found = growth.run(options.out, options.threads[-1], list(growth.POINTS))
+        lines = [{"grows with": kind} | point for kind, each in found.items() for point in each]
+        add("growth", lines, vectors.table(lines))
+    print(f"\nWritten to {options.out}/benchmark.md and .json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""What it takes until something runs: imports, and the command line on a clip of ten seconds.
+
+python -m tokenizer.benchmarks.startup
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import soundfile
+
+from tokenizer.benchmarks.peers import clip
+from tokenizer.evaluation import as_table
+
+REPETITIONS = 5
+STATEMENTS = {
+    "python": "pass",
+    "import torch": "import torch",
+    "import tokenizer": "import tokenizer",
+    "import tokenizer, its model class": "from tokenizer import LatentTokenizer",
+    "import tokenizer.onnx_runner, onnxruntime": "import tokenizer.onnx_runner, onnxruntime",
+    "load the bundled model": "from tokenizer import load_tokenizer; load_tokenizer()",
+}
+
+
+def startup_lines() -> list[dict[str, Any]]:
+    """Seconds of each, the best of several; they take turns."""
+    commands = {name: ["-c", statement] for name, statement in STATEMENTS.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        wav, out = Path(folder) / "a.wav", Path(folder) / "a.ltk"
+        soundfile.write(wav, clip(10.0, 44_100).T, 44_100)
+        commands["latok encode, 10 s"] = ["-m", "tokenizer", "encode", str(wav), str(out)]
+        commands["latok decode, 10 s"] = ["-m", "tokenizer", "decode", str(out)]
+        best = dict.fromkeys(commands, float("inf"))
+        for _ in range(REPETITIONS):
+            for name, command in commands.items():
+                start = time.perf_counter()
+                subprocess.run([sys.executable, *command], check=True, capture_output=True)
+                best[name] = min(best[name], time.perf_counter() - start)
+    base = best["import torch"]
+    return [
+        {"start": name, "seconds": seconds, "of_import_torch": seconds / base}
+        for name, seconds in best.items()
+    ]
+
+
+def main() -> None:
+    """Measures and prints the table."""
+    rows = [
+        [line["start"], f"{line['seconds']:.2f}", f"{line['of_import_torch']:.2f}"]
+        for line in startup_lines()
+    ]
+    print(as_table(rows, ["", "seconds", "/ import torch"]))
+
+
+if __name__ == "__main__":
+    main()
