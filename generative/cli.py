@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
@@ -65,7 +66,7 @@ def _sample(options: argparse.Namespace) -> None:
         prompt=options.prompt,
         n_codebooks=info.get("n_codebooks"),
         guidance_scale=options.guidance,
-        codes=CodeSampling(options.temperature, options.top_k, options.top_p),
+        codes=CodeSampling(options.temperature, options.top_k, options.top_p, stop=options.stop),
         diffusion=DiffusionSampling(options.steps, options.solver),
     )
     clips = generate(
@@ -77,7 +78,11 @@ def _sample(options: argparse.Namespace) -> None:
         batch_size=options.batch_size,
     )
     said = ("seconds", "seed", "guidance", "prompt", "snap")
-    said += ("temperature", "top_k", "top_p") if info["column"] == "codes" else ("steps", "solver")
+    said += (
+        ("temperature", "top_k", "top_p", "stop")
+        if info["column"] == "codes"
+        else ("steps", "solver")
+    )
     description = {"run": str(options.run_folder), "family": info["family"]}
     description |= {name: _plain(getattr(options, name)) for name in said}
     entries = save_clips(
@@ -140,6 +145,22 @@ def _export(options: argparse.Namespace) -> None:
 
     export_run(options.run_folder, options.out, tokenizer=options.tokenizer, half=options.half)
     print(options.out)
+
+
+def _app(options: argparse.Namespace) -> None:
+    from generative.app import app_parts
+    from tokenizer import launch_app
+
+    models, generators = app_parts(options.run_folders, options.tokenizer, options.device)
+    app = launch_app(
+        models,
+        generators,
+        host=options.host,
+        port=options.port,
+        open_browser=options.browser,
+    )
+    print(f"Open {app.address} in a browser. Ctrl-C ends it.", flush=True)
+    app.wait()
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
@@ -227,6 +248,9 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--temperature", type=float, default=1.0, help="language models; default: 1")
     p.add_argument("--top-k", type=int, help="language models; default: all codes")
     p.add_argument("--top-p", type=float, help="language models; default: all codes")
+    p.add_argument(
+        "--stop", action="store_true", help="language models: let clips end where the model says so"
+    )
     p.add_argument("--steps", type=int, default=25, help="diffusion; default: 25")
     p.add_argument("--solver", choices=("euler", "dpm++"), default="euler", help="diffusion")
     p.add_argument("--snap", type=int, metavar="N", help="diffusion: round to codes of N codebooks")
@@ -253,6 +277,17 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--evaluation", action="append", default=[], type=Path, help="JSON of evaluate")
     p.add_argument("--title", default="Generated audio")
 
+    p = commands.add_parser("app", help="listen in a browser: code files, and generate")
+    p.set_defaults(run=_app)
+    p.add_argument(
+        "run_folders", metavar="RUN", nargs="+", type=Path, help="folder of a finished run"
+    )
+    _add_tokenizer(p, "the run's")
+    p.add_argument("--host", default="127.0.0.1", help="whom to serve; default: this machine alone")
+    p.add_argument("--port", type=int, help="default: the first free one from 7860 on")
+    p.add_argument("--browser", action="store_true", help="open the page in the browser")
+    p.add_argument("--device", default="cpu", help="torch device; default: cpu")
+
     p = commands.add_parser("export", help="a run and its tokenizer as one folder")
     p.set_defaults(run=_export)
     _add_run(p)
@@ -271,6 +306,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _parser().parse_args(given)
         options.run(options)
+        sys.stdout.flush()  # Here a reader that has gone can still be named.
+    except BrokenPipeError:
+        # At its end Python would try to write, and fail, once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print("generative: broken pipe: nobody reads the output", file=sys.stderr)
+        return 2
     except (ValueError, RuntimeError, ImportError, OSError) as error:
         message = " ".join(str(error).split()) or type(error).__name__
         print(f"generative: {message}", file=sys.stderr)

@@ -22,22 +22,28 @@ LAYERS = (
     ("__main__", "benchmarks"),
     ("cli",),
     ("__init__",),
+    ("app",),
     ("demo", "report"),
     ("comparison",),
     ("evaluation",),
     ("training",),
     ("discriminators", "metrics", "perceptual", "bottlenecks"),
-    ("losses", "data"),
+    ("losses", "data", "bottleneck_stages"),
+    ("live", "onnx_export"),
     ("transcode",),
     ("codefile", "loading", "diffusers_view"),
     ("model",),
+    ("streaming",),
     ("rows",),
     ("core",),
     ("tiling", "checkpoint"),
     ("quantizers", "autoencoders"),
     ("standardizer",),
     ("inputs",),
+    ("stepping",),
+    ("pcm",),
     ("layers", "spectral", "config", "audio", "_clash"),
+    ("checking", "onnx_runner"),
 )
 LINE = {name: number for number, names in enumerate(LAYERS) for name in names}
 
@@ -47,10 +53,13 @@ INFERENCE = tuple(
     for name in ("model", "core", "rows", "codefile", "audio", "loading", "transcode")
 )
 TRAINING_ONLY = (
-    "losses", "discriminators", "metrics", "perceptual", "bottlenecks", "data", "training",
-    "evaluation", "comparison", "report",
+    "losses", "discriminators", "metrics", "perceptual", "bottlenecks", "bottleneck_stages",
+    "data", "training",
+    "evaluation", "comparison", "report", "app",
 )  # fmt: skip
-HEAVY = ("faiss", "ray", "diffusers", "matplotlib", "tensorboard", "datasets", "visqol")
+HEAVY = (
+    "faiss", "ray", "diffusers", "matplotlib", "tensorboard", "datasets", "visqol", "gradio",
+)  # fmt: skip
 
 # Each of these runs code that comes with data.
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

@@ -1,0 +1,146 @@
+"""One file through a tokenizer, as the app shows it: sounds, pictures, code file, figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tokenizer.audio import AudioSource, write_audio
+from tokenizer.inputs import open_audio
+from tokenizer.metrics import mel_distance, si_sdr
+from tokenizer.model import LatentTokenizer
+from tokenizer.report.pictures import draw_spectrogram, spectrogram_db
+from tokenizer.transcode import write_row
+
+MAX_SECONDS = 60
+# Those of a pair of loudspeakers; further ones are left out.
+MAX_CHANNELS = 2
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A sound with its picture.
+
+    Attributes:
+        audio: WAV file.
+        picture: PNG file, its spectrogram.
+    """
+
+    audio: Path
+    picture: Path
+
+
+@dataclass(frozen=True)
+class Coded:
+    """What became of a file.
+
+    Attributes:
+        original: The beginning of the file, at the tokenizer's rate.
+        continuous: Through latents.
+        coded: Through codes.
+        codes: Picture of the codes.
+        code_file: ``.ltk``.
+        figures: For "continuous" and "codes": ``kbps``, ``si_sdr`` in dB, and ``mel``.
+        notes: What was left out.
+    """
+
+    original: Shown
+    continuous: Shown
+    coded: Shown
+    codes: Path
+    code_file: Path
+    figures: dict[str, dict[str, float]]
+    notes: tuple[str, ...]
+
+
+def read_beginning(source: AudioSource, seconds: float | int) -> tuple[np.ndarray, bool]:
+    """Up to so many seconds of a source, and whether there is more; reads little beyond them."""
+    wanted = round(seconds * source.sampling_rate)
+    blocks, found = [], 0
+    for block in source.blocks():
+        blocks.append(block)
+        found += block.shape[-1]
+        if found > wanted:
+            break
+    wave = np.concatenate(blocks, axis=-1)
+    return wave[:, :wanted], found > wanted
+
+
+def code_audio(
+    tokenizer: LatentTokenizer, audio: str | Path, n_codebooks: int, folder: Path
+) -> Coded:
+    """Codes the beginning of a file in both ways and writes what there is to hear and see.
+
+    Args:
+        tokenizer: A fitted tokenizer.
+        audio: The file.
+        n_codebooks: How many codebooks.
+        folder: For the files.
+
+    Raises:
+        FileNotFoundError: If the file is not there.
+        ValueError: If it is not readable audio, or there are fewer codebooks.
+    """
+    rate = tokenizer.sampling_rate
+    wave, more = read_beginning(open_audio(audio, target_rate=rate), MAX_SECONDS)
+    notes = [f"Only the first {MAX_SECONDS} seconds."] if more else []
+    if len(wave) > MAX_CHANNELS:
+        notes.append(f"Only the first {MAX_CHANNELS} of {len(wave)} channels.")
+    wave = np.ascontiguousarray(wave[:MAX_CHANNELS])
+    clip = {"array": wave, "sampling_rate": rate}
+    latents = tokenizer.encode_latents(clip)
+    row = tokenizer.latents_to_codes(latents, n_codebooks=n_codebooks)
+    sounds = {
+        "original": wave,
+        "continuous": tokenizer.decode_latents(latents),
+        "coded": tokenizer.decode_codes(row),
+    }
+    code_file = folder / f"{Path(audio).stem or 'audio'}.ltk"
+    size = write_row(code_file, row, tokenizer)
+    figures = {}
+    target, seconds = torch.from_numpy(wave), wave.shape[-1] / rate
+    for name, number in (("continuous", latents["latents"].nbytes), ("coded", size)):
+        estimate = torch.from_numpy(sounds[name])
+        figures[name] = {
+            "kbps": 8e-3 * number / seconds,
+            "si_sdr": si_sdr(estimate, target),
+            "mel": mel_distance(estimate, target, rate),
+        }
+    # One scale for all three, so that what is missing looks darker.
+    loudest = float(spectrogram_db(wave, rate).max())
+    shown = {name: show(sound, rate, folder / name, loudest) for name, sound in sounds.items()}
+    picture = folder / "codes.png"
+    draw_codes(row["codes"], tokenizer.codebook_sizes, picture)
+    return Coded(**shown, codes=picture, code_file=code_file, figures=figures, notes=tuple(notes))
+
+
+def show(wave: np.ndarray, sampling_rate: int, name: Path, loudest: float | None = None) -> Shown:
+    """Writes audio ``[C, N]`` as WAV, and its spectrogram as PNG.
+
+    Args:
+        wave: The audio.
+        sampling_rate: Hz.
+        name: The files, without their endings.
+        loudest: The level in dB of the brightest colour; default: that of this sound.
+    """
+    decibels = spectrogram_db(wave, sampling_rate)
+    shown = Shown(name.with_suffix(".wav"), name.with_suffix(".png"))
+    write_audio(shown.audio, wave, sampling_rate)
+    top = float(decibels.max()) if loudest is None else loudest
+    draw_spectrogram(decibels, top, shown.picture)
+    return shown
+
+
+def draw_codes(codes: np.ndarray, codebook_sizes: tuple[int, ...], path: Path) -> None:
+    """Draws codes ``[T, n]`` as PNG: time to the right, the first codebook at the bottom."""
+    from matplotlib import colormaps
+    from PIL import Image
+
+    share = codes / (np.asarray(codebook_sizes[: codes.shape[1]]) - 1).clip(min=1)
+    frames = np.linspace(0, len(codes) - 1, min(len(codes), 960)).round().astype(int)
+    colours = colormaps["viridis"](share[frames].T[::-1])[..., :3]
+    image = Image.fromarray(np.rint(255 * colours).astype(np.uint8))
+    image.resize((960, 14 * codes.shape[1]), Image.Resampling.NEAREST).save(path, format="PNG")

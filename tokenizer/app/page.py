@@ -1,0 +1,272 @@
+"""The page of the app: what is on it, and what its buttons do. Everything is made by Gradio."""
+
+from __future__ import annotations
+
+import html
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tokenizer.app.coding import Coded, Shown, code_audio, show
+from tokenizer.app.generating import AppGenerator, Wish
+from tokenizer.demo import EXAMPLE
+from tokenizer.model import LatentTokenizer
+
+DEFAULT_KBPS = 16
+MAX_GENERATED = 60
+_NONE = "(none)"
+
+
+class Page:
+    """What the buttons of the page do.
+
+    Args:
+        models: Tokenizers by the names that the page shows; all of them have a quantizer.
+        generators: What else makes sounds.
+        root: Folder for the files of the last call; those before are removed.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, LatentTokenizer],
+        generators: Sequence[AppGenerator],
+        root: Path,
+    ) -> None:
+        if not models:
+            raise ValueError("The app needs a tokenizer.")
+        for name, tokenizer in models.items():
+            if tokenizer.quantizer is None:
+                raise ValueError(f"{name} has no quantizer: run `latok fit` first.")
+        self.models, self.root = dict(models), root
+        self.generators = {generator.name: generator for generator in generators}
+
+    def folder(self) -> Path:
+        """A new folder for the files of a call. Gradio has copied those of the one before."""
+        for old in self.root.iterdir():
+            shutil.rmtree(old, ignore_errors=True)
+        return Path(tempfile.mkdtemp(dir=self.root))
+
+    def rates(self, name: str) -> dict[str, Any]:
+        """Properties of the slider that chooses the rate of a model."""
+        tokenizer = self.models[name]
+        kbps = [tokenizer.bitrate(n) / 1000 for n in range(1, tokenizer.num_codebooks + 1)]
+        fitting = [n for n, rate in enumerate(kbps, 1) if rate <= DEFAULT_KBPS + 1e-6]
+        return {
+            "minimum": 1,
+            "maximum": len(kbps),
+            "value": max(fitting, default=1),
+            "info": f"{kbps[0]:.3g} kbit/s and channel for the first, {kbps[-1]:.3g} for all",
+        }
+
+    def code(self, audio: str | None, name: str, n_codebooks: float | int) -> Coded:
+        """Codes a file; errors as in `code_audio`."""
+        if not audio:
+            raise ValueError("Drop an audio file first, or take the example clip.")
+        return code_audio(self.models[name], audio, int(n_codebooks), self.folder())
+
+    def generate(
+        self,
+        name: str,
+        label: str,
+        caption: str,
+        audio: str | None,
+        seconds: float | int,
+        guidance: float | int,
+        seed: float | int | None,
+    ) -> Shown:
+        """Generates a clip."""
+        wish = Wish(
+            float(seconds),
+            None if label in (None, "", _NONE) else label,
+            caption.strip() or None if caption else None,
+            Path(audio) if audio else None,
+            float(guidance),
+            int(seed or 0),
+        )
+        wave, rate = self.generators[name].generate(wish)
+        return show(wave, rate, self.folder() / "generated")
+
+
+@contextmanager
+def told(audio: str | None) -> Iterator[None]:
+    """Turns an error into one message on the page, which stays until it is closed."""
+    import gradio as gr
+
+    try:
+        yield
+    except (ValueError, RuntimeError, OSError) as error:
+        message = " ".join(str(error).split()) or type(error).__name__
+        if audio:
+            # The user knows the file's name, not where Gradio has put it.
+            message = message.replace(str(audio), Path(audio).name)
+        # The page takes messages as HTML.
+        raise gr.Error(html.escape(message), duration=None, print_exception=False) from error
+
+
+def import_gradio() -> Any:
+    """Gradio, which is optional."""
+    try:
+        import gradio
+    except ImportError:
+        raise ImportError('The app needs Gradio: pip install "latent-tokenizer[app]".') from None
+    return gradio
+
+
+def figures_table(coded: Coded) -> str:
+    """The figures as a Markdown table."""
+    lines = ["| | kbit/s | SI-SDR dB | mel distance |", "|---|---|---|---|"]
+    for title, key in (("continuous latents", "continuous"), ("codes", "coded")):
+        found = coded.figures[key]
+        values = f"{found['kbps']:.1f} | {found['si_sdr']:.2f} | {found['mel']:.3f}"
+        lines.append(f"| {title} | {values} |")
+    notes = "".join(f"\n\n{note}" for note in coded.notes)
+    return "\n".join(lines) + notes
+
+
+def build_page(page: Page) -> Any:
+    """The page as a ``gradio.Blocks``."""
+    gr = import_gradio()
+    first = next(iter(page.models))
+    # Native players: they need no decoding in the page, and keys work as everywhere.
+    plain = gr.WaveformOptions(show_recording_waveform=False)
+
+    def sound(title: str) -> tuple[Any, Any]:
+        with gr.Column(min_width=240):
+            player = gr.Audio(
+                label=title, interactive=False, waveform_options=plain, buttons=["download"]
+            )
+            picture = gr.Image(
+                label=f"{title}: spectrogram",
+                alt_text=f"Spectrogram: {title.lower()}",
+                show_label=False,
+                interactive=False,
+                format="png",
+                buttons=["fullscreen"],
+            )
+        return player, picture
+
+    with gr.Blocks(
+        title="Latent Tokenizer", analytics_enabled=False, delete_cache=(3600, 3600)
+    ) as blocks:
+        gr.Markdown("# Latent Tokenizer\nOne encoder: continuous latents, and codes at any rate.")
+        with gr.Row():
+            audio = gr.Audio(
+                label="Audio file",
+                type="filepath",
+                sources=["upload", "microphone"],
+                waveform_options=plain,
+                editable=False,
+                buttons=["download"],
+                elem_id="input",
+            )
+            with gr.Column():
+                example = gr.Button("Take the example clip", elem_id="example")
+                model = gr.Dropdown(
+                    list(page.models),
+                    value=first,
+                    label="Model and quantizer",
+                    visible=len(page.models) > 1,
+                    elem_id="model",
+                )
+                books = gr.Slider(label="Codebooks", step=1, elem_id="rate", **page.rates(first))
+                code = gr.Button("Encode and decode", variant="primary", elem_id="code")
+        with gr.Row(elem_id="sounds"):
+            outputs = [
+                part for title in ("Original", "Continuous", "Codes") for part in sound(title)
+            ]
+        table = gr.Markdown(elem_id="figures")
+        gr.Markdown("Codes: time to the right (channels one after another), codebooks upwards")
+        codes = gr.Image(
+            show_label=False,
+            alt_text="The codes",
+            interactive=False,
+            format="png",
+            buttons=["fullscreen"],
+            elem_id="codes",
+        )
+        code_file = gr.File(label="Code file (.ltk)", interactive=False)
+        if page.generators:
+            _add_generation(gr, page, audio, sound)
+
+        def code_it(path: str | None, name: str, count: float) -> list[Any]:
+            with told(path):
+                found = page.code(path, name, count)
+            sounds = (found.original, found.continuous, found.coded)
+            files = [str(file) for shown in sounds for file in (shown.audio, shown.picture)]
+            return [*files, figures_table(found), str(found.codes), str(found.code_file)]
+
+        example.click(lambda: str(EXAMPLE), outputs=audio, api_visibility="private")
+        model.change(
+            lambda name: gr.Slider(**page.rates(name)), model, books, api_visibility="private"
+        )
+        code.click(
+            code_it,
+            [audio, model, books],
+            [*outputs, table, codes, code_file],
+            api_visibility="private",
+        )
+    return blocks
+
+
+def _add_generation(
+    gr: Any, page: Page, audio: Any, sound: Callable[[str], tuple[Any, Any]]
+) -> None:
+    """The lower part of the page."""
+    names = list(page.generators)
+    first = page.generators[names[0]]
+
+    def choices(generator: AppGenerator) -> list[str]:
+        return [_NONE, *generator.labels]
+
+    gr.Markdown("## Generate")
+    with gr.Row():
+        with gr.Column(elem_id="generating"):
+            run = gr.Dropdown(names, value=names[0], label="Run", visible=len(names) > 1)
+            label = gr.Dropdown(
+                choices(first), value=choices(first)[-1 if first.labels else 0], label="Class"
+            )
+            caption = gr.Textbox(label="Text", visible=first.takes_captions)
+            with gr.Row():
+                seconds = gr.Number(5, label="Seconds", minimum=0.1, maximum=MAX_GENERATED)
+                guidance = gr.Number(2, label="Guidance", minimum=0, maximum=20)
+                seed = gr.Number(0, label="Seed", precision=0, minimum=0)
+            go_on = gr.Checkbox(label="Go on from the audio file above")
+            button = gr.Button("Generate", variant="primary", elem_id="generate")
+        with gr.Column(elem_id="generated"):
+            outputs = sound("Generated")
+
+    def choose(name: str) -> list[Any]:
+        found = page.generators[name]
+        named = choices(found)
+        return [
+            gr.Dropdown(named, value=named[-1 if found.labels else 0]),
+            gr.Textbox(visible=found.takes_captions),
+        ]
+
+    def generate_it(
+        name: str,
+        label: str,
+        caption: str,
+        go_on: bool,
+        path: str | None,
+        seconds: float,
+        guidance: float,
+        seed: float,
+    ) -> list[str]:
+        with told(path):
+            if go_on and not path:
+                raise ValueError("Drop an audio file first: it is what the clip goes on from.")
+            prompt = path if go_on else None
+            shown = page.generate(name, label, caption, prompt, seconds, guidance, seed)
+        return [str(shown.audio), str(shown.picture)]
+
+    run.change(choose, run, [label, caption], api_visibility="private")
+    button.click(
+        generate_it,
+        [run, label, caption, go_on, audio, seconds, guidance, seed],
+        list(outputs),
+        api_visibility="private",
+    )

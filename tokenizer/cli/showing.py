@@ -1,0 +1,57 @@
+"""``latok app``: listen and look in a browser."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from tokenizer.cli.options import add_device, load
+
+if TYPE_CHECKING:
+    from tokenizer.app import RunningApp
+
+
+def _app(options: argparse.Namespace) -> None:
+    from tokenizer.app import launch_app
+
+    models = {name: load(path, options.device) for name, path in named_models(options.model)}
+    serve(launch_app(models, host=options.host, port=options.port, open_browser=options.browser))
+
+
+def serve(app: RunningApp) -> None:
+    """Says where the page is, and waits for Ctrl-C."""
+    print(f"Open {app.address} in a browser. Ctrl-C ends it.", flush=True)
+    app.wait()
+
+
+def named_models(given: list[str]) -> list[tuple[str, str | None]]:
+    """Names and places of ``--model [NAME=]PATH``; the bundled model if there is none."""
+    found: list[tuple[str, str | None]] = []
+    for text in given:
+        name, equals, path = text.partition("=")
+        found.append((name, path) if equals else (text, text))
+    if len({name for name, _ in found}) < len(found):
+        raise ValueError(f"Two models have one name: {', '.join(given)}. Use --model NAME=PATH.")
+    return found or [("bundled", None)]
+
+
+def register(commands: Any, command: str | None) -> None:  # noqa: ARG001
+    """Adds the command's parser; none of its options needs torch."""
+    p = commands.add_parser(
+        "app",
+        help="listen in a browser",
+        description="A page on this machine: drop a file, choose a rate, hear and see it. "
+        "With generations: python -m generative app RUN.",
+    )
+    p.set_defaults(run=_app)
+    p.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        metavar="[NAME=]PATH",
+        help="tokenizer folder or hub id; may be repeated; default: the bundled one",
+    )
+    p.add_argument("--host", default="127.0.0.1", help="whom to serve; default: this machine alone")
+    p.add_argument("--port", type=int, help="default: the first free one from 7860 on")
+    p.add_argument("--browser", action="store_true", help="open the page in the browser")
+    add_device(p)
