@@ -177,7 +177,7 @@ def fit(
     tokenizer: LatentTokenizer, clips: list[Clip], out: Path, budget: Budget, **options: Any
 ) -> LatentTokenizer:
     """Stage 2: codebooks for the highest rate of `RATES`."""
-    defaults = {"iterations": budget.iterations, "max_points": budget.max_frames}
+    defaults: dict[str, Any] = {"iterations": budget.iterations, "max_points": budget.max_frames}
     quantizer = ResidualVectorQuantizer(
         tokenizer.latent_dim,
         round(RATES[0] / tokenizer.frame_rate / 10),

@@ -76,6 +76,7 @@ def test_the_benchmark_prints_a_table(monkeypatch, capsys):
         "--train 400 --test 50 --dim 8 --codebooks 2 --codebook-size 8 --quantizers rvq rfsq"
     )
     monkeypatch.setattr(sys, "argv", ["quantizers", *arguments.split(), "--libraries", "faiss-pq"])
+    monkeypatch.delitem(sys.modules, "tokenizer.benchmarks.quantizers", raising=False)
     runpy.run_module("tokenizer.benchmarks.quantizers", run_name="__main__")
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()[-3:]]
     assert [row[0].strip() for row in rows] == ["rvq", "rfsq", "faiss-pq (library)"]

@@ -45,7 +45,8 @@ def measure(
 ) -> dict[str, Any]:
     """One codec, in this process."""
     torch.manual_seed(0)
-    with torch.inference_mode():
+    # Not inference mode: the counter cannot look into some modules there.
+    with torch.no_grad():
         kind, _, rate = name.partition(" ")
         if kind == "ours":
             kbps = None if rate.startswith("latents") else float(rate.removesuffix(" bf16"))
@@ -53,10 +54,10 @@ def measure(
         else:
             codec = PEERS[kind](seconds, device)
         rate_at_best = matmul_rate(device)
-        encode, decode = best_of([codec.encode, codec.decode], repetitions, device)
-        # Before the counter, which holds on to what it sees.
-        peak = peak_mib(device)
-        first = min(codec.first() for _ in range(repetitions + 1))
+        with torch.inference_mode():
+            encode, decode = best_of([codec.encode, codec.decode], repetitions, device)
+            first = min(codec.first() for _ in range(repetitions + 1))
+        peak = peak_mib(device)  # before the counter, which holds on to what it sees
         floors = [multiply_adds(call) / rate_at_best for call in (codec.encode, codec.decode)]
     return {
         "codec": name,
