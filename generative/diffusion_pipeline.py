@@ -156,7 +156,7 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         self,
         audio: Any,
         rate: int | None,
-        ranges: Sequence[tuple[float, float]],
+        ranges: Sequence[tuple[float | int, float | int]],
         frames: int,
         n: int,
     ) -> tuple[Tensor | None, Tensor | None, float | None]:

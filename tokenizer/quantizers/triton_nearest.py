@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import triton
-import triton.language as tl
+import triton  # pyright: ignore[reportMissingImports]
+import triton.language as tl  # pyright: ignore[reportMissingImports]
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -59,7 +59,7 @@ def nearest_fused(
     best = torch.empty(len(x), device=x.device)
     if len(x):
         dim = max(16, triton.next_power_of_2(x.shape[1]))
-        launch: Any = _kernel[(triton.cdiv(len(x), _ROWS),)]
+        launch: Any = _kernel[(triton.cdiv(len(x), _ROWS),)]  # pyright: ignore[reportIndexIssue]
         launch(
             x.contiguous(), keys.contiguous(), bias.contiguous(), codes, best,
             len(x), len(keys), x.shape[1], ROWS=_ROWS, ENTRIES=_ENTRIES, DIM=dim,
