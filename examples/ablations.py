@@ -97,6 +97,10 @@ TRAINED: dict[str, dict[str, Variant]] = {
         "plain features": Variant(PlainLapped),
         "envelope-normalised features": Variant(EnvelopeLapped),
     },
+    "lookahead": {
+        f"{n} frames of lookahead ({20 * (n + 1)} ms)": Variant(sizes={"lookahead": n})
+        for n in (0, 1)
+    },
     "linear_path": {"no linear path": Variant(sizes={"linear_path": False})},
     "noise": {
         "no latent noise": Variant(losses={"noise_range": (0.0, 0.0)}),
