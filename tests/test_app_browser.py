@@ -56,6 +56,7 @@ def served(tmp_path_factory):
         assert found, said
         yield found[1], log
         process.send_signal(signal.SIGINT)
+        process.stdout.read()  # until it has ended: with nobody reading, its last words would fail
     assert process.returncode == 0
     # What people upload is gone when the app is.
     assert [path for path in cache.rglob("*") if path.is_file()] == []

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -168,6 +169,12 @@ def test_another_configuration_is_refused(tmp_path):
             replace(CONFIG, **{name: value})
 
 
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_two_processes_do_what_one_does(tmp_path, kind):
@@ -187,7 +194,7 @@ def test_two_processes_do_what_one_does(tmp_path, kind):
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"),
-                *("--master_port", "29571", str(script), str(tmp_path / "two"), steps),
+                *("--master_port", str(free_port()), str(script), str(tmp_path / "two"), steps),
             ],
             env=environment,
             capture_output=True,
