@@ -26,6 +26,7 @@ _STAGING = ".unpacking-"
 _DAMAGED = (
     tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError,
     struct.error, UnicodeError, OverflowError, KeyError, IndexError,
+    RuntimeError,  # zipfile's, for archives with passwords or of an unknown compression
 )  # fmt: skip
 
 
