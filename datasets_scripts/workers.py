@@ -130,16 +130,20 @@ def _receive(worker: _Worker, index: int) -> Encoded:
     try:
         found = worker.events.recv()
     except (EOFError, ConnectionError):
-        worker.process.join()
-        raise RuntimeError(
-            f"A worker process died (exit code {worker.process.exitcode}); was there enough memory?"
-            " Start again: it goes on from the last whole shard."
-        ) from None
+        raise _died(worker) from None
     if isinstance(found, BaseException):
         raise found
     assert isinstance(found, Encoded)
     assert found.index == index, (found.index, index)
     return found
+
+
+def _died(worker: _Worker) -> RuntimeError:
+    worker.process.join()
+    return RuntimeError(
+        f"A worker process died (exit code {worker.process.exitcode}); was there enough memory?"
+        " Start again: it goes on from the last whole shard."
+    )
 
 
 @contextmanager
@@ -158,7 +162,7 @@ def _workers(
             events, ours = context.Pipe(duplex=False)
             process = context.Process(
                 target=_work,
-                args=(theirs, ours, tokenizer, options, resources, device, threads),
+                args=(theirs, ours, options, resources, device, threads),
                 daemon=True,
             )
             process.start()
@@ -166,6 +170,13 @@ def _workers(
             theirs.close()
             ours.close()
             workers.append(_Worker(process, tasks, events))
+        # Not among the arguments: what does not fit into a pipe, `multiprocessing` would write for
+        # ever to a worker that was killed before it could read.
+        for worker in workers:
+            try:
+                worker.tasks.send(tokenizer)
+            except (BrokenPipeError, ConnectionError):
+                raise _died(worker) from None
         yield workers
     finally:
         for worker in workers:
@@ -209,7 +220,6 @@ class _Sender(threading.Thread):
 def _work(
     tasks: Connection,
     events: Connection,
-    tokenizer: LatentTokenizer,
     options: RowOptions,
     resources: Resources,
     device: str,
@@ -218,6 +228,7 @@ def _work(
     import torch
 
     torch.set_num_threads(threads)
+    tokenizer: LatentTokenizer = tasks.recv()
 
     def received() -> Iterator[Task]:
         while (task := tasks.recv()) is not None:

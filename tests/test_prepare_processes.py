@@ -1,6 +1,7 @@
 """Preparation in processes: several at once, killed ones, and with little memory."""
 
 import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import time
@@ -201,3 +202,21 @@ def test_ten_times_more_audio_than_memory(tmp_path, quick):
     # Twice: the allocator keeps some of what it was given, and how much differs from run to run.
     assert segments[3] < 2 * BUDGET
     assert whole[3] < 2 * BUDGET
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_before_it_has_read_anything(tokenizer, monkeypatch):
+    # As one does that is killed for its memory while it imports torch. The tokenizer is larger than
+    # a pipe: whoever writes it to nobody must notice.
+    spawn = multiprocessing.util.spawnv_passfds
+
+    def spawn_and_kill(path, arguments, descriptors):
+        process = spawn(path, arguments, descriptors)
+        if b"--multiprocessing-fork" in map(os.fsencode, arguments):
+            os.kill(process, signal.SIGKILL)
+        return process
+
+    monkeypatch.setattr(multiprocessing.util, "spawnv_passfds", spawn_and_kill)
+    with pytest.raises(RuntimeError, match=r"worker process died \(exit code -9\)"):
+        list(encode_in_processes(tokenizer, [], RowOptions(), Resources(), 2))
+    assert multiprocessing.active_children() == []

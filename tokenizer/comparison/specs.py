@@ -176,7 +176,7 @@ def parse_spec(text: str) -> QuantizerSpec:
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -215,7 +215,7 @@ def read_specs(arguments: Iterable[str]) -> list[QuantizerSpec]:
         try:
             text = path.read_text(encoding="utf-8")
             found = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"Cannot read {path}: {error}.") from None
         entries = found.get("quantizers") if isinstance(found, dict) else found
         if not isinstance(entries, list) or not entries:
