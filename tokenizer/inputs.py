@@ -365,7 +365,7 @@ def _rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
             f"There is no audio in the columns {sorted(map(str, columns))}: expected one of "
             f"{', '.join(map(repr, _COLUMNS))}."
         )
-    if not hasattr(columns[key], "__len__"):
+    if not _has_length(columns[key]):
         raise ValueError(f"The column {key!r} holds {_short(columns[key])}; expected a list.")
     names = [key] if key in ("audio", "array") else [k for k in _COLUMNS[2:] if k in columns]
     size = len(columns[key])
@@ -373,11 +373,16 @@ def _rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
     table = {name: columns[name] for name in names}
     table["sampling_rate"] = rates if _is_column(rates) else [rates] * size
     for name, column in table.items():
-        if not hasattr(column, "__len__"):
+        if not _has_length(column):
             raise ValueError(f"The column {name!r} holds {_short(column)}; expected a list.")
         if len(column) != size:
             raise ValueError(f"Column {name!r} has {len(column)} rows, but {key!r} has {size}.")
     return [{name: column[i] for name, column in table.items()} for i in range(size)]
+
+
+def _has_length(value: Any) -> bool:
+    # Arrays without axes have the method, which raises.
+    return hasattr(value, "__len__") and getattr(value, "ndim", 1) > 0
 
 
 def _is_column(value: Any) -> bool:
