@@ -4,6 +4,10 @@ The design is that of DiT (Peebles & Xie, 2023) in one dimension: adaptive layer
 start at zero, shared by all blocks up to a table of each (PixArt-alpha, Chen et al., 2023); rotary
 positions (Su et al., 2021), normalised queries and keys, gated feed-forward networks. Conditions
 enter twice: their mean through the norms, and one by one as tokens ahead of the frames.
+
+The layers see inputs of deviation 1 at every share of noise, and predict with deviation 1 what the
+best linear guess leaves over (preconditioning, Karras et al., 2022, section 5, for the velocity):
+the noise itself need not pass through a width that hardly exceeds the values of a token.
 """
 
 from __future__ import annotations
@@ -16,6 +20,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+# Schedulers of `diffusers` count timesteps in thousandths of the share of noise.
+TRAIN_TIMESTEPS = 1000
 # Frequencies of the embedded timestep.
 TIME_CHANNELS = 256
 # Shift, scale and gate, for attention and for the feed-forward network.
@@ -161,8 +167,10 @@ class DiffusionTransformer(ModelMixin, ConfigMixin):
         batch, frames, dim = latents.shape
         if frame_mask is not None:
             latents = latents * frame_mask[..., None]
+        share = timestep.float()[:, None, None] / TRAIN_TIMESTEPS
+        deviation = (share.square() + (1 - share).square()).sqrt()
         missing = -frames % self.patch_frames
-        patches = functional.pad(latents, (0, 0, 0, missing)).view(
+        patches = functional.pad(latents / deviation, (0, 0, 0, missing)).view(
             batch, -1, self.patch_frames * dim
         )
         tokens = self.condition_in(condition)
@@ -186,7 +194,9 @@ class DiffusionTransformer(ModelMixin, ConfigMixin):
 
         shift, scale = self.modulation_out(signal).chunk(2, dim=-1)
         x = modulate(self.norm_out(x[:, count:]), shift, scale)
-        return self.patch_out(x).view(batch, -1, dim)[:, :frames]
+        rest = self.patch_out(x).view(batch, -1, dim)[:, :frames].float()
+        # Of data and noise of deviation 1 each, this is the best linear guess of the velocity.
+        return (2 * share - 1) / deviation.square() * latents + rest / deviation
 
     def _attention_mask(
         self, condition_mask: Tensor, frame_mask: Tensor | None, frames: int

@@ -26,12 +26,9 @@ from torch import Tensor
 
 from generative.checkpoints import readable, saving
 from generative.conditioning import Conditioner
-from generative.diffusion_transformer import DiffusionTransformer
+from generative.diffusion_transformer import TRAIN_TIMESTEPS, DiffusionTransformer
 from generative.lm_config import MAX_DEPTH, MAX_WIDTH
 from generative.protocol import Batch, GenerationRequest, Row
-
-# Schedulers count timesteps in thousandths of sigma.
-TRAIN_TIMESTEPS = 1000
 
 Scheduler = FlowMatchEulerDiscreteScheduler | DPMSolverMultistepScheduler
 
