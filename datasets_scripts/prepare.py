@@ -295,24 +295,31 @@ def _clean_up(folder: Folder, split: str) -> None:
         folder.remove_folder(PROGRESS)
 
 
-Encode = Callable[[Iterable[Task]], Generator[Encoded, None, None]]
+# Writes what is left of a split, given the records of its shards that are there; returns the number
+# of all its shards.
+Write = Callable[[Job, str, dict[int, ShardRecord]], int]
 
 
-def prepare_split(job: Job, split: str, encode: Encode, *, strict: bool, bar: tqdm) -> Job:
-    """Prepares what is left of a split; returns the job with the new manifest."""
-    name = split_name(split)
-    if name in job.header.splits:
-        _clean_up(job.folder, name)  # If it was killed in the middle of that.
-        return job
-    done = read_progress(job.folder, name)
-    bar.update(sum(record.clips for record in done.values()))
-    plan = job.plan(split, done)
-    per_shard = job.options.clips_per_shard
-    # Closed here and now when something fails: its threads and processes must not live on.
-    with closing(encode(plan)) as events:
-        for shard, its in groupby(events, key=lambda event: event.index // per_shard):
-            write_shard(job, split, shard, _counted(its, bar), strict=strict)
-    return finish_split(job, split, plan.num_shards)
+def prepare_splits(job: Job, write: Write, bar: tqdm) -> Manifest:
+    """Prepares what is left of a job, one split after another.
+
+    Args:
+        job: The preparation.
+        write: Writes shards, and tells the bar of their clips.
+        bar: Shows clips; it is told of those that earlier runs prepared.
+
+    Returns:
+        The manifest.
+    """
+    for split in job.splits:
+        name = split_name(split)
+        if name in job.header.splits:
+            _clean_up(job.folder, name)  # If it was killed in the middle of that.
+            continue
+        done = read_progress(job.folder, name)
+        bar.update(sum(record.clips for record in done.values()))
+        job = finish_split(job, split, write(job, split, done))
+    return job.header
 
 
 def _counted(events: Iterable[Encoded], bar: tqdm) -> Iterator[Encoded]:
@@ -380,7 +387,14 @@ def prepare_dataset(
             return encode_tasks(job.tokenizer, tasks, job.options, used)
         return encode_in_processes(job.tokenizer, tasks, job.options, used, num_proc, device)
 
+    def write(job: Job, split: str, done: dict[int, ShardRecord]) -> int:
+        plan = job.plan(split, done)
+        per_shard = job.options.clips_per_shard
+        # Closed here and now when something fails: its threads and processes must not live on.
+        with closing(encode(plan)) as events:
+            for shard, its in groupby(events, key=lambda event: event.index // per_shard):
+                write_shard(job, split, shard, _counted(its, bar), strict=strict)
+        return plan.num_shards
+
     with tqdm(desc=f"prepare {corpus}", unit="clip", disable=not progress) as bar:
-        for split in job.splits:
-            job = prepare_split(job, split, encode, strict=strict, bar=bar)
-    return job.header
+        return prepare_splits(job, write, bar)

@@ -18,10 +18,10 @@ from typing import Any
 from tqdm import tqdm
 
 from datasets_scripts.encoding import encode_tasks
-from datasets_scripts.manifest import Manifest, ShardRecord, read_progress
+from datasets_scripts.manifest import Manifest, ShardRecord
 from datasets_scripts.options import Resources, RowOptions
-from datasets_scripts.prepare import Job, finish_split, start_job, write_shard
-from datasets_scripts.shards import DATA, split_name
+from datasets_scripts.prepare import Job, prepare_splits, start_job, write_shard
+from datasets_scripts.shards import DATA
 from tokenizer import LatentTokenizer
 
 # Another share of a core than the actors': Ray Data would else run both steps in the same actor.
@@ -114,27 +114,24 @@ def prepare_with_ray(
         connect("local")
     pool = num_actors or _devices(ray, device, cores_per_actor)
     settings = {"num_cpus": cores_per_actor, "num_gpus": 1 if device.startswith("cuda") else 0}
+
+    def write(job: Job, split: str, done: dict[int, ShardRecord]) -> int:
+        rows = _shards(ray, job, split, done, resources or Resources(), device, pool, settings)
+        num_shards = 0
+        with closing(rows):  # Else the cluster would work on after an error.
+            for row in rows:
+                if row["kind"] == _ERROR:
+                    raise RuntimeError(row["text"])
+                if row["kind"] == _END:
+                    num_shards = row["shard"]
+                if strict and row["text"]:
+                    raise RuntimeError(f"--strict: {row['text']}")
+                bar.update(row["clips"])
+        job.folder.remove_partial(DATA)  # Of actors that died.
+        return num_shards
+
     with tqdm(desc=f"prepare {corpus}", unit="clip", disable=not progress) as bar:
-        for split in job.splits:
-            name = split_name(split)
-            if name in job.header.splits:
-                continue
-            done = read_progress(job.folder, name)
-            bar.update(sum(record.clips for record in done.values()))
-            rows = _shards(ray, job, split, done, resources or Resources(), device, pool, settings)
-            num_shards = 0
-            with closing(rows):  # Else the cluster would work on after an error.
-                for row in rows:
-                    if row["kind"] == _ERROR:
-                        raise RuntimeError(row["text"])
-                    if row["kind"] == _END:
-                        num_shards = row["shard"]
-                    if strict and row["text"]:
-                        raise RuntimeError(f"--strict: {row['text']}")
-                    bar.update(row["clips"])
-            job.folder.remove_partial(DATA)  # Of actors that died.
-            job = finish_split(job, split, num_shards)
-    return job.header
+        return prepare_splits(job, write, bar)
 
 
 def _devices(ray: Any, device: str, cores_per_actor: int) -> int:

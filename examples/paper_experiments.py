@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("--mixed-precision", default="no")
     parser.add_argument("--num-workers", type=int, default=1)
     parser.add_argument("--segment-seconds", type=float, default=10.0)
+    parser.add_argument("--max-frames", type=int, default=FitConfig.max_frames, help="to fit to")
     options = parser.parse_args()
     results: dict[str, Any] = {}
     for text in options.models:
@@ -125,7 +126,7 @@ def run(model: Competitor, options: argparse.Namespace) -> dict[str, Any]:
         CompareConfig(
             tuple(1000 * rate for rate in options.bitrates),
             options.codebook_size,
-            FitConfig(segment_seconds=options.segment_seconds),
+            FitConfig(max_frames=options.max_frames, segment_seconds=options.segment_seconds),
             loop,
         ),
         also=[
