@@ -175,8 +175,8 @@ def start_job(
     if not set(map(split_name, wanted)) <= set(header.splits):
         header = replace(header, complete=False)
         folder.write_json(MANIFEST, header.to_json())
-    folder.remove_partial(DATA)
-    folder.remove_partial(PROGRESS)
+    for place in ("", DATA, PROGRESS):
+        folder.remove_partial(place)
     return Job(info, str(root), wanted, options, theirs, made, folder, header)
 
 

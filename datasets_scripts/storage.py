@@ -144,8 +144,8 @@ class Folder:
         if self._fs is None and Path(self._full(name)).is_dir():
             Path(self._full(name)).rmdir()
 
-    def remove_partial(self, folder: str) -> None:
-        """Removes what a killed run was writing in a subfolder; no other run may be going on."""
+    def remove_partial(self, folder: str = "") -> None:
+        """Removes what a killed run was writing here or in a subfolder; none may be going on."""
         if self._fs is None and Path(self._full(folder)).is_dir():
             for partial in Path(self._full(folder)).glob(f"{_HIDDEN}*{_PARTIAL}"):
                 partial.unlink(missing_ok=True)

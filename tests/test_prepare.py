@@ -487,6 +487,16 @@ def test_a_last_shard_that_would_grow_is_refused(tmp_path, tokenizer, stand_in, 
         prepare_dataset("x", tmp_path, out, tokenizer=tokenizer, options=options)
 
 
+@pytest.mark.parametrize("place", ["", "data/", "progress/"])
+def test_what_a_killed_run_was_writing_is_removed(corpus, prepared, tokenizer, tmp_path, place):
+    out = tmp_path / "o"
+    shutil.copytree(prepared, out)
+    (out / place).mkdir(exist_ok=True)
+    (out / f"{place}.manifest.json.0123456789abcdef.partial").write_text("{")
+    prepare_dataset("audiofolder", corpus, out, tokenizer=tokenizer, options=BOTH)
+    assert not list(out.rglob(".*"))
+
+
 def test_a_shard_that_was_removed_meanwhile_is_written_again(
     corpus, prepared, tokenizer, tmp_path, monkeypatch
 ):
