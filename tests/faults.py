@@ -586,7 +586,8 @@ class Injection:
                     tally.losses.append(f"exit code {outcome.code}: {outcome.said.strip()[-300:]}")
                 tally.losses += half_written(disk)
             finally:
-                subprocess.run(["umount", str(disk)], check=False)
+                # Lazily: a reader in another thread may not have closed its file yet.
+                subprocess.run(["umount", "--lazy", str(disk)], check=False)
             (place / name).unlink()
             again = start(operation, place)
             if again.code or result(operation, place) != self.clean(operation)[0]:
@@ -670,7 +671,7 @@ def main() -> int:
         injection.broken_pipe(operation)
         for fault, mount in (("full file system", "size=48k"), ("read-only", "ro,size=1m")):
             mounts = mounts and injection.mounted(operation, fault, mount)
-        sys.stderr.write(f"{name} done\n")
+        sys.stderr.write(f"{name} done\n{injection.report()}\n")
     sys.stdout.write(injection.report() + "\n")
     if not mounts:
         sys.stdout.write("Full and read-only file systems: not tried, this user may not mount.\n")
