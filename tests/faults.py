@@ -140,7 +140,8 @@ OPERATIONS = {
              "--codebooks", "1", "--codebook-size", "8", "--segment-seconds", "0.5",
              "--max-frames", "400"),
             ("out/comparison.json",),
-            ("seconds", "peak_mib", "encode_x", "decode_x", "encode_seconds", "decode_seconds"),
+            ("seconds", "peak_mib", "encode_x", "decode_x", "encode_seconds", "decode_seconds",
+             "encode_vectors_per_second", "decode_vectors_per_second"),
         ),
     )
 }  # fmt: skip
@@ -577,7 +578,7 @@ class Injection:
                 (place / name).symlink_to(target if "." not in name else disk / name)
                 if "ro" not in options.split(",") and "." not in name:
                     target.mkdir()
-                if "." in name and "ro" not in options:
+                if "ro" not in options.split(","):
                     _fill(disk)  # Little is written: there is no disk small enough.
                 outcome = start(operation, place)
                 tally = self.tally(operation, fault)

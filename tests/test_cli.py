@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from libraries import make_library_model
 from models import RATE, make_autoencoder, tone
 
-from tokenizer import LatentTokenizer, load_tokenizer
+from tokenizer import LatentTokenizer, cli, load_tokenizer
 from tokenizer.audio import write_audio
 from tokenizer.cli import main
 
@@ -215,3 +216,19 @@ def test_usage_errors_exit_2():
         with pytest.raises(SystemExit) as stopped:
             latok(*arguments)
         assert stopped.value.code == 2
+
+
+def test_a_full_disk_in_tensorboards_thread_is_told_once(monkeypatch):
+    told = []
+    monkeypatch.setattr(threading, "excepthook", lambda found: told.append(found.exc_type))
+
+    def fail(error):
+        thread = threading.Thread(target=lambda: (_ for _ in ()).throw(error))
+        thread.start()
+        thread.join()
+
+    with cli._errors_told_once():
+        fail(OSError(28, "No space left on device"))
+        fail(KeyError("a bug"))
+    fail(OSError(28, "No space left on device"))
+    assert told == [KeyError, OSError]

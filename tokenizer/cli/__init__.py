@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from tokenizer._clash import check_clash
 from tokenizer.cli import coding, judging, showing, training
@@ -21,6 +23,19 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+@contextmanager
+def _errors_told_once() -> Iterator[None]:
+    """TensorBoard writes in a thread, and raises that thread's OSError again where it is called."""
+    before = threading.excepthook
+    threading.excepthook = lambda found: (
+        None if isinstance(found.exc_value, OSError) else before(found)
+    )
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns 0, or 2 after printing one line about bad input."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -29,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Here too: when another `tokenizer` overwrote our __init__.py, only this file is left to
         # explain it.
         check_clash()
-        options.run(options)
+        with _errors_told_once():
+            options.run(options)
         sys.stdout.flush()  # Here a reader that has gone can still be named.
     except BrokenPipeError:
         # As in `latok info FILE | head -1`. At its end Python would try, and fail, once more.
