@@ -110,7 +110,10 @@ def test_killed_at_random_moments_and_started_again(corpus, prepared, tokenizer,
 
     rng = np.random.default_rng(0)
     kills = kept = 0
-    for attempt in range(2):
+    # How often a run is killed before it ends depends on the machine.
+    for attempt in range(8):
+        if kills >= 4 and kept >= 10:
+            break
         out = tmp_path / f"killed{attempt}"
         while True:
             before = {p: p.stat().st_mtime_ns for p in out.glob("progress/*.json")}
