@@ -6,6 +6,7 @@ for every connection that the process makes.
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -32,6 +33,8 @@ def generate(wish):
 
 
 if __name__ == "__main__":
+    # Jobs in the background of a shell ignore it, and so would this process.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     socket.socket.connect = noted
     app = launch_app(
         {"tiny": make_tokenizer(), "other": make_tokenizer(standardization="channel")},
