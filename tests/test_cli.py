@@ -222,8 +222,18 @@ def test_a_full_disk_in_tensorboards_thread_is_told_once(monkeypatch):
     told = []
     monkeypatch.setattr(threading, "excepthook", lambda found: told.append(found.exc_type))
 
+    class Board(threading.Thread):
+        __module__ = "tensorboard.summary.writer.event_file_writer"
+
+        def __init__(self, error):
+            super().__init__()
+            self.error = error
+
+        def run(self):
+            raise self.error
+
     def fail(error):
-        thread = threading.Thread(target=lambda: (_ for _ in ()).throw(error))
+        thread = Board(error)
         thread.start()
         thread.join()
 
@@ -232,3 +242,13 @@ def test_a_full_disk_in_tensorboards_thread_is_told_once(monkeypatch):
         fail(KeyError("a bug"))
     fail(OSError(28, "No space left on device"))
     assert told == [KeyError, OSError]
+
+
+def test_errors_of_other_threads_are_told(monkeypatch):
+    told = []
+    monkeypatch.setattr(threading, "excepthook", lambda found: told.append(found.exc_type))
+    with cli._errors_told_once():
+        thread = threading.Thread(target=lambda: (_ for _ in ()).throw(OSError("another")))
+        thread.start()
+        thread.join()
+    assert told == [OSError]

@@ -27,9 +27,13 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
 def _errors_told_once() -> Iterator[None]:
     """TensorBoard writes in a thread, and raises that thread's OSError again where it is called."""
     before = threading.excepthook
-    threading.excepthook = lambda found: (
-        None if isinstance(found.exc_value, OSError) else before(found)
-    )
+
+    def tell(found: threading.ExceptHookArgs) -> None:
+        board = type(found.thread).__module__.startswith("tensorboard.")
+        if not (board and isinstance(found.exc_value, OSError)):
+            before(found)
+
+    threading.excepthook = tell
     try:
         yield
     finally:
