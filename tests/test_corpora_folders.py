@@ -452,8 +452,7 @@ class TestHubDataset:
         assert CORPORA["hub_dataset"].describe(root).splits == ("train",)
         self.check(root, "train", streaming=streaming)
 
-    @pytest.mark.usefixtures("datasets")
-    def test_files_are_streamed_without_torchcodec(self, tmp_path):
+    def test_files_are_streamed_without_torchcodec(self, datasets, tmp_path):
         # As JSON: `datasets` leaves CSV files open, of which Python then warns.
         table = '{"file_name": "a.wav", "text": "A"}\n{"file_name": "b.wav", "text": "B"}\n'
         files = {"train/a.wav": None, "train/b.wav": None, "train/metadata.jsonl": table}
@@ -461,9 +460,13 @@ class TestHubDataset:
         first, second = clips(prepared("hub_dataset", root, "train", streaming="true"))
         assert (first.caption, second.caption) == ("A", "B")
         assert first.read_bytes() == (root / "train/a.wav").read_bytes()
-        if importlib.util.find_spec("torchcodec") is None:
+        # Of `datasets`, version 4.0 makes a table of such files without it too.
+        oldest = datasets.__version__.startswith("4.0")
+        if importlib.util.find_spec("torchcodec") is None and not oldest:
             with pytest.raises(ImportError, match=r"torchcodec.*streaming=true"):
                 prepared("hub_dataset", root, "train")
+        else:
+            assert len(clips(prepared("hub_dataset", root, "train"))) == 2
 
     def test_columns(self, datasets, tmp_path):
         self.make(datasets, tmp_path).save_to_disk(tmp_path / "one")

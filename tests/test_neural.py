@@ -45,9 +45,14 @@ def test_it_beats_plain_residual_quantization_on_unseen_latents(fitted):
     test = _lines(2000, seed=1)
     assert _mse(fitted, test) < 0.5 * _mse(plain, test)
     assert _mse(fitted, test, beam_width=4) < 0.5 * _mse(plain, test, beam_width=4)
-    # No rate pays for another.
-    for n in range(1, K):
-        assert _mse(fitted, test, n) < 1.02 * _mse(plain, test, n)
+
+
+def test_no_rate_pays_for_another(fitted):
+    # What training starts from, as `plain` is another k-means, with other luck among so few entries.
+    start = _fit(_lines(4000), steps=1, learning_rate=1e-9)
+    test = _lines(2000, seed=1)
+    for n in range(1, K + 1):
+        assert _mse(fitted, test, n) < _mse(start, test, n)
 
 
 def test_beams_and_candidates_pay_on_unseen_latents(fitted):
