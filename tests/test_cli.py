@@ -13,6 +13,7 @@ from models import RATE, make_autoencoder, tone
 from tokenizer import LatentTokenizer, cli, load_tokenizer
 from tokenizer.audio import write_audio
 from tokenizer.cli import main
+from tokenizer.transcode import read_row
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,30 @@ def test_encode_info_decode(model, folder, tmp_path, capsys):
     (tmp_path / "c.wav").write_bytes((folder / "0.wav").read_bytes())
     assert latok("encode", tmp_path / "c.wav", "--model", model) == 0
     assert (tmp_path / "c.ltk").read_bytes() == (tmp_path / "a.ltk").read_bytes()
+
+
+def test_beam_width_of_the_search(beam_tokenizer, tokenizer, model, folder, tmp_path, capsys):
+    beam_tokenizer.save_pretrained(tmp_path / "beam")
+    codes = {}
+    for name, *options in (("own",), ("greedy", "--beam-width", 1), ("same", "--beam-width", 3)):
+        out = tmp_path / f"{name}.ltk"
+        assert latok("encode", folder / "0.wav", out, "--model", tmp_path / "beam", *options) == 0
+        codes[name] = read_row(out, beam_tokenizer)["codes"]
+    np.testing.assert_array_equal(codes["own"], codes["same"])
+    assert (codes["greedy"] != codes["own"]).any()
+    # The two models differ in nothing but the search.
+    greedy = tokenizer.encode_codes({"path": str(folder / "0.wav"), "bytes": None})
+    np.testing.assert_array_equal(codes["greedy"], greedy["codes"])
+
+    capsys.readouterr()
+    out = tmp_path / "none.ltk"
+    assert latok("encode", folder / "0.wav", out, "--model", model, "--beam-width", 0) == 2
+    assert "beam_width is 0; it must be at least 1" in capsys.readouterr().err
+    LatentTokenizer.from_autoencoder(make_autoencoder()).save_pretrained(tmp_path / "no_codes")
+    arguments = ("--model", tmp_path / "no_codes", "--beam-width", 1)
+    assert latok("encode", folder / "0.wav", out, *arguments) == 2
+    assert "has no beam" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_module_and_console_script_run(model):

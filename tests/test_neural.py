@@ -48,7 +48,7 @@ def test_it_beats_plain_residual_quantization_on_unseen_latents(fitted):
 
 
 def test_no_rate_pays_for_another(fitted):
-    # What training starts from, as `plain` is another k-means, with other luck among so few entries.
+    # What training starts from, as `plain` is another k-means, with other luck.
     start = _fit(_lines(4000), steps=1, learning_rate=1e-9)
     test = _lines(2000, seed=1)
     for n in range(1, K + 1):

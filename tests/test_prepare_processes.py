@@ -111,7 +111,7 @@ def test_killed_at_random_moments_and_started_again(corpus, prepared, tokenizer,
     rng = np.random.default_rng(0)
     kills = kept = 0
     # How often a run is killed before it ends depends on the machine.
-    for attempt in range(8):
+    for attempt in range(24):
         if kills >= 4 and kept >= 10:
             break
         out = tmp_path / f"killed{attempt}"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokenizer import LatentTokenizer, load_tokenizer
+from tokenizer import LatentTokenizer, ResidualVectorQuantizer, load_tokenizer
 
 Call = Callable[[], object]
 
@@ -58,10 +58,28 @@ def timed(call: Call) -> Callable[[], float]:
 
 
 def ours(
-    kbps: float | None, seconds: float, device: str, model: str | None = None, bf16: bool = False
+    kbps: float | None,
+    seconds: float,
+    device: str,
+    model: str | None = None,
+    *,
+    bf16: bool = False,
+    greedy: bool = False,
 ) -> Codec:
-    """Our tokenizer, a file's worth of samples through the dataset surface."""
+    """Our tokenizer, a file's worth of samples through the dataset surface.
+
+    Args:
+        kbps: Rate; None for latents.
+        seconds: Length of the clip.
+        device: Where to compute.
+        model: Tokenizer; None for the bundled one.
+        bf16: Whether networks compute in bfloat16.
+        greedy: Whether codes are searched greedily, as the peers do, and not by the model's beam.
+    """
     tok: LatentTokenizer = load_tokenizer(model).to(device)  # pyright: ignore[reportArgumentType]
+    if greedy:
+        assert isinstance(tok.quantizer, ResidualVectorQuantizer)
+        tok.quantizer.beam_width = 1
     rate = tok.sampling_rate
     audio = {"array": clip(seconds, rate), "sampling_rate": rate}
     n = None if kbps is None else tok.codebooks_for(1000 * kbps)

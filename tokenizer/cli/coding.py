@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tokenizer.cli.options import add_model, add_rate, load, tty
+from tokenizer.cli.options import add_model, add_rate, add_search, load, tty
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -31,7 +31,7 @@ def _encode(options: argparse.Namespace) -> None:
     if live and options.downmix:
         raise ValueError("--downmix is not for live audio.")
     pcm = None if options.raw is None else PcmFormat.parse(options.raw)
-    tokenizer = load(options.model, options.device)
+    tokenizer = load(options.model, options.device, options.beam_width)
     bitrate = None if options.bitrate is None else options.bitrate * 1000
     n = tokenizer.resolve_codebooks(options.codebooks, bitrate)
     name = options.out or (PIPE if piped else str(Path(options.audio).with_suffix(".ltk")))
@@ -130,6 +130,7 @@ def register(commands: Any, command: str | None) -> None:  # noqa: ARG001
         "--chunk-frames", type=int, help="live: frames that are passed on together; default: 25"
     )
     add_rate(p)
+    add_search(p)
     add_model(p)
 
     p = commands.add_parser("decode", help="code file to audio file")

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tokenizer.cli.options import add_device, add_fields, add_model, load, take, tty
+from tokenizer.cli.options import add_device, add_fields, add_model, add_search, load, take, tty
 
 # What of `LoopConfig` a comparison offers; the seed is that of everything else.
 _LOOP_OPTIONS = (
@@ -26,7 +26,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from tokenizer.perceptual import PerceptualMetrics
 
     perceptual = PerceptualMetrics(options.perceptual, options.speech_clips)
-    tokenizer = load(options.model, options.device)
+    tokenizer = load(options.model, options.device, options.beam_width)
     conditions = default_conditions(tokenizer, [1000 * rate for rate in options.bitrates])
     result = evaluate(tokenizer, scan(options.audio), conditions, perceptual=perceptual)
     print(evaluation_table(result))
@@ -117,6 +117,7 @@ def register(commands: Any, command: str | None) -> None:
         "--speech-clips", default="*", metavar="PATTERN", help="PESQ and STOI for these paths only"
     )
     p.add_argument("--json", type=Path, help="also write everything, clip by clip")
+    add_search(p)
     add_model(p)
 
     p = commands.add_parser("compare", help="many quantizers on one representation")

@@ -36,11 +36,19 @@ def take(config: type[Config], options: argparse.Namespace) -> Config:
     return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
-def load(name: str | Path | None, device: str) -> LatentTokenizer:
-    """The tokenizer that ``--model`` names, on ``--device``."""
+def load(name: str | Path | None, device: str, beam_width: int | None = None) -> LatentTokenizer:
+    """The tokenizer of ``--model``, on ``--device``, with the search of ``--beam-width``."""
     from tokenizer.loading import load_tokenizer
 
-    return load_tokenizer(name).to(device)  # pyright: ignore[reportArgumentType]
+    tokenizer = load_tokenizer(name)
+    if beam_width is not None:
+        if not hasattr(tokenizer.quantizer, "beam_width"):
+            raise ValueError(
+                f"--beam-width {beam_width}: the quantizer of this tokenizer has no beam. Leave "
+                "the option out."
+            )
+        setattr(tokenizer.quantizer, "beam_width", beam_width)  # noqa: B010
+    return tokenizer.to(device)  # pyright: ignore[reportArgumentType]
 
 
 def tty() -> bool:
@@ -57,6 +65,15 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Adds ``--device``."""
     parser.add_argument("--device", default="cpu", help="torch device; default: cpu")
+
+
+def add_search(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--beam-width``."""
+    parser.add_argument(
+        "--beam-width",
+        type=int,
+        help="hypotheses that the search for codes keeps; 1 is the fastest; default: the model's",
+    )
 
 
 def add_rate(parser: argparse.ArgumentParser) -> None:
