@@ -21,7 +21,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
-from accelerate.utils import DistributedType, broadcast_object_list
+from accelerate.utils import DistributedType, broadcast_object_list, parse_flag_from_env
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -84,7 +84,8 @@ def make_optimizer(module: nn.Module, config: TrainingConfig) -> torch.optim.Opt
 
 def is_main_process() -> bool:
     """False in all but one of the processes that ``accelerate launch`` starts."""
-    return PartialState().is_main_process
+    # `Accelerator` reads this by itself, but a finished run makes none.
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).is_main_process
 
 
 def train(

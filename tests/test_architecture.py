@@ -42,7 +42,7 @@ LAYERS = (
     ("inputs",),
     ("stepping",),
     ("pcm",),
-    ("layers", "spectral", "config", "audio", "_clash"),
+    ("layers", "deviation", "spectral", "config", "audio", "_clash"),
     ("checking", "onnx_runner"),
 )
 LINE = {name: number for number, names in enumerate(LAYERS) for name in names}

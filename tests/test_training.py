@@ -1,5 +1,9 @@
 import json
 import math
+import os
+import socket
+import subprocess
+import sys
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from models import DIM, RATE, make_autoencoder, make_tokenizer, tone
+from safetensors.torch import load_file
+from tiny_training import train_stages
 
 from tokenizer import LatentTokenizer
 from tokenizer.audio import write_audio
@@ -93,6 +99,54 @@ def test_training_improves_and_delivers_averaged_weights(audio, tmp_path):
     validation = log(tmp_path / "run")[-1]
     assert validation["val/clean_snr"] > validation["val/noisy_snr"]
     assert validation["val/clean_mel"] < validation["val/noisy_mel"]
+
+
+@pytest.mark.slow
+def test_two_processes_do_what_one_does(audio, tmp_path):
+    """Two processes with two crops each take the steps of one with four."""
+    train_stages(audio, tmp_path / "one", 4)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    script = Path(__file__).with_name("tiny_training.py")
+    paths = (str(script.parents[1]), str(script.parent))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"),
+            *("--master_port", str(port), str(script), str(audio), str(tmp_path / "two"), "2"),
+        ],
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(paths),
+            "ACCELERATE_USE_CPU": "true",
+        },
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for stage in ("stage1", "stage3"):
+        one, two = (log(tmp_path / processes / stage) for processes in ("one", "two"))
+        for mine, theirs in zip(one, two, strict=True):
+            for name in mine.keys() - {"train/steps_per_second"}:
+                assert theirs[name] == pytest.approx(mine[name], rel=1e-4, abs=1e-5), name
+        mine, theirs = (
+            load_file(tmp_path / processes / stage / "checkpoint" / "average.safetensors")
+            for processes in ("one", "two")
+        )
+        assert mine.keys() == theirs.keys()
+        for name, value in mine.items():
+            # Adam makes much of the rounding of gradients near zero.
+            torch.testing.assert_close(theirs[name], value, rtol=1e-3, atol=2e-4)
+
+
+def test_processes_that_would_train_alone_are_refused(audio, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError, match=r"2 processes were started.*accelerate launch --cpu"):
+        train(audio, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoint").exists()
 
 
 def test_resumed_equals_uninterrupted(audio, tmp_path, monkeypatch):

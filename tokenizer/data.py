@@ -292,6 +292,7 @@ class CropDataset(Dataset):
             "audio": torch.from_numpy(crop.astype(np.float32))[None],
             "gain": torch.tensor(gain, dtype=torch.float32),
             "unreadable": torch.tensor(unreadable, dtype=torch.float32),
+            "index": torch.tensor(index),
         }
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from tokenizer.autoencoders.base import Autoencoder, Decoder, Encoder
 from tokenizer.autoencoders.lapped_steps import DecoderStepper, EncoderStepper
+from tokenizer.deviation import deviation
 from tokenizer.layers import Backbone
 from tokenizer.spectral import imdct, mdct
 from tokenizer.stepping import Agreements
@@ -135,7 +136,7 @@ class LappedEncoder(Encoder):
         if self.training:
             # Differentiable, so that the encoder cannot outgrow the noise its latents are trained
             # under.
-            scale = z.std().clamp(min=1e-5)
+            scale = deviation(z).clamp(min=1e-5)
             with torch.no_grad():
                 # A bad batch must not spoil it for good: the loop skips its step.
                 self.latent_scale.lerp_(

@@ -15,7 +15,7 @@ from tokenizer.data import Augmentation, Clip, CropDataset, crop_batches, crop_d
 from tokenizer.losses import MEL_WINDOWS, MelDistance, waveform_distortion
 from tokenizer.spectral import mdct
 from tokenizer.training.adversarial import AdversarialConfig, Adversary, make_adversary
-from tokenizer.training.loop import LoopConfig, num_processes, run
+from tokenizer.training.loop import LoopConfig, item_generators, num_processes, run
 
 
 @dataclass(frozen=True)
@@ -108,10 +108,11 @@ class AutoencoderTask:
         """Losses of a batch under random latent noise."""
         audio, gain = batch["audio"], batch["gain"][:, None, None]
         low, high = self.config.noise_range
-        level = torch.rand(len(audio), generator=generator) * (high - low) + low
         frames = self.autoencoder.num_frames(audio.shape[-1])
-        shape = (len(audio), self.autoencoder.latent_dim, frames)
-        noise = torch.randn(shape, generator=generator)
+        shape = (self.autoencoder.latent_dim, frames)
+        items = item_generators(batch, generator)
+        level = torch.stack([torch.rand((), generator=g) for g in items]) * (high - low) + low
+        noise = torch.stack([torch.randn(shape, generator=g) for g in items])
         level, noise = level.clamp(min=0).to(audio.device), noise.to(audio.device)
         estimate = module(audio / gain, noise, level)[..., : audio.shape[-1]].float()
         losses = reconstruction_losses(estimate * gain, audio, self.mel, self.config, generator)

@@ -15,7 +15,7 @@ from tokenizer.losses import MelDistance, waveform_distortion
 from tokenizer.model import LatentTokenizer
 from tokenizer.training.adversarial import AdversarialConfig, Adversary, make_adversary
 from tokenizer.training.autoencoder import ReconstructionConfig, reconstruction_losses
-from tokenizer.training.loop import LoopConfig, num_processes, run
+from tokenizer.training.loop import LoopConfig, item_generators, num_processes, run
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ class DecoderTask:
         """Losses of a batch, each item from its own number of codebooks."""
         audio, gain = batch["audio"], batch["gain"][:, None, None]
         low, high = self.finetune.min_codebooks, self.tokenizer.num_codebooks
-        draw = torch.rand(len(audio), generator=generator)
+        items = item_generators(batch, generator)
+        draw = torch.stack([torch.rand((), generator=g) for g in items])
         counts = [round(low * (high / low) ** u) for u in draw.tolist()]
         joint = self.tokenizer.autoencoder.num_channels
         heard = audio.expand(-1, joint, -1)

@@ -29,7 +29,7 @@ from tokenizer.training.autoencoder import (
     mdct_covariance,
     reconstruction_losses,
 )
-from tokenizer.training.loop import LoopConfig, num_processes, run
+from tokenizer.training.loop import LoopConfig, item_generators, num_processes, run
 from tokenizer.training.quantizer import FitConfig, cache_latents, latent_statistics
 
 # Latents that the quantizer is fitted to before training, and measured on afterwards.
@@ -75,7 +75,8 @@ class EndToEndTask(AutoencoderTask):
     ) -> dict[str, Tensor]:
         """Losses of a batch, each item coded with its own number of codebooks."""
         audio, gain = batch["audio"], batch["gain"][:, None, None]
-        draw = torch.rand(len(audio), generator=generator)
+        items = item_generators(batch, generator)
+        draw = torch.stack([torch.rand((), generator=g) for g in items])
         counts = self.bottleneck_config.counts(draw).to(audio.device)
         seed = int(torch.randint(2**31, (), generator=generator))
         estimate, commitment = module(audio / gain, counts, seed)

@@ -2,21 +2,23 @@
 
 All that is random in a step is drawn from a generator seeded with ``(seed, step)``, and the data
 are a function of the step too, so a run that was killed and resumed takes the same steps as one
-that was not.
+that was not. Neither depends on how many processes share a step's crops.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -96,7 +98,10 @@ class Task(Protocol):
     def losses(
         self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """Returns named scalar losses; ``"loss"`` is the one to minimise."""
+        """Returns named scalar losses, means over items; ``"loss"`` is the one to minimise.
+
+        The generator is the same in all processes: see `item_generators`.
+        """
         ...
 
     def validate(self) -> dict[str, float]:
@@ -112,9 +117,26 @@ def learning_rate(step: int, config: LoopConfig) -> float:
     return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1))))
 
 
+def item_generators(batch: dict[str, Tensor], generator: torch.Generator) -> list[torch.Generator]:
+    """A generator for each item of a batch, by its ``"index"`` in the data of the whole run.
+
+    What is drawn for an item from it is the same in whatever process the item is.
+    """
+    base = int(torch.randint(2**62, (), generator=generator))
+    return [torch.Generator().manual_seed(base + i) for i in batch["index"].tolist()]
+
+
 def num_processes() -> int:
     """Processes that train together; 1 unless started with ``accelerate launch``."""
-    return PartialState().num_processes
+    # `Accelerator` reads this by itself, but finds the state that was made first.
+    found = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).num_processes
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if found == 1 < started:
+        raise RuntimeError(
+            f"{started} processes were started, but each would train alone: there are not as many "
+            "GPUs. Start them with `accelerate launch --cpu` or in fewer numbers."
+        )
+    return found
 
 
 class RunLog:
@@ -179,6 +201,17 @@ def _update(
         return None
     optimizer.step()
     return norm
+
+
+def _over_processes(
+    accelerator: Accelerator, values: dict[str, float], reduction: str
+) -> dict[str, float]:
+    """Named figures, reduced over all processes, which have the same names."""
+    if accelerator.num_processes == 1:
+        return values
+    own = torch.tensor(list(values.values()), dtype=torch.float32, device=accelerator.device)
+    reduced = cast("Tensor", accelerator.reduce(own, reduction))
+    return dict(zip(values, reduced.tolist(), strict=True))
 
 
 def _update_discriminators(
@@ -263,9 +296,7 @@ def run(
 
     module.train()
     for loaded in task.batches(first, accelerator.process_index, accelerator.num_processes):
-        generator = torch.Generator().manual_seed(
-            (config.seed * 1_000_003 + state.step) * 1_009 + accelerator.process_index
-        )
+        generator = torch.Generator().manual_seed((config.seed * 1_000_003 + state.step) * 1_009)
         unreadable += int(loaded["unreadable"].sum()) if "unreadable" in loaded else 0
         rate = learning_rate(state.step, config)
         for group in optimizer.param_groups:
@@ -295,16 +326,16 @@ def run(
         bar.update()
         now = time.monotonic()
         finished = state.step == config.steps
-        if log is not None and (state.step % config.log_every == 0 or finished) and sums:
+        if (state.step % config.log_every == 0 or finished) and sums:
             count = sums.pop("count")
             means = {f"train/{name}": value / count for name, value in sums.items()}
-            means |= {
-                "train/learning_rate": rate,
-                "train/skipped": skipped,
-                "train/unreadable": unreadable,
-                "train/steps_per_second": count / max(now - logged, 1e-9),
-            }
-            log.write(state.step, means)
+            # Losses are of the crops of all processes.
+            means = _over_processes(accelerator, means, "mean")
+            means |= {"train/learning_rate": rate, "train/skipped": skipped}
+            means |= _over_processes(accelerator, {"train/unreadable": unreadable}, "sum")
+            means["train/steps_per_second"] = count / max(now - logged, 1e-9)
+            if log is not None:
+                log.write(state.step, means)
             bar.set_postfix({k.split("/")[1]: f"{v:.3f}" for k, v in list(means.items())[:3]})
             sums, logged = {}, now
         if state.step % config.validate_every == 0 and not finished:
