@@ -1,11 +1,13 @@
 """The benchmarks run, on models and numbers that are tiny, and say what they measure."""
 
 import json
+from argparse import Namespace
 
 import pytest
 import torch
 
-from tokenizer.benchmarks import growth, machine, peers, speed, vectors
+from tokenizer import load_tokenizer
+from tokenizer.benchmarks import growth, machine, peers, scaling, speed, vectors
 
 
 @pytest.fixture(autouse=True)
@@ -64,3 +66,14 @@ def test_growth_is_drawn(tmp_path):
         growth.plot(kind, points, tmp_path / f"{kind}.png")
         assert (tmp_path / f"{kind}.png").stat().st_size > 1000
     assert set(peers.PEERS) == {"dac", "encodec", "mimi", "oobleck"}
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path):
+    options = Namespace(steps=2, crops=2, preset="tiny", mixed_precision="no", device="cpu")
+    scaling.make_clips(tmp_path / "clips")
+    one, two = (scaling.measure(tmp_path / "clips", tmp_path / str(n), n, options) for n in (1, 2))
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+    weights = [load_tokenizer(tmp_path / str(n) / "model").state_dict() for n in (1, 2)]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=2e-4)

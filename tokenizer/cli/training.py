@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizer.cli.options import add_device, add_fields, take
+
+if TYPE_CHECKING:
+    from tokenizer.model import LatentTokenizer
 
 # Sizes of the bundled family: "base" is the shipped model, "tiny" is for trying things out.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -66,8 +69,7 @@ def _train(options: argparse.Namespace) -> None:
     }
     if options.bottleneck is None:
         train_autoencoder(autoencoder, scan(options.audio), options.out, **settings)
-        LatentTokenizer.from_autoencoder(autoencoder).save_pretrained(options.out / "model")
-        print(f"Model (not yet quantized): {options.out / 'model'}")
+        _deliver(LatentTokenizer.from_autoencoder(autoencoder), options.out)
         return
 
     from tokenizer.bottlenecks import BottleneckConfig
@@ -75,10 +77,7 @@ def _train(options: argparse.Namespace) -> None:
 
     settings |= {"kind": options.bottleneck, "config": take(BottleneckConfig, options)}
     tokenizer = train_end_to_end(autoencoder, scan(options.audio), options.out, **settings)
-    assert tokenizer.quantizer is not None
-    print(tokenizer.quantizer.report.table())
-    tokenizer.save_pretrained(options.out / "model")
-    print(f"Tokenizer: {options.out / 'model'}")
+    _deliver(tokenizer, options.out, report=True)
 
 
 def _fit(options: argparse.Namespace) -> None:
@@ -103,9 +102,7 @@ def _fit(options: argparse.Namespace) -> None:
         config=take(FitConfig, options),
         checkpoint=options.out / "quantizer.safetensors",
     )
-    print(quantizer.report.table())
-    tokenizer.save_pretrained(options.out / "model")
-    print(f"Tokenizer: {options.out / 'model'}")
+    _deliver(tokenizer, options.out, report=True)
 
 
 def _finetune(options: argparse.Namespace) -> None:
@@ -128,8 +125,20 @@ def _finetune(options: argparse.Namespace) -> None:
         adversarial=take(AdversarialConfig, options),
         num_held_out=options.held_out,
     )
-    tokenizer.save_pretrained(options.out / "model")
-    print(f"Tokenizer: {options.out / 'model'}")
+    _deliver(tokenizer, options.out)
+
+
+def _deliver(tokenizer: LatentTokenizer, out: Path, *, report: bool = False) -> None:
+    """Saves what all processes have, once."""
+    from tokenizer.training.loop import is_main_process
+
+    if not is_main_process():
+        return
+    if report and tokenizer.quantizer is not None:
+        print(tokenizer.quantizer.report.table())
+    tokenizer.save_pretrained(out / "model")
+    what = "Model (not yet quantized)" if tokenizer.quantizer is None else "Tokenizer"
+    print(f"{what}: {out / 'model'}")
 
 
 def _training_options(parser: argparse.ArgumentParser, learning_rate: float) -> None:

@@ -126,10 +126,19 @@ def item_generators(batch: dict[str, Tensor], generator: torch.Generator) -> lis
     return [torch.Generator().manual_seed(base + i) for i in batch["index"].tolist()]
 
 
+def _processes() -> PartialState:
+    # `Accelerator` reads this by itself, but finds the state that was made first.
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
+def is_main_process() -> bool:
+    """False in all but one of the processes that train together."""
+    return _processes().is_main_process
+
+
 def num_processes() -> int:
     """Processes that train together; 1 unless started with ``accelerate launch``."""
-    # `Accelerator` reads this by itself, but finds the state that was made first.
-    found = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).num_processes
+    found = _processes().num_processes
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if found == 1 < started:
         raise RuntimeError(
