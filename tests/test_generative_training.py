@@ -1,9 +1,5 @@
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -13,6 +9,7 @@ import pytest
 import soundfile
 import torch
 from accelerate.state import AcceleratorState
+from launching import launch
 from models import CODEBOOKS, REFUSED, make_tokenizer
 from prepared_data import LABELS, make_rows, write_prepared
 from safetensors.torch import load_file
@@ -29,8 +26,6 @@ from generative.prepared import (
 from generative.runs import check_source, train_diffusion, train_language_model
 from generative.sampling import load_run, make_request
 from generative.training_config import TrainingConfig, learning_rate
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -169,40 +164,15 @@ def test_another_configuration_is_refused(tmp_path):
             replace(CONFIG, **{name: value})
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_two_processes_do_what_one_does(tmp_path, kind):
     # Two processes with a batch each are one with two accumulated; and they resume.
     config = replace(CONFIG, steps=6, checkpoint_every=2)
     wanted = toy_train(tmp_path / "one", replace(config, accumulate=2))
-    script = ROOT / "tests" / "toy_training.py"
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))),
-        "ACCELERATE_USE_CPU": "true",
-    }
-    if kind == "fsdp":
-        environment |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
-    for steps in ("4", "6"):
-        done = subprocess.run(
-            [
-                *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"),
-                *("--master_port", str(free_port()), str(script), str(tmp_path / "two"), steps),
-            ],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=280,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+    sharded = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"} if kind == "fsdp" else {}
+    for steps in (4, 6):
+        launch(2, "toy_training.py", tmp_path / "two", steps, **sharded)
     found = load_file(tmp_path / "two" / "checkpoint" / "average.safetensors")
     torch.testing.assert_close(found["model.weight"], wanted.weight.detach())
 

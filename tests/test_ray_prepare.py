@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from contextlib import suppress
 import warnings
 from pathlib import Path
 
@@ -78,11 +79,14 @@ def test_a_worker_killed_in_the_middle_changes_nothing(
         # An actor's process, as soon as the first shards are there.
         while not list(out.glob("progress/*.json")):
             time.sleep(0.01)
-        for process in psutil.Process().children(recursive=True):
-            if "MapWorker" in " ".join(process.cmdline()):
-                process.kill()
-                killed.append(process.pid)
-                return
+        while not killed:
+            for process in psutil.Process().children(recursive=True):
+                # Some end while one looks at them.
+                with suppress(psutil.Error):
+                    if "MapWorker" in " ".join(process.cmdline()):
+                        process.kill()
+                        killed.append(process.pid)
+                        return
 
     killer = threading.Thread(target=kill_one, daemon=True)
     killer.start()

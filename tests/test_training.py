@@ -1,9 +1,5 @@
 import json
 import math
-import os
-import socket
-import subprocess
-import sys
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from launching import launch
 from models import DIM, RATE, make_autoencoder, make_tokenizer, tone
 from safetensors.torch import load_file
 from tiny_training import train_stages
@@ -105,28 +102,7 @@ def test_training_improves_and_delivers_averaged_weights(audio, tmp_path):
 def test_two_processes_do_what_one_does(audio, tmp_path):
     """Two processes with two crops each take the steps of one with four."""
     train_stages(audio, tmp_path / "one", 4)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    script = Path(__file__).with_name("tiny_training.py")
-    paths = (str(script.parents[1]), str(script.parent))
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"),
-            *("--master_port", str(port), str(script), str(audio), str(tmp_path / "two"), "2"),
-        ],
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join(paths),
-            "ACCELERATE_USE_CPU": "true",
-        },
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    launch(2, "tiny_training.py", audio, tmp_path / "two", 2)
     for stage in ("stage1", "stage3"):
         one, two = (log(tmp_path / processes / stage) for processes in ("one", "two"))
         for mine, theirs in zip(one, two, strict=True):
@@ -342,6 +318,32 @@ def test_finetuning_changes_the_finetuned_decoder_only(audio, tmp_path):
     assert theirs is not None
     for name, value in ours.state_dict().items():
         assert torch.equal(theirs.state_dict()[name], value), name
+
+
+def test_finetuning_the_continuous_decoder_changes_it_only(audio, tmp_path):
+    tokenizer = make_tokenizer()
+    before = {k: v.clone() for k, v in tokenizer.state_dict().items()}
+    codes = tokenizer.codes_fingerprint
+    finetune_decoder(
+        tokenizer,
+        scan(audio),
+        tmp_path / "run",
+        loop=replace(LOOP, steps=60),
+        losses=ReconstructionConfig(noise_range=(-1.0, 0.4)),
+        finetune=FinetuneConfig(decoder="continuous"),
+        augmentation=Augmentation(),
+        progress=False,
+    )
+    changed = {k for k, v in tokenizer.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed
+    assert all(name.startswith("autoencoder.decoder.") for name in changed)
+    assert tokenizer.codes_fingerprint == codes
+    lines = log(tmp_path / "run")
+    assert lines[-1]["val/mel_clean"] < lines[-1]["val/mel_noisy"]
+    losses = [line["train/loss"] for line in lines if "train/loss" in line]
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    with pytest.raises(ValueError, match='"finetuned" or "continuous", got \'both\''):
+        FinetuneConfig(decoder="both")
 
 
 def test_refusals(audio, tmp_path):

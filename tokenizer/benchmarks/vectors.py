@@ -1,6 +1,6 @@
 """Residual quantization beside other libraries: vectors a second, and what fitting takes.
 
-    python -m tokenizer.benchmarks.vectors [--threads 2] [--parts encode fit kmeans] [--train 1000000]
+    python -m tokenizer.benchmarks.vectors [--parts encode fit kmeans] [--threads 2]
 
 All quantizers have as many stages and entries, and latents of as many dimensions (the DAC's, whose
 entries have 8, does less). The floor is one matrix product of the vectors with each codebook.

@@ -56,6 +56,30 @@ def reconstruction_losses(
     return {"loss": total, "mel": distance, "waveform": distortion}
 
 
+def item_noise(
+    shape: tuple[int, int],
+    noise_range: tuple[float, float],
+    items: list[torch.Generator],
+    device: torch.device,
+) -> tuple[Float[Tensor, "B D T"], Float[Tensor, " B"]]:
+    """Gaussian noise for each item, and its level ``max(0, U(*noise_range))``, not yet applied."""
+    low, high = noise_range
+    level = torch.stack([torch.rand((), generator=g) for g in items]) * (high - low) + low
+    noise = torch.stack([torch.randn(shape, generator=g) for g in items])
+    return noise.to(device), level.clamp(min=0).to(device)
+
+
+def add_noise(
+    latents: Float[Tensor, "B D T"],
+    noise_range: tuple[float, float],
+    items: list[torch.Generator],
+) -> tuple[Float[Tensor, "B D T"], Float[Tensor, " B"]]:
+    """Latents under noise of each item's own level, and the levels."""
+    shape = (latents.shape[1], latents.shape[2])
+    noise, level = item_noise(shape, noise_range, items, latents.device)
+    return latents + level[:, None, None] * noise, level
+
+
 class NoisyAutoencoder(nn.Module):
     """Encoder, Gaussian noise of a known level, decoder."""
 
@@ -107,13 +131,10 @@ class AutoencoderTask:
     ) -> dict[str, Tensor]:
         """Losses of a batch under random latent noise."""
         audio, gain = batch["audio"], batch["gain"][:, None, None]
-        low, high = self.config.noise_range
         frames = self.autoencoder.num_frames(audio.shape[-1])
         shape = (self.autoencoder.latent_dim, frames)
         items = item_generators(batch, generator)
-        level = torch.stack([torch.rand((), generator=g) for g in items]) * (high - low) + low
-        noise = torch.stack([torch.randn(shape, generator=g) for g in items])
-        level, noise = level.clamp(min=0).to(audio.device), noise.to(audio.device)
+        noise, level = item_noise(shape, self.config.noise_range, items, audio.device)
         estimate = module(audio / gain, noise, level)[..., : audio.shape[-1]].float()
         losses = reconstruction_losses(estimate * gain, audio, self.mel, self.config, generator)
         if self.adversary is None:

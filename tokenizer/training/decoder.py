@@ -1,4 +1,4 @@
-"""Stage 3: freeze encoder and quantizer, finetune the decoder on quantized latents."""
+"""Stage 3: freeze encoder and quantizer, finetune a decoder on quantized latents, or on exact ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from tokenizer.data import Augmentation, Clip, CropDataset, crop_batches, crop_d
 from tokenizer.losses import MelDistance, waveform_distortion
 from tokenizer.model import LatentTokenizer
 from tokenizer.training.adversarial import AdversarialConfig, Adversary, make_adversary
-from tokenizer.training.autoencoder import ReconstructionConfig, reconstruction_losses
+from tokenizer.training.autoencoder import (
+    ReconstructionConfig,
+    add_noise,
+    reconstruction_losses,
+)
 from tokenizer.training.loop import LoopConfig, item_generators, num_processes, run
 
 
@@ -23,16 +27,22 @@ class FinetuneConfig:
     """What the decoder is finetuned on.
 
     Attributes:
-        min_codebooks: Each crop is decoded from a number of codebooks drawn log-uniformly between
-            this one and all, so that one decoder serves every rate.
-        continue_finetuned: Whether to go on from an existing finetuned decoder instead of the
-            continuous one.
+        decoder: "finetuned", the decoder of codes; or "continuous", that of latents, which is
+            trained further for the encoder as it is, under the noise of
+            `ReconstructionConfig.noise_range`.
+        min_codebooks: For codes. Each crop is decoded from a number of codebooks drawn
+            log-uniformly between this one and all, so that one decoder serves every rate.
+        continue_finetuned: For codes. Whether to go on from an existing finetuned decoder instead
+            of the continuous one.
     """
 
+    decoder: str = "finetuned"
     min_codebooks: int = 2
     continue_finetuned: bool = False
 
     def __post_init__(self) -> None:
+        if self.decoder not in ("finetuned", "continuous"):
+            raise ValueError(f'decoder must be "finetuned" or "continuous", got {self.decoder!r}.')
         if self.min_codebooks < 1:
             raise ValueError(f"min_codebooks must be at least 1, got {self.min_codebooks}.")
 
@@ -69,36 +79,52 @@ class DecoderTask:
         )
 
     @torch.no_grad()
+    def exact(self, audio: Float[Tensor, "B C N"]) -> Float[Tensor, "B D T"]:
+        """What the encoder makes of audio."""
+        mixed = self.loop.mixed_precision == "bf16"
+        with torch.autocast(audio.device.type, torch.bfloat16, enabled=mixed):
+            return self.tokenizer.autoencoder.encoder(audio).float()
+
+    @torch.no_grad()
     def quantized(
         self, audio: Float[Tensor, "B C N"], n_codebooks: list[int]
     ) -> tuple[Float[Tensor, "B D T"], Float[Tensor, " B"]]:
         """Latents as they come out of each item's first n codebooks, and their noise level."""
         tokenizer = self.tokenizer
-        device = audio.device
-        mixed = self.loop.mixed_precision == "bf16"
-        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-            latents = tokenizer.autoencoder.encoder(audio).float()
         quantized = [
             tokenizer.dequantize(tokenizer.quantize(z[None], n))
-            for z, n in zip(latents, n_codebooks, strict=True)
+            for z, n in zip(self.exact(audio), n_codebooks, strict=True)
         ]
-        levels = torch.tensor([tokenizer.noise_level(n) for n in n_codebooks], device=device)
+        levels = [tokenizer.noise_level(n) for n in n_codebooks]
         # Made under inference mode: autograd takes copies only.
-        return torch.cat(quantized).clone(), levels
+        return torch.cat(quantized).clone(), torch.tensor(levels, device=audio.device)
+
+    def drawn(
+        self, audio: Float[Tensor, "B C N"], items: list[torch.Generator]
+    ) -> tuple[Float[Tensor, "B D T"], Float[Tensor, " B"]]:
+        """What the decoder is trained on: each item from its own number of codebooks."""
+        low, high = self.finetune.min_codebooks, self.tokenizer.num_codebooks
+        draws = [float(torch.rand((), generator=g)) for g in items]
+        return self.quantized(audio, [round(low * (high / low) ** u) for u in draws])
+
+    def judged(
+        self, audio: Float[Tensor, "1 C N"], index: int
+    ) -> Iterator[tuple[str, Float[Tensor, "1 D T"], Float[Tensor, " 1"]]]:
+        """What it is judged on: 1/8, 5/12, 2/3 and all of the codebooks."""
+        del index
+        total = self.tokenizer.num_codebooks
+        for n in sorted({max(1, round(total * share)) for share in (0.125, 0.4167, 0.6667, 1)}):
+            yield str(n), *self.quantized(audio, [n])
 
     def losses(
         self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """Losses of a batch, each item from its own number of codebooks."""
+        """Losses of a batch."""
         audio, gain = batch["audio"], batch["gain"][:, None, None]
-        low, high = self.finetune.min_codebooks, self.tokenizer.num_codebooks
-        items = item_generators(batch, generator)
-        draw = torch.stack([torch.rand((), generator=g) for g in items])
-        counts = [round(low * (high / low) ** u) for u in draw.tolist()]
         joint = self.tokenizer.autoencoder.num_channels
         heard = audio.expand(-1, joint, -1)
         scale = gain if self.tokenizer.autoencoder.normalize else torch.ones_like(gain)
-        latents, levels = self.quantized(heard / scale, counts)
+        latents, levels = self.drawn(heard / scale, item_generators(batch, generator))
         estimate = module(latents, levels)[..., : audio.shape[-1]].float()
         losses = reconstruction_losses(estimate * scale, heard, self.mel, self.config, generator)
         if self.adversary is None:
@@ -107,9 +133,7 @@ class DecoderTask:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Mel distance and SNR on held-out crops, at 1/8, 5/12, 2/3 and all of the codebooks."""
-        total = self.tokenizer.num_codebooks
-        counts = sorted({max(1, round(total * share)) for share in (0.125, 0.4167, 0.6667, 1)})
+        """Mel distance and SNR on held-out crops, of all that is `judged`."""
         sums: dict[str, float] = {}
         device = next(self.module.parameters()).device
         joint = self.tokenizer.autoencoder.num_channels
@@ -117,14 +141,32 @@ class DecoderTask:
             item = {name: value.to(device)[None] for name, value in self.held_out[index].items()}
             audio, gain = item["audio"].expand(-1, joint, -1), item["gain"][:, None, None]
             scale = gain if self.tokenizer.autoencoder.normalize else torch.ones_like(gain)
-            for n in counts:
-                latents, levels = self.quantized(audio / scale, [n])
+            for name, latents, levels in self.judged(audio / scale, index):
                 estimate = self.module(latents, levels)[..., : audio.shape[-1]] * scale
                 mel = float(self.mel(estimate, audio))
                 snr = -10 * float(waveform_distortion(estimate, audio))
-                sums[f"mel_{n}"] = sums.get(f"mel_{n}", 0.0) + mel
-                sums[f"snr_{n}"] = sums.get(f"snr_{n}", 0.0) + snr
+                sums[f"mel_{name}"] = sums.get(f"mel_{name}", 0.0) + mel
+                sums[f"snr_{name}"] = sums.get(f"snr_{name}", 0.0) + snr
         return {name: value / len(self.held_out) for name, value in sums.items()}
+
+
+class ContinuousDecoderTask(DecoderTask):
+    """The same on the encoder's latents under noise."""
+
+    def drawn(
+        self, audio: Float[Tensor, "B C N"], items: list[torch.Generator]
+    ) -> tuple[Float[Tensor, "B D T"], Float[Tensor, " B"]]:
+        """Latents, each item's under noise of its own level."""
+        return add_noise(self.exact(audio), self.config.noise_range, items)
+
+    def judged(
+        self, audio: Float[Tensor, "1 C N"], index: int
+    ) -> Iterator[tuple[str, Float[Tensor, "1 D T"], Float[Tensor, " 1"]]]:
+        """Clean latents, and under noise of 0.3."""
+        latents = self.exact(audio)
+        for name, level in (("clean", 0.0), ("noisy", 0.3)):
+            items = [torch.Generator().manual_seed(index)]
+            yield name, *add_noise(latents, (level, level), items)
 
 
 def finetune_decoder(
@@ -143,12 +185,13 @@ def finetune_decoder(
     """Gives a fitted tokenizer a finetuned decoder; resumes from ``out`` if it holds a checkpoint.
 
     Args:
-        tokenizer: Changed in place; encoder, quantizer and continuous decoder stay as they are.
+        tokenizer: Changed in place; encoder, quantizer and the other decoder stay as they are. For
+            the continuous decoder it need not be fitted.
         clips: Training audio.
         out: Folder of the run.
         loop: Steps, batches, learning rate.
         losses: Their weights.
-        finetune: Numbers of codebooks.
+        finetune: Which decoder, and on what.
         augmentation: Of the crops.
         adversarial: Weights of the adversarial losses; None trains without discriminators.
         num_held_out: Files kept for validation.
@@ -158,11 +201,14 @@ def finetune_decoder(
         Whether all steps are done.
     """
     quantizer = tokenizer.config.quantizer
-    tokenizer.noise_level(1)  # raises if nothing is fitted
-    if tokenizer.finetuned_decoder is None or not finetune.continue_finetuned:
-        tokenizer.add_finetuned_decoder()
-    decoder = tokenizer.finetuned_decoder
-    assert decoder is not None
+    if finetune.decoder == "continuous":
+        kind, decoder = ContinuousDecoderTask, tokenizer.autoencoder.decoder
+    else:
+        tokenizer.noise_level(1)  # raises if nothing is fitted
+        if tokenizer.finetuned_decoder is None or not finetune.continue_finetuned:
+            tokenizer.add_finetuned_decoder()
+        kind, decoder = DecoderTask, tokenizer.finetuned_decoder
+        assert decoder is not None
     train, held_out = crop_datasets(
         clips,
         sampling_rate=tokenizer.sampling_rate,
@@ -174,7 +220,7 @@ def finetune_decoder(
         num_held_out=num_held_out,
     )
     adversary = make_adversary(adversarial, loop.mixed_precision, loop.seed)
-    task = DecoderTask(tokenizer, decoder, train, held_out, losses, finetune, loop, adversary)
+    task = kind(tokenizer, decoder, train, held_out, losses, finetune, loop, adversary)
     description = {
         "autoencoder": tokenizer.config.autoencoder,
         "quantizer": quantizer,
