@@ -2,7 +2,6 @@ import json
 import shutil
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest

@@ -3,8 +3,8 @@
 import os
 import threading
 import time
-from contextlib import suppress
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import psutil

@@ -372,6 +372,20 @@ def test_unfitted_quantizers_say_how_to_fit_them():
             use()
 
 
+@pytest.mark.parametrize("max_points", [500, 2000])
+def test_what_a_fit_measures_is_what_encode_does(max_points):
+    x = _latents(2000)
+    quantizer = _fit(x, max_points=max_points)
+    codes = quantizer.encode(x)
+    for k in range(quantizer.num_codebooks):
+        counts = torch.bincount(codes[:, k], minlength=quantizer.codebook_size)
+        # Frames as near to two entries, to within rounding, may be counted for the other.
+        assert int((counts - quantizer.code_counts[k]).abs().sum()) <= 4
+        error = (x - quantizer.decode(codes[:, : k + 1])).square().sum()
+        level = (error / (x - x.mean(0)).square().sum()).sqrt()
+        assert float(quantizer.noise_levels[k]) == pytest.approx(float(level), rel=1e-3)
+
+
 def test_a_failed_fit_leaves_no_fitted_quantizer():
     class Broken(TensorSource):
         def batches(self, batch_size):
@@ -379,7 +393,7 @@ def test_a_failed_fit_leaves_no_fitted_quantizer():
             for batch in super().batches(batch_size):
                 yield batch if self.passes == 1 else batch * torch.nan
 
-    quantizer = _fit(_latents(100))
+    quantizer = _fit(_latents(100), max_points=500)
     with pytest.raises(ValueError, match="finite"):
         quantizer.fit(Broken(_latents(2000)), generator=_generator())
     with pytest.raises(RuntimeError, match="not fitted"):

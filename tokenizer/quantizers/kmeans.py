@@ -18,7 +18,7 @@ _BLOCK_SCORES = 2**18
 # Of many points, k-means looks at so many a centroid first (or at `_FEWEST`), then at four times as
 # many, and so on.
 _POINTS_EACH, _FEWEST = 64, 2**16
-_MORE_PASSES, _LAST_PASSES = 3, 2
+_MORE_PASSES, _LAST_PASSES = 3, 1
 
 
 def block_rows(codebook_size: int) -> int:
@@ -127,8 +127,8 @@ def kmeans(
     all its points moves to a point drawn with probability proportional to its squared error.
 
     Of many points it takes few at first, at least `_POINTS_EACH` a centroid: the passes that bring
-    the centroids from anywhere to about their places need no more. All points are seen by the last
-    `_LAST_PASSES`.
+    the centroids from anywhere to about their places need no more. All points are seen by the
+    last of them.
 
     With no more points than centroids, every point is a centroid and the rest repeat them.
 

@@ -116,8 +116,8 @@ class ResidualVectorQuantizer(Quantizer):
     ) -> ResidualVectorQuantizer:
         """Fits all stages to a sample of the latents, then measures them on all latents.
 
-        Two passes are made over the source; beside the sample (three copies of it at worst) one
-        batch is in memory.
+        Two passes are made over the source, or one where the sample is all of it; beside the sample
+        (three copies of it at worst) one batch is in memory.
 
         Args:
             latents: At least one frame, all finite.
@@ -152,7 +152,9 @@ class ResidualVectorQuantizer(Quantizer):
         moments = _summed(torch.cat([total, held.double()]), group)
         mean = (moments[:-1] / moments[-1]).float()
         residual -= mean
+        energy = residual.square().sum(dtype=torch.float64)
         chosen: list[Tensor] = []
+        errors: list[Tensor] = []
         for k in tqdm(range(self.num_codebooks), "fit", unit="codebook", disable=not progress):
             standardizer = self._standardizer(k)
             if k == 0 or self.standardization != "decoder":
@@ -170,9 +172,16 @@ class ResidualVectorQuantizer(Quantizer):
             residual -= centroids.index_select(0, codes)
             self.codebooks[k].copy_(centroids + mean if k == 0 else centroids)
             chosen.append(codes)
+            errors.append(residual.square().sum(dtype=torch.float64).cpu())
         if self.refinements:
             self._refine(residual, torch.stack(chosen, 1), mean, progress)
-        self._measure(latents, mean, group, progress)
+        if self.refinements or group is not None or len(residual) < len(latents):
+            self._measure(latents, mean, group, progress)
+        else:
+            # Of all latents these are the codes already.
+            counts = [torch.bincount(codes, minlength=self.codebook_size) for codes in chosen]
+            variance = float(energy) / len(residual)
+            self._keep(torch.stack(counts), torch.stack(errors) / len(residual), variance, mean)
         self.fitted.fill_(True)
         return self
 
@@ -299,10 +308,14 @@ class ResidualVectorQuantizer(Quantizer):
         errors, total = sums[:count], sums[count:-2]
         squares, frames = sums[-2:].tolist()
         variance = squares / frames - float((total / frames).square().sum())
+        self._keep(counts, errors / frames, variance, mean)
+
+    def _keep(self, counts: Tensor, errors: Tensor, variance: float, mean: Tensor) -> None:
+        """What was measured: counts of codes, mean squared errors of stages, the variance."""
         # Latents that are all alike, to within rounding, have no deviation to compare errors with.
         rounding = self.dim * float(mean.abs().max() * torch.finfo(torch.float32).eps) ** 2
         varied = variance > rounding
-        noise = (errors / frames / variance).sqrt() if varied else torch.zeros_like(errors)
+        noise = (errors / variance).sqrt() if varied else torch.zeros_like(errors)
         self.code_counts.copy_(counts)
         self.noise_levels.copy_(noise)
 

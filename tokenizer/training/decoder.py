@@ -1,4 +1,4 @@
-"""Stage 3: freeze encoder and quantizer, finetune a decoder on quantized latents, or on exact ones."""
+"""Stage 3: encoder and quantizer frozen, a decoder finetuned on quantized latents or exact ones."""
 
 from __future__ import annotations
 
