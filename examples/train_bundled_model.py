@@ -1,9 +1,10 @@
-"""The recipe of the bundled model, all three stages by one command.
+"""The recipe of the bundled model, all stages by one command.
 
     python examples/train_bundled_model.py AUDIO --out DIR [--budget cpu-night] [--held-out CLIPS]
 
-It runs `latok train`, `latok fit`, `latok finetune` and `latok export` and prints each command
-before it does. Stopped and started again, it goes on where it was: in the middle of training too.
+It runs `latok train`, `latok fit`, `latok finetune` (thrice: a decoder of codes; then both decoders
+further, with more weight on the mel distance) and `latok export`, and prints each command before it
+does. Stopped and started again, it goes on where it was: in the middle of training too.
 ``DIR/model`` is the tokenizer. With ``--held-out`` it is measured on clips that are not in AUDIO,
 and ``DIR/curve.md`` and ``DIR/curve.png`` show quality against training time.
 
@@ -28,29 +29,48 @@ BUDGETS = {
         "train": "--preset tiny --steps 4 --batch-size 2 --held-out 1",
         "fit": "--codebooks 4 --codebook-size 16 --iterations 2",
         "finetune": "--steps 2 --batch-size 2 --held-out 1",
+        "latents": "--steps 2 --batch-size 2 --held-out 1",
+        "codes": "--steps 2 --batch-size 2 --held-out 1",
     },
     "cpu-hours": {
         "train": f"--steps 8000 {_CPU}",
         "fit": "--max-frames 1000000",
         "finetune": f"--steps 1600 {_CPU}",
+        "latents": f"--steps 800 {_CPU}",
+        "codes": f"--steps 800 {_CPU}",
     },
     "cpu-night": {
         "train": f"--steps 32000 {_CPU}",
         "fit": "--max-frames 2000000",
-        "finetune": f"--steps 8000 {_CPU}",
+        "finetune": f"--steps 6000 {_CPU}",
+        "latents": f"--steps 2000 {_CPU}",
+        "codes": f"--steps 2000 {_CPU}",
     },
     "gpu": {
         "train": f"--steps 60000 {_GPU}",
         "fit": "--max-frames 2000000 --device cuda",
-        "finetune": f"--steps 20000 {_GPU}",
+        "finetune": f"--steps 15000 {_GPU}",
+        "latents": f"--steps 5000 {_GPU}",
+        "codes": f"--steps 5000 {_GPU}",
     },
 }
+_FURTHER = "--ema-decay 0.998 --warmup-steps 50"
 # What all budgets but the rehearsal share.
 SHARED = {
     "train": "--preset base --mel-weight 2",
     "fit": "--codebooks 24 --beam-width 4 --iterations 10 --max-points 500000"
     " --quantizer rvq:refinements=1",
-    "finetune": "--mel-weight 3 --ema-decay 0.998 --warmup-steps 50",
+    "finetune": f"--mel-weight 3 {_FURTHER}",
+    "latents": f"--mel-weight 5 {_FURTHER}",
+    "codes": f"--mel-weight 6 {_FURTHER}",
+}
+# Each goes on from the model of the stage before it.
+COMMANDS = {
+    "train": "train",
+    "fit": "fit",
+    "finetune": "finetune",
+    "latents": "finetune --decoder continuous --noise-range -1 0.4",
+    "codes": "finetune --continue-finetuned",
 }
 
 
@@ -116,14 +136,17 @@ def main() -> None:
     if options.budget != "rehearsal":
         budget = {stage: f"{SHARED[stage]} {words}" for stage, words in budget.items()}
     folders = {stage: out / f"{i}-{stage}" for i, stage in enumerate(budget, start=1)}
-    models = {stage: folder / "model" for stage, folder in folders.items()}
-    sources = {"train": [], "fit": [models["train"]], "finetune": [models["fit"]]}
+    last: list[Path] = []
     for stage, words in budget.items():
-        if not (models[stage] / "config.json").exists():
-            latok(stage, *sources[stage], options.audio, "--out", folders[stage], *words.split())
+        command, *how = COMMANDS[stage].split()
+        if not (folders[stage] / "model" / "config.json").exists():
+            said = [*how, *words.split()]
+            latok(command, *last, options.audio, "--out", folders[stage], *said)
+        last = [folders[stage] / "model"]
     if not (out / "model" / "config.json").exists():
-        latok("export", models["finetune"], out / "model")
-    write_curves([folders[stage] / "log.jsonl" for stage in ("train", "finetune")], out)
+        latok("export", *last, out / "model")
+    trained = [stage for stage in budget if stage != "fit"]
+    write_curves([folders[stage] / "log.jsonl" for stage in trained], out)
     if options.held_out:
         latok("evaluate", options.held_out, "--model", out / "model")
 
