@@ -1,6 +1,7 @@
 """The examples and the README do what they say, with the bundled model."""
 
 import re
+import runpy
 import subprocess
 import sys
 from itertools import pairwise
@@ -9,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from models import tone
 
 from tokenizer import load_tokenizer
 from tokenizer.audio import write_audio
 from tokenizer.demo import EXAMPLE
-from tokenizer.metrics import quality
+from tokenizer.metrics import mel_distance, quality
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -50,6 +52,18 @@ def test_bundled_model_gets_better_with_every_rate():
 def test_bundled_model_is_small_and_half_precision():
     folder = ROOT / "tokenizer" / "pretrained" / "base-44khz"
     assert sum(p.stat().st_size for p in folder.iterdir()) < 40e6
+
+
+def test_bands_of_the_mel_distance_add_up_to_it():
+    errors = runpy.run_path(str(ROOT / "examples" / "mel_by_band.py"))["errors"]
+    target, estimate = (
+        tone(1.0, rate=44_100, channels=2),
+        tone(1.0, rate=44_100, channels=2, seed=1),
+    )
+    whole = mel_distance(torch.from_numpy(estimate), torch.from_numpy(target), 44_100)
+    found = errors(estimate, target, 44_100)
+    assert found[..., 0].sum() == pytest.approx(whole, rel=1e-5)
+    np.testing.assert_allclose(found[..., 1].sum(1), 1.0)
 
 
 @pytest.mark.slow
