@@ -341,7 +341,7 @@ def run(
             # Losses are of the crops of all processes.
             means = _over_processes(accelerator, means, "mean")
             means |= {"train/learning_rate": rate, "train/skipped": skipped}
-            means |= _over_processes(accelerator, {"train/unreadable": unreadable}, "sum")
+            means |= _over_processes(accelerator, {"train/unreadable": float(unreadable)}, "sum")
             means["train/steps_per_second"] = count / max(now - logged, 1e-9)
             if log is not None:
                 log.write(state.step, means)
