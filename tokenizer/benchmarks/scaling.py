@@ -55,7 +55,7 @@ def measure(
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     last = [line for line in lines if "train/loss" in line][-1]
     return {
-        "processes": processes,
+        "processes": float(processes),
         "crops a second": last["train/steps_per_second"] * options.crops,
         "loss": last["train/loss"],
     }
