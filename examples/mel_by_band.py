@@ -3,9 +3,9 @@
     python examples/mel_by_band.py CLIPS [--model MODEL] [--codebooks 24 16 10 3]
 
 The mel distance is a sum over seven window lengths of the mean error of log10 magnitudes over mel
-bins and frames. The first table splits it by the frequency of the bins; the second says how far off
-a bin is there on average, beside noise in place of other noise of the same level: a decoder that
-knows nothing but the spectrum.
+bins and frames. The first table splits it by the frequency of the bins, the third by window; the
+second says how far off a bin is on average. The last row is noise in place of other noise of the
+same level: a decoder that knows nothing but the spectrum.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def errors(estimate: np.ndarray, target: np.ndarray, rate: int) -> np.ndarray:
 
 
 def main() -> None:
-    """Measures and prints both tables."""
+    """Measures and prints the tables."""
     parser = argparse.ArgumentParser(description="Where the mel distance comes from.")
     parser.add_argument("audio", help="folder of clips")
     parser.add_argument("--model", help="tokenizer; default: the bundled one")
