@@ -344,6 +344,8 @@ def test_finetuning_the_continuous_decoder_changes_it_only(audio, tmp_path):
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
     with pytest.raises(ValueError, match='"finetuned" or "continuous", got \'both\''):
         FinetuneConfig(decoder="both")
+    with pytest.raises(ValueError, match="continue_finetuned"):
+        FinetuneConfig(decoder="continuous", continue_finetuned=True)
 
 
 def test_refusals(audio, tmp_path):

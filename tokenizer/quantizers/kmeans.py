@@ -18,7 +18,7 @@ _BLOCK_SCORES = 2**18
 # Of many points, k-means looks at so many a centroid first (or at `_FEWEST`), then at four times as
 # many, and so on.
 _POINTS_EACH, _FEWEST = 64, 2**16
-_MORE_PASSES, _LAST_PASSES = 3, 1
+_MORE_PASSES = 3
 
 
 def block_rows(codebook_size: int) -> int:
@@ -175,7 +175,7 @@ def _schedule(total: int, k: int, iterations: int) -> list[tuple[int, int]]:
     while 2 * size <= total:
         sizes.append((size, iterations if not sizes else _MORE_PASSES))
         size *= 4
-    return [*sizes, (total, min(iterations, _LAST_PASSES) if sizes else iterations)]
+    return [*sizes, (total, 1 if sizes else iterations)]
 
 
 def _lloyd(

@@ -43,6 +43,8 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         if self.decoder not in ("finetuned", "continuous"):
             raise ValueError(f'decoder must be "finetuned" or "continuous", got {self.decoder!r}.')
+        if self.decoder == "continuous" and self.continue_finetuned:
+            raise ValueError("continue_finetuned is for the finetuned decoder, not the continuous.")
         if self.min_codebooks < 1:
             raise ValueError(f"min_codebooks must be at least 1, got {self.min_codebooks}.")
 
