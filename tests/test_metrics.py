@@ -5,7 +5,7 @@ import pytest
 import scipy.signal
 import torch
 
-from tokenizer.losses import MelDistance, waveform_distortion
+from tokenizer.losses import MelDistance, band_energy_distance, waveform_distortion
 from tokenizer.metrics import (
     code_use,
     log_spectral_distance,
@@ -132,3 +132,31 @@ def test_code_use_of_known_codes():
     codes = np.array([[0, 0], [1, 0], [2, 0], [3, 0]])
     use = code_use(codes, (4, 4))
     assert use == {"utilization": (1 + 0.25) / 2, "entropy": 1.0, "perplexity": 2.5}
+
+
+def test_band_energy_distance_is_the_level_in_decades_at_two_resolutions():
+    target = torch.from_numpy(noise(0))[None]
+    assert float(band_energy_distance(target, target, RATE)) == 0
+    halved = band_energy_distance(target / 2, target, RATE)
+    assert float(halved) == pytest.approx(2 * math.log10(2), rel=1e-4)
+    # Whatever the length: shorter than a window, and than the frames that are averaged.
+    for length in (1, 100, 1500):
+        short = target[..., :length]
+        assert float(band_energy_distance(short / 2, short, RATE)) == pytest.approx(
+            float(halved), rel=1e-4
+        )
+    # An item's distance does not depend on the others.
+    pair = torch.cat([target, target]), torch.cat([target / 2, target * 0.9])
+    each = band_energy_distance(pair[1], pair[0], RATE)
+    assert float(each[0]) == pytest.approx(float(halved), rel=1e-5)
+
+
+def test_energy_asks_for_noise_as_loud_as_the_original_and_the_mel_distance_for_less():
+    target, other = (torch.from_numpy(noise(seed))[None] for seed in (0, 1))
+    gains = torch.linspace(0.7, 1.3, 25)
+    mel = MelDistance(RATE)
+    by_mel = [float(mel(other * g, target)) for g in gains]
+    by_energy = [float(band_energy_distance(other * g, target, RATE)) for g in gains]
+    level = float(target.std() / other.std())
+    assert float(gains[np.argmin(by_energy)]) == pytest.approx(level, abs=0.03)
+    assert np.argmin(by_mel) <= np.argmin(by_energy)
