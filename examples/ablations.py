@@ -111,6 +111,12 @@ TRAINED: dict[str, dict[str, Variant]] = {
     "mel_weight": {
         f"mel weight {w:g}": Variant(losses={"mel_weight": w}) for w in (0.3, 3.0, 10.0)
     },
+    "envelope": {
+        "16 envelope latents": Variant(sizes={"envelope_dim": 16}),
+        "16 envelope latents, mel weight 4, energy weight 5": Variant(
+            sizes={"envelope_dim": 16}, losses={"mel_weight": 4.0, "energy_weight": 5.0}
+        ),
+    },
     "adversarial": {
         "adversarial": Variant(
             adversarial=AdversarialConfig(

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import TypeCheckError
 
-from tokenizer.autoencoders.lapped import LappedAutoencoder, LappedConfig
+from tokenizer.autoencoders.lapped import LappedAutoencoder, LappedConfig, LevelStatistics
 from tokenizer.model import LatentTokenizer
 from tokenizer.quantizers.residual import ResidualVectorQuantizer
 from tokenizer.quantizers.sources import TensorSource
@@ -15,6 +15,11 @@ from tokenizer.quantizers.sources import TensorSource
 REFUSED = (ValueError, TypeCheckError)
 
 RATE, HOP, DIM, CODEBOOKS, ENTRIES = 8000, 80, 8, 4, 16
+
+
+def flat_levels(hop: int) -> LevelStatistics:
+    """Statistics of no audio in particular."""
+    return LevelStatistics(torch.zeros(hop), torch.eye(hop) + 0.5)
 
 
 def make_autoencoder() -> LappedAutoencoder:

@@ -3,8 +3,13 @@ import torch
 from models import make_autoencoder
 
 from tokenizer.autoencoders import build_autoencoder
-from tokenizer.autoencoders.lapped import LappedAutoencoder, LappedConfig
-from tokenizer.spectral import mdct
+from tokenizer.autoencoders.lapped import (
+    LappedAutoencoder,
+    LappedConfig,
+    LevelStatistics,
+    log_magnitudes,
+)
+from tokenizer.spectral import imdct, mdct
 from tokenizer.tiling import decode_tiles, encode_tiles
 
 CONFIG = LappedConfig(
@@ -155,6 +160,44 @@ def test_without_the_linear_path():
     model.initialize(torch.eye(20))
     assert not any("linear" in name for name in model.state_dict())
     assert model.decoder(model.encoder(signal(100))).shape == (1, 1, 100)
+
+
+@torch.inference_mode()
+def test_envelope_latents_carry_the_levels_that_the_linear_path_loses():
+    # Noise whose upper half comes and goes: 8 latents for the waveform of 20 coefficients.
+    hop, frames = CONFIG.hop_length, 1000
+    generator = torch.Generator().manual_seed(0)
+    loud = torch.rand(frames // 50, 1, generator=generator).repeat_interleave(50, 0) * 4
+    c = torch.randn(frames, hop, generator=generator) * torch.tensor([1.0] * 8 + [0.1] * 12)
+    c[:, 8:] *= (loud - 2).exp()
+    x = imdct(c)[None, None]
+    gain = x.square().mean().sqrt()
+    levels = log_magnitudes(mdct(x[0] / gain, hop)[0]).double()
+    statistics = LevelStatistics(levels.mean(0), levels.T.cov())
+    c = mdct(x[0] / gain, hop)[0]
+    model = make(latent_dim=12, envelope_dim=4)
+    model.initialize(c.T @ c / len(c), statistics)
+    for head in (model.encoder.head, model.decoder.head):
+        head.weight.zero_()
+    z = model.encoder(x / gain)[0].T
+    # The decoder's magnitudes, and what they are of.
+    said = model.decoder.envelope(z)[25::50, 8:].mean(1)
+    heard = (c[25::50, 8:].square().mean(1) + 1e-9).log() / 2
+    agreement = torch.corrcoef(torch.stack([said, heard]))[0, 1]
+    assert float(agreement) > 0.9
+    assert float(said.mean()) == pytest.approx(float(heard.mean()), abs=0.7)
+    # The waveform has the first 8 latents to itself.
+    assert model.encoder.linear.weight[8:].abs().max() == 0
+    assert model.encoder.envelope.weight[:8].abs().max() == 0
+
+
+def test_envelope_latents_need_levels_and_room():
+    with pytest.raises(ValueError, match="give levels"):
+        make(envelope_dim=4).initialize(torch.eye(20))
+    with pytest.raises(ValueError, match="envelope_dim is 12: it must be less than latent_dim, 12"):
+        make(envelope_dim=12)
+    with pytest.raises(ValueError, match="needs the linear path"):
+        make(envelope_dim=4, linear_path=False)
 
 
 def test_config_round_trip_and_refusals():

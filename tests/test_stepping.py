@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import CODEBOOKS, HOP, RATE, REFUSED, make_tokenizer, tone
+from models import CODEBOOKS, HOP, RATE, REFUSED, flat_levels, make_tokenizer, tone
 
 from tokenizer.autoencoders.lapped import LappedAutoencoder, LappedConfig
 from tokenizer.model import LatentTokenizer
@@ -23,9 +23,10 @@ def models(kind: str) -> LatentTokenizer:
     if kind in ("plain", "beam"):
         return tokenizer
     torch.manual_seed(1)
-    config = tokenizer.config.autoencoder | {"lookahead": int(kind)}
+    # One with envelope latents, one without.
+    config = tokenizer.config.autoencoder | {"lookahead": int(kind), "envelope_dim": 3 * int(kind)}
     live = LappedAutoencoder.from_config({k: v for k, v in config.items() if k != "kind"})
-    live.initialize(torch.diag(torch.linspace(2, 0.01, HOP)))
+    live.initialize(torch.diag(torch.linspace(2, 0.01, HOP)), flat_levels(HOP))
     with torch.no_grad():  # the networks start near zero: give them something to do
         torch.nn.init.normal_(live.encoder.head.weight, std=0.3)
         torch.nn.init.normal_(live.decoder.head.weight, std=0.3)
@@ -252,6 +253,8 @@ def test_bad_chunks_are_refused():
 
 def test_the_field_is_in_the_configuration_only_where_it_is_used():
     assert "lookahead" not in models("plain").config.autoencoder
+    assert "envelope_dim" not in models("0").config.autoencoder
     assert models("1").config.autoencoder["lookahead"] == 1
+    assert models("1").config.autoencoder["envelope_dim"] == 3
     with pytest.raises(ValueError, match="lookahead must be at least 0, got -1"):
         LappedConfig(8000, 20, 6, 12, 2, 12, 2, lookahead=-1)

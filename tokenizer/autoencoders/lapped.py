@@ -29,6 +29,8 @@ from tokenizer.stepping import Agreements
 # Gates are bounded: exp(7) restores any bin that the linear path lost, exp(-14) is below 24-bit
 # silence.
 _MIN_GATE, _MAX_GATE = -14.0, 7.0
+# What `log_magnitudes` makes of natural logarithms.
+_LOG_SCALE, _LOG_OFFSET = 3.0, 1.5
 
 
 @dataclass(frozen=True)
@@ -63,15 +65,34 @@ class LappedConfig:
     kernel_size: int = 7
     linear_path: bool = True
     lookahead: int | None = None
+    envelope_dim: int = 0
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            least = 0 if field.name == "lookahead" else 1
+            least = 0 if field.name in ("lookahead", "envelope_dim") else 1
             if value is not None and not isinstance(value, bool) and value < least:
                 raise ValueError(
                     f"LappedConfig.{field.name} must be at least {least}, got {value}."
                 )
+        if self.envelope_dim and not (self.linear_path and self.envelope_dim < self.latent_dim):
+            raise ValueError(
+                f"LappedConfig.envelope_dim is {self.envelope_dim}: it must be less than "
+                f"latent_dim, {self.latent_dim}, and needs the linear path."
+            )
+
+
+def log_magnitudes(c: Float[Tensor, "*B T M"]) -> Float[Tensor, "*B T M"]:
+    """Logarithms of the magnitudes behind MDCT coefficients, scaled to about -2 to 2.
+
+    One coefficient fluctuates with phase; with its neighbours' difference, which stands in for the
+    missing sine part, it gives a steady magnitude (the pseudo-spectrum of Daudet and Sandler,
+    2004).
+    """
+    sine = torch.nn.functional.pad(c, (1, 1))
+    sine = sine[..., 2:] - sine[..., :-2]
+    magnitude = (c.square() + sine.square()).clamp(min=1e-10).sqrt()
+    return torch.log(magnitude + 1e-5) / _LOG_SCALE + _LOG_OFFSET
 
 
 class LappedEncoder(Encoder):
@@ -84,6 +105,10 @@ class LappedEncoder(Encoder):
             nn.Linear(config.hop_length, config.latent_dim, bias=False)
             if config.linear_path
             else None
+        )
+        # Of the log magnitudes: the other half of what the decoder is told without a network.
+        self.envelope = (
+            nn.Linear(config.hop_length, config.latent_dim) if config.envelope_dim else None
         )
         self.backbone = Backbone(
             2 * config.hop_length,
@@ -107,19 +132,11 @@ class LappedEncoder(Encoder):
 
     @staticmethod
     def features(c: Float[Tensor, "*B T M"]) -> Float[Tensor, "*B T features"]:
-        """What the network sees of the MDCT: companded coefficients and log magnitudes.
-
-        One MDCT coefficient fluctuates with phase; with its neighbours' difference, which stands in
-        for the missing sine part, it gives a steady magnitude (the pseudo-spectrum of Daudet and
-        Sandler, 2004).
-        """
-        sine = torch.nn.functional.pad(c, (1, 1))
-        sine = sine[..., 2:] - sine[..., :-2]
-        magnitude = (c.square() + sine.square()).clamp(min=1e-10).sqrt()
+        """What the network sees of the MDCT: companded coefficients and log magnitudes."""
         # asinh(30 c): torch's own takes eight times as long as these few passes.
         x = c * 30
         companded = x.sign() * torch.log(x.abs() + (x.square() + 1).sqrt())
-        return torch.cat([companded / 3, torch.log(magnitude + 1e-5) / 3 + 1.5], dim=-1)
+        return torch.cat([companded / 3, log_magnitudes(c)], dim=-1)
 
     def linear_path(self, c: Float[Tensor, "*B T M"]) -> Float[Tensor, "*B T D"]:
         """The linear path's part of the latents; zero without it."""
@@ -127,7 +144,8 @@ class LappedEncoder(Encoder):
             return c.new_zeros(*c.shape[:-1], self.head.out_features)
         # It carries the waveform: bfloat16 would cost it its precision.
         with torch.autocast(c.device.type, enabled=False):
-            return self.linear(c)
+            z = self.linear(c)
+            return z if self.envelope is None else z + self.envelope(log_magnitudes(c))
 
     def forward(self, audio: Float[Tensor, "B 1 N"]) -> Float[Tensor, "B D T"]:
         """Encodes, over the batch's own deviation in training mode, else the running one."""
@@ -172,6 +190,9 @@ class LappedDecoder(Decoder):
             config.kernel_size,
             config.lookahead,
         )
+        self.envelope = (
+            nn.Linear(config.latent_dim, config.hop_length) if config.envelope_dim else None
+        )
         # How noisy the latents are decides how far to trust each of them.
         self.noise_embedding = nn.Sequential(
             nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, config.decoder_width)
@@ -180,7 +201,8 @@ class LappedDecoder(Decoder):
         nn.init.normal_(self.head.weight, std=1e-2)
         with torch.no_grad():
             gate = 0.0 if config.linear_path else _MIN_GATE
-            magnitude = -5.0 if config.linear_path else -2.0
+            # The envelope path says how large it is, where there is one.
+            magnitude = 0.0 if config.envelope_dim else -5.0 if config.linear_path else -2.0
             bias = torch.tensor([gate, magnitude, 0.0]).repeat_interleave(config.hop_length)
             self.head.bias.copy_(bias)
         # One more frame than the network sees: a block of samples overlaps with the next frame.
@@ -207,6 +229,9 @@ class LappedDecoder(Decoder):
     ) -> Float[Tensor, "*B T M"]:
         """MDCT coefficients of what the network says of latents, and of these themselves."""
         gate, magnitude, shape = self.head(h).float().chunk(3, dim=-1)
+        if self.envelope is not None:
+            with torch.autocast(z.device.type, enabled=False):
+                magnitude = magnitude + self.envelope(z.float())
         c = magnitude.clamp(_MIN_GATE, _MAX_GATE).exp() * shape.tanh()
         if self.linear is not None:
             with torch.autocast(z.device.type, enabled=False):
@@ -216,6 +241,14 @@ class LappedDecoder(Decoder):
     def stepper(self, noise_level: float) -> DecoderStepper:
         """See `Decoder.stepper`."""
         return DecoderStepper(self, noise_level, self._agreed)
+
+
+@dataclass(frozen=True)
+class LevelStatistics:
+    """Mean and covariance of `log_magnitudes` of audio of root mean square 1."""
+
+    mean: Float[Tensor, " M"]
+    covariance: Float[Tensor, "M M"]
 
 
 class LappedAutoencoder(Autoencoder):
@@ -243,10 +276,12 @@ class LappedAutoencoder(Autoencoder):
         return (num_frames - 1) * self.hop_length
 
     def to_config(self) -> dict[str, Any]:
-        """The fields of `LappedConfig`; `lookahead` where it is not None, as it came later."""
+        """The fields of `LappedConfig`; those that came later only where they say something."""
         config = asdict(self.config)
         if self.config.lookahead is None:
             del config["lookahead"]
+        if not self.config.envelope_dim:
+            del config["envelope_dim"]
         return config
 
     @classmethod
@@ -258,7 +293,9 @@ class LappedAutoencoder(Autoencoder):
             raise ValueError(f"Not a configuration of the lapped autoencoder: {error}.") from None
 
     @torch.no_grad()
-    def initialize(self, covariance: Float[Tensor, "M M"]) -> None:
+    def initialize(
+        self, covariance: Float[Tensor, "M M"], levels: LevelStatistics | None = None
+    ) -> None:
         """Makes the linear path a principal component analysis.
 
         The components' standard deviations are shared half and half between encoder and decoder,
@@ -267,17 +304,61 @@ class LappedAutoencoder(Autoencoder):
 
         Args:
             covariance: Second moments of the MDCT coefficients of audio of root mean square 1.
+            levels: Of the same audio; needed for envelope latents.
+
+        Raises:
+            ValueError: If there are envelope latents and no levels.
         """
         assert isinstance(self.encoder, LappedEncoder)
         assert isinstance(self.decoder, LappedDecoder)
         encode, decode = self.encoder.linear, self.decoder.linear
         if encode is None or decode is None:
             return
-        values, vectors = torch.linalg.eigh(covariance.double())
-        basis = vectors.flip(-1)[:, : self.latent_dim].T
-        deviation = values.flip(-1)[: self.latent_dim].clamp(min=1e-12).sqrt()
-        scale = deviation.mean().sqrt()
-        root = deviation.sqrt()
-        encode.weight.copy_(basis / root[:, None] / scale)
-        decode.weight.copy_(basis.T * root * scale)
+        first = self.latent_dim - self.config.envelope_dim
+        basis, root, scale = _components(covariance, first)
+        encode.weight.zero_()
+        decode.weight.zero_()
+        encode.weight[:first] = basis / root[:, None] / scale
+        decode.weight[:, :first] = basis.T * root * scale
         self.encoder.latent_scale.fill_(1.0)
+        if self.config.envelope_dim:
+            if levels is None:
+                raise ValueError("Envelope latents begin with the levels' statistics: give levels.")
+            total = covariance.double()
+            kept = ((total @ basis.T) * basis.T).sum(1) / total.diagonal().clamp(min=1e-12)
+            self._initialize_envelope(levels, (1 - kept).clamp(1e-6, 1))
+
+    def _initialize_envelope(self, levels: LevelStatistics, lost: Float[Tensor, " M"]) -> None:
+        """Makes the last latents principal components of the log spectrum.
+
+        A bin counts by the share of its energy that the linear path has lost, and octaves count
+        alike. The decoder begins with the most likely level of what is lost.
+        """
+        encode, decode = self.encoder.envelope, self.decoder.envelope
+        assert isinstance(encode, nn.Linear)
+        assert isinstance(decode, nn.Linear)
+        weight = lost * torch.arange(1, len(lost) + 1, device=lost.device).rsqrt()
+        mean, covariance = levels.mean.double(), levels.covariance.double()
+        basis, root, scale = _components(
+            weight[:, None] * covariance * weight, self.config.envelope_dim
+        )
+        analysis = basis * weight / root[:, None] / scale
+        shared = covariance @ analysis.T
+        for layer in (encode, decode):
+            layer.weight.zero_()
+            layer.bias.zero_()
+        first = self.latent_dim - self.config.envelope_dim
+        encode.weight[first:] = analysis
+        encode.bias[first:] = -analysis @ mean
+        decode.weight[:, first:] = shared @ torch.linalg.inv(analysis @ shared) * _LOG_SCALE
+        decode.bias.copy_((mean - _LOG_OFFSET) * _LOG_SCALE + lost.log() / 2)
+
+
+def _components(
+    covariance: Float[Tensor, "M M"], count: int
+) -> tuple[Float[Tensor, "count M"], Float[Tensor, " count"], Float[Tensor, ""]]:
+    """Principal components, the roots of their deviations, and the scale that makes them one."""
+    values, vectors = torch.linalg.eigh(covariance.double())
+    basis = vectors.flip(-1)[:, :count].T
+    deviation = values.flip(-1)[:count].clamp(min=1e-12).sqrt()
+    return basis, deviation.sqrt(), deviation.mean().sqrt()

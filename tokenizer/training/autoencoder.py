@@ -10,9 +10,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tokenizer.autoencoders.lapped import LappedAutoencoder
+from tokenizer.autoencoders.lapped import (
+    LappedAutoencoder,
+    LevelStatistics,
+    log_magnitudes,
+)
 from tokenizer.data import Augmentation, Clip, CropDataset, crop_batches, crop_datasets
-from tokenizer.losses import MEL_WINDOWS, MelDistance, waveform_distortion
+from tokenizer.losses import (
+    MEL_WINDOWS,
+    MelDistance,
+    band_energy_distance,
+    waveform_distortion,
+)
 from tokenizer.spectral import mdct
 from tokenizer.training.adversarial import AdversarialConfig, Adversary, make_adversary
 from tokenizer.training.loop import LoopConfig, item_generators, num_processes, run
@@ -25,6 +34,7 @@ class ReconstructionConfig:
     Attributes:
         mel_weight: Of the multi-scale mel distance.
         waveform_weight: Of the waveform distortion, in units of 10 dB.
+        energy_weight: Of the distance of band energies. Without it, noise comes out too quiet.
         mel_scales_per_step: How many of the seven scales, drawn at random, each step computes.
         noise_range: Latents get Gaussian noise of standard deviation ``max(0, U(*noise_range))``,
             drawn per crop. It makes the encoder spend variance where it matters, which is what a
@@ -33,6 +43,7 @@ class ReconstructionConfig:
 
     mel_weight: float = 1.0
     waveform_weight: float = 1.0
+    energy_weight: float = 0.0
     mel_scales_per_step: int = 3
     noise_range: tuple[float, float] = (-0.15, 0.65)
 
@@ -48,12 +59,16 @@ def reconstruction_losses(
     config: ReconstructionConfig,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """The spectral losses that stages 1 and 3 share: mel, waveform and their weighted sum."""
+    """The losses that stages 1 and 3 share: mel, waveform, energy and their weighted sum."""
     order = torch.randperm(len(mel.scales), generator=generator).tolist()
     distance = mel(estimate, target, scales=order[: config.mel_scales_per_step]).mean()
     distortion = waveform_distortion(estimate, target).mean()
     total = config.mel_weight * distance + config.waveform_weight * distortion
-    return {"loss": total, "mel": distance, "waveform": distortion}
+    found = {"mel": distance, "waveform": distortion}
+    if config.energy_weight > 0:
+        found["energy"] = band_energy_distance(estimate, target, mel.sampling_rate).mean()
+        total = total + config.energy_weight * found["energy"]
+    return {"loss": total} | found
 
 
 def item_noise(
@@ -164,16 +179,24 @@ class AutoencoderTask:
         return {name: value / len(self.held_out) for name, value in sums.items()}
 
 
-def mdct_covariance(dataset: CropDataset, hop_length: int, num_crops: int) -> Tensor:
-    """Second moments of the MDCT of normalised crops, for the PCA of the linear path."""
-    total = torch.zeros(hop_length, hop_length, dtype=torch.float64)
+@torch.no_grad()
+def initialize(autoencoder: LappedAutoencoder, crops: CropDataset, num_crops: int = 400) -> None:
+    """Begins the linear paths with the statistics of the first crops."""
+    hop = autoencoder.hop_length
+    energy, squares = (torch.zeros(hop, hop, dtype=torch.float64) for _ in range(2))
+    total = torch.zeros(hop, dtype=torch.float64)
     frames = 0
     for index in range(num_crops):
-        item = dataset[index]
-        c = mdct(item["audio"][0] / item["gain"], hop_length)
-        total += (c.T @ c).double()
+        item = crops[index]
+        c = mdct(item["audio"][0] / item["gain"], hop)
+        levels = log_magnitudes(c)
+        energy += (c.T @ c).double()
+        squares += (levels.T @ levels).double()
+        total += levels.sum(0).double()
         frames += len(c)
-    return total / frames
+    mean = total / frames
+    levels = LevelStatistics(mean, squares / frames - torch.outer(mean, mean))
+    autoencoder.initialize(energy / frames, levels)
 
 
 def train_autoencoder(
@@ -217,7 +240,7 @@ def train_autoencoder(
         num_held_out=num_held_out,
     )
     if not pretrained and not (out / "checkpoint").exists():
-        autoencoder.initialize(mdct_covariance(train, autoencoder.hop_length, 400))
+        initialize(autoencoder, train)
     adversary = make_adversary(adversarial, loop.mixed_precision, loop.seed)
     task = AutoencoderTask(autoencoder, train, held_out, losses, loop, adversary)
     description = {

@@ -26,7 +26,7 @@ from tokenizer.training.adversarial import AdversarialConfig, Adversary, make_ad
 from tokenizer.training.autoencoder import (
     AutoencoderTask,
     ReconstructionConfig,
-    mdct_covariance,
+    initialize,
     reconstruction_losses,
 )
 from tokenizer.training.loop import LoopConfig, item_generators, num_processes, run
@@ -177,7 +177,7 @@ def train_end_to_end(
     quantizer = make_quantizer(kind, autoencoder.latent_dim, config)
     if not (out / "checkpoint").exists():
         if not pretrained:
-            autoencoder.initialize(mdct_covariance(train, autoencoder.hop_length, 400))
+            initialize(autoencoder, train)
         source = crop_latents(autoencoder, train, _INITIAL_FRAMES)
         generator = torch.Generator().manual_seed(loop.seed)
         quantizer.fit(source, generator=generator, progress=progress)
