@@ -233,9 +233,13 @@ class Ablations:
         self.rows: list[tuple[str, dict[str, float]]] = []
         out.mkdir(parents=True, exist_ok=True)
 
+    def folder(self, name: str) -> Path:
+        """Where a row's results are."""
+        return self.out / "".join(c if c.isalnum() else "-" for c in name)
+
     def do(self, name: str, make: Callable[[Path], LatentTokenizer]) -> None:
         """One row: made and measured, or read if an earlier run got that far."""
-        folder = self.out / "".join(c if c.isalnum() else "-" for c in name)
+        folder = self.folder(name)
         result = folder / "result.json"
         if not result.exists():
             folder.mkdir(exist_ok=True)
@@ -261,7 +265,7 @@ class Ablations:
         """Stage 2 on the base representation, and standardization on one without noise too."""
         for base in ("base", "no latent noise"):
             variant = (TRAINED["base"] | TRAINED["noise"])[base]
-            folder = self.out / "".join(c if c.isalnum() else "-" for c in base)
+            folder = self.folder(base)
             changes: list[dict[str, Any]] = [
                 {"standardization": mode} for mode in ("scalar", "channel", "whiten", "decoder")
             ]
@@ -280,14 +284,26 @@ class Ablations:
 
     def finetuned(self) -> None:
         """Stage 3, with and without discriminators."""
-        base = self.out / "base"
-        for name, adversarial in (
-            ("base, finetuned", None),
-            ("base, finetuned, adversarial", TRAINED["adversarial"]["adversarial"].adversarial),
+        envelope = "16 envelope latents"
+        for name, of, variant, adversarial in (
+            ("base, finetuned", "base", Variant(), None),
+            (f"{envelope}, finetuned", envelope, TRAINED["envelope"][envelope], None),
+            (
+                "base, finetuned, adversarial",
+                "base",
+                Variant(),
+                TRAINED["adversarial"]["adversarial"].adversarial,
+            ),
         ):
 
-            def make(folder: Path, a: AdversarialConfig | None = adversarial) -> LatentTokenizer:
-                tokenizer = train(Variant(), self.train, base, self.budget)
+            def make(
+                folder: Path,
+                of: str = of,
+                v: Variant = variant,
+                a: AdversarialConfig | None = adversarial,
+            ) -> LatentTokenizer:
+                base = self.folder(of)
+                tokenizer = train(v, self.train, base, self.budget)
                 tokenizer = fit(tokenizer, self.train, base, self.budget)
                 finetune_decoder(
                     tokenizer,

@@ -2,9 +2,9 @@
 
     python examples/train_bundled_model.py AUDIO --out DIR [--budget cpu-night] [--held-out CLIPS]
 
-It runs `latok train`, `latok fit`, `latok finetune` (thrice: a decoder of codes; then both decoders
-further, with more weight on the mel distance) and `latok export`, and prints each command before it
-does. Stopped and started again, it goes on where it was: in the middle of training too.
+It runs `latok train`, `latok fit`, `latok finetune` (twice: a decoder of codes; then the continuous
+one further, for the encoder as it is) and `latok export`, and prints each command before it does.
+Stopped and started again, it goes on where it was: in the middle of training too.
 ``DIR/model`` is the tokenizer. With ``--held-out`` it is measured on clips that are not in AUDIO,
 and ``DIR/curve.md`` and ``DIR/curve.png`` show quality against training time.
 
@@ -30,39 +30,34 @@ BUDGETS = {
         "fit": "--codebooks 4 --codebook-size 16 --iterations 2",
         "finetune": "--steps 2 --batch-size 2 --held-out 1",
         "latents": "--steps 2 --batch-size 2 --held-out 1",
-        "codes": "--steps 2 --batch-size 2 --held-out 1",
     },
     "cpu-hours": {
-        "train": f"--steps 8000 {_CPU}",
+        "train": f"--steps 4500 {_CPU}",
         "fit": "--max-frames 1000000",
-        "finetune": f"--steps 1600 {_CPU}",
-        "latents": f"--steps 800 {_CPU}",
-        "codes": f"--steps 800 {_CPU}",
+        "finetune": f"--steps 1200 {_CPU}",
+        "latents": f"--steps 1200 {_CPU}",
     },
     "cpu-night": {
         "train": f"--steps 32000 {_CPU}",
         "fit": "--max-frames 2000000",
         "finetune": f"--steps 6000 {_CPU}",
-        "latents": f"--steps 2000 {_CPU}",
-        "codes": f"--steps 2000 {_CPU}",
+        "latents": f"--steps 6000 {_CPU}",
     },
     "gpu": {
         "train": f"--steps 60000 {_GPU}",
         "fit": "--max-frames 2000000 --device cuda",
         "finetune": f"--steps 15000 {_GPU}",
-        "latents": f"--steps 5000 {_GPU}",
-        "codes": f"--steps 5000 {_GPU}",
+        "latents": f"--steps 10000 {_GPU}",
     },
 }
-_FURTHER = "--ema-decay 0.998 --warmup-steps 50"
+_STAGE3 = "--mel-weight 4 --energy-weight 2 --ema-decay 0.998 --warmup-steps 50"
 # What all budgets but the rehearsal share.
 SHARED = {
-    "train": "--preset base --mel-weight 2",
+    "train": "--preset base --mel-weight 2 --energy-weight 1",
     "fit": "--codebooks 24 --beam-width 4 --iterations 10 --max-points 500000"
     " --quantizer rvq:refinements=1",
-    "finetune": f"--mel-weight 3 {_FURTHER}",
-    "latents": f"--mel-weight 5 {_FURTHER}",
-    "codes": f"--mel-weight 6 {_FURTHER}",
+    "finetune": _STAGE3,
+    "latents": _STAGE3,
 }
 # Each goes on from the model of the stage before it.
 COMMANDS = {
@@ -70,7 +65,6 @@ COMMANDS = {
     "fit": "fit",
     "finetune": "finetune",
     "latents": "finetune --decoder continuous --noise-range -1 0.4",
-    "codes": "finetune --continue-finetuned",
 }
 
 

@@ -66,6 +66,13 @@ def test_bands_of_the_mel_distance_add_up_to_it():
     np.testing.assert_allclose(found[..., 1].sum(1), 1.0)
 
 
+def test_levels_that_are_halved_are_six_decibels_off():
+    level_errors = runpy.run_path(str(ROOT / "examples" / "mel_by_band.py"))["level_errors"]
+    noise = np.random.default_rng(0).normal(0, 0.1, (1, 22_050)).astype(np.float32)
+    found = level_errors(noise / 2, noise, 44_100)
+    np.testing.assert_allclose(found[:7], 20 * np.log10(2), atol=1e-3)
+
+
 @pytest.mark.slow
 def test_python_in_the_readme_runs(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)

@@ -31,13 +31,13 @@ def test_the_recipe_trains_and_goes_on_where_it_was(tmp_path, monkeypatch, capsy
     command = ["recipe", tmp_path / "audio", "--out", out, "--budget", "rehearsal"]
     monkeypatch.setattr(sys, "argv", [*map(str, command), "--held-out", str(tmp_path / "audio")])
     recipe.main()
-    assert stages == ["train", "fit", *3 * ["finetune"], "export", "evaluate"]
+    assert stages == ["train", "fit", *2 * ["finetune"], "export", "evaluate"]
     assert load_tokenizer(out / "model").num_codebooks == 4
     assert "| 0.00 | 4 |" in (out / "curve.md").read_text()
     assert (out / "curve.png").stat().st_size > 1000
     assert "4 codebooks" in capsys.readouterr().out
     recipe.main()
-    assert stages[7:] == ["evaluate"]
+    assert stages[6:] == ["evaluate"]
 
 
 def test_every_budget_is_a_command_line_that_the_stages_take(tmp_path):

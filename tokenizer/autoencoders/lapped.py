@@ -1,13 +1,15 @@
 """The bundled family: a linear lapped transform with networks around it.
 
     c  = mdct(x)
-    z  = W_e c + f(features(c))                            over one running standard deviation
-    c' = (W_d z) * exp(g1(z)) + exp(g2(z)) * tanh(g3(z))
+    z  = W_e c + V_e log|c| + f(features(c))               over one running standard deviation
+    c' = (W_d z) * exp(g1(z)) + exp(V_d z + g2(z)) * tanh(g3(z))
     x' = imdct(c')
 
-The linear path starts as a principal component analysis of ``c`` and is a good codec by itself
+The linear path W starts as a principal component analysis of ``c`` and is a good codec by itself
 before any training; the networks f and g start near zero and add what it lacks. The gates exp(g1),
-exp(g2) can shut a bin off, so that what is silent stays silent.
+exp(g2) can shut a bin off, so that what is silent stays silent. Where the configuration asks for
+envelope latents, the path V starts as a principal component analysis of the log spectrum: the
+level of what W leaves out, so that noise comes out as loud as it went in.
 """
 
 from __future__ import annotations

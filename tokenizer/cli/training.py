@@ -17,7 +17,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "base": {
         "sampling_rate": 44_100,
         "hop_length": 441,
-        "latent_dim": 96,
+        "latent_dim": 112,
+        "envelope_dim": 16,
         "encoder_width": 256,
         "encoder_depth": 5,
         "decoder_width": 320,
@@ -27,6 +28,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "sampling_rate": 16_000,
         "hop_length": 160,
         "latent_dim": 32,
+        "envelope_dim": 4,
         "encoder_width": 48,
         "encoder_depth": 2,
         "decoder_width": 64,
