@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from jaxtyping import TypeCheckError
 
-from tokenizer.autoencoders.lapped import LappedAutoencoder, LappedConfig, LevelStatistics
+from tokenizer.autoencoders.lapped import LappedAutoencoder, LappedConfig
+from tokenizer.autoencoders.lapped_paths import LevelStatistics
 from tokenizer.model import LatentTokenizer
 from tokenizer.quantizers.residual import ResidualVectorQuantizer
 from tokenizer.quantizers.sources import TensorSource

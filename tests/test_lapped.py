@@ -3,12 +3,8 @@ import torch
 from models import make_autoencoder
 
 from tokenizer.autoencoders import build_autoencoder
-from tokenizer.autoencoders.lapped import (
-    LappedAutoencoder,
-    LappedConfig,
-    LevelStatistics,
-    log_magnitudes,
-)
+from tokenizer.autoencoders.lapped import LappedAutoencoder, LappedConfig
+from tokenizer.autoencoders.lapped_paths import LevelStatistics, log_magnitudes
 from tokenizer.spectral import imdct, mdct
 from tokenizer.tiling import decode_tiles, encode_tiles
 

@@ -22,6 +22,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tokenizer.autoencoders.base import Autoencoder, Decoder, Encoder
+from tokenizer.autoencoders.lapped_paths import (
+    LevelStatistics,
+    envelope_paths,
+    log_magnitudes,
+    waveform_paths,
+)
 from tokenizer.autoencoders.lapped_steps import DecoderStepper, EncoderStepper
 from tokenizer.deviation import deviation
 from tokenizer.layers import Backbone
@@ -31,8 +37,6 @@ from tokenizer.stepping import Agreements
 # Gates are bounded: exp(7) restores any bin that the linear path lost, exp(-14) is below 24-bit
 # silence.
 _MIN_GATE, _MAX_GATE = -14.0, 7.0
-# What `log_magnitudes` makes of natural logarithms.
-_LOG_SCALE, _LOG_OFFSET = 3.0, 1.5
 
 
 @dataclass(frozen=True)
@@ -82,19 +86,6 @@ class LappedConfig:
                 f"LappedConfig.envelope_dim is {self.envelope_dim}: it must be less than "
                 f"latent_dim, {self.latent_dim}, and needs the linear path."
             )
-
-
-def log_magnitudes(c: Float[Tensor, "*B T M"]) -> Float[Tensor, "*B T M"]:
-    """Logarithms of the magnitudes behind MDCT coefficients, scaled to about -2 to 2.
-
-    One coefficient fluctuates with phase; with its neighbours' difference, which stands in for the
-    missing sine part, it gives a steady magnitude (the pseudo-spectrum of Daudet and Sandler,
-    2004).
-    """
-    sine = torch.nn.functional.pad(c, (1, 1))
-    sine = sine[..., 2:] - sine[..., :-2]
-    magnitude = (c.square() + sine.square()).clamp(min=1e-10).sqrt()
-    return torch.log(magnitude + 1e-5) / _LOG_SCALE + _LOG_OFFSET
 
 
 class LappedEncoder(Encoder):
@@ -245,14 +236,6 @@ class LappedDecoder(Decoder):
         return DecoderStepper(self, noise_level, self._agreed)
 
 
-@dataclass(frozen=True)
-class LevelStatistics:
-    """Mean and covariance of `log_magnitudes` of audio of root mean square 1."""
-
-    mean: Float[Tensor, " M"]
-    covariance: Float[Tensor, "M M"]
-
-
 class LappedAutoencoder(Autoencoder):
     """The bundled autoencoder: see the module's docstring and `LappedConfig`."""
 
@@ -317,50 +300,22 @@ class LappedAutoencoder(Autoencoder):
         if encode is None or decode is None:
             return
         first = self.latent_dim - self.config.envelope_dim
-        basis, root, scale = _components(covariance, first)
+        start = waveform_paths(covariance, first)
         encode.weight.zero_()
         decode.weight.zero_()
-        encode.weight[:first] = basis / root[:, None] / scale
-        decode.weight[:, :first] = basis.T * root * scale
+        encode.weight[:first] = start.analysis
+        decode.weight[:, :first] = start.synthesis
         self.encoder.latent_scale.fill_(1.0)
-        if self.config.envelope_dim:
-            if levels is None:
-                raise ValueError("Envelope latents begin with the levels' statistics: give levels.")
-            total = covariance.double()
-            kept = ((total @ basis.T) * basis.T).sum(1) / total.diagonal().clamp(min=1e-12)
-            self._initialize_envelope(levels, (1 - kept).clamp(1e-6, 1))
-
-    def _initialize_envelope(self, levels: LevelStatistics, lost: Float[Tensor, " M"]) -> None:
-        """Makes the last latents principal components of the log spectrum.
-
-        A bin counts by the share of its energy that the linear path has lost, and octaves count
-        alike. The decoder begins with the most likely level of what is lost.
-        """
-        encode, decode = self.encoder.envelope, self.decoder.envelope
-        assert isinstance(encode, nn.Linear)
-        assert isinstance(decode, nn.Linear)
-        weight = lost * torch.arange(1, len(lost) + 1, device=lost.device).rsqrt()
-        mean, covariance = levels.mean.double(), levels.covariance.double()
-        basis, root, scale = _components(
-            weight[:, None] * covariance * weight, self.config.envelope_dim
-        )
-        analysis = basis * weight / root[:, None] / scale
-        shared = covariance @ analysis.T
-        for layer in (encode, decode):
-            layer.weight.zero_()
-            layer.bias.zero_()
-        first = self.latent_dim - self.config.envelope_dim
-        encode.weight[first:] = analysis
-        encode.bias[first:] = -analysis @ mean
-        decode.weight[:, first:] = shared @ torch.linalg.inv(analysis @ shared) * _LOG_SCALE
-        decode.bias.copy_((mean - _LOG_OFFSET) * _LOG_SCALE + lost.log() / 2)
-
-
-def _components(
-    covariance: Float[Tensor, "M M"], count: int
-) -> tuple[Float[Tensor, "count M"], Float[Tensor, " count"], Float[Tensor, ""]]:
-    """Principal components, the roots of their deviations, and the scale that makes them one."""
-    values, vectors = torch.linalg.eigh(covariance.double())
-    basis = vectors.flip(-1)[:, :count].T
-    deviation = values.flip(-1)[:count].clamp(min=1e-12).sqrt()
-    return basis, deviation.sqrt(), deviation.mean().sqrt()
+        levels_in, levels_out = self.encoder.envelope, self.decoder.envelope
+        if levels_in is None or levels_out is None:
+            return
+        if levels is None:
+            raise ValueError("Envelope latents begin with the levels' statistics: give levels.")
+        envelope = envelope_paths(levels, start.lost, self.config.envelope_dim)
+        levels_in.weight.zero_()
+        levels_in.bias.zero_()
+        levels_out.weight.zero_()
+        levels_in.weight[first:] = envelope.analysis
+        levels_in.bias[first:] = -envelope.analysis @ levels.mean.double()
+        levels_out.weight[:, first:] = envelope.synthesis
+        levels_out.bias.copy_(envelope.level)

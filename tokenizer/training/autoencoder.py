@@ -10,11 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tokenizer.autoencoders.lapped import (
-    LappedAutoencoder,
-    LevelStatistics,
-    log_magnitudes,
-)
+from tokenizer.autoencoders.lapped import LappedAutoencoder
+from tokenizer.autoencoders.lapped_paths import LevelStatistics, log_magnitudes
 from tokenizer.data import Augmentation, Clip, CropDataset, crop_batches, crop_datasets
 from tokenizer.losses import (
     MEL_WINDOWS,

@@ -1,0 +1,101 @@
+"""What the linear paths of the bundled family begin as: principal components of audio's MDCT."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+# Of natural logarithms, in `log_magnitudes`.
+_SCALE, _OFFSET = 3.0, 1.5
+
+
+def log_magnitudes(c: Float[Tensor, "*B T M"]) -> Float[Tensor, "*B T M"]:
+    """Logarithms of the magnitudes behind MDCT coefficients, scaled to about -2 to 2.
+
+    One coefficient fluctuates with phase; with its neighbours' difference, which stands in for the
+    missing sine part, it gives a steady magnitude (the pseudo-spectrum of Daudet and Sandler,
+    2004).
+    """
+    sine = torch.nn.functional.pad(c, (1, 1))
+    sine = sine[..., 2:] - sine[..., :-2]
+    magnitude = (c.square() + sine.square()).clamp(min=1e-10).sqrt()
+    return torch.log(magnitude + 1e-5) / _SCALE + _OFFSET
+
+
+@dataclass(frozen=True)
+class LevelStatistics:
+    """Mean and covariance of `log_magnitudes` of audio of root mean square 1."""
+
+    mean: Float[Tensor, " M"]
+    covariance: Float[Tensor, "M M"]
+
+
+@dataclass(frozen=True)
+class WaveformPaths:
+    """Coefficients to latents and back.
+
+    Attributes:
+        analysis: ``[D, M]``.
+        synthesis: ``[M, D]``.
+        lost: Share of each bin's energy that does not come back.
+    """
+
+    analysis: Float[Tensor, "D M"]
+    synthesis: Float[Tensor, "M D"]
+    lost: Float[Tensor, " M"]
+
+
+def waveform_paths(covariance: Float[Tensor, "M M"], count: int) -> WaveformPaths:
+    """The first components of MDCT coefficients.
+
+    Their standard deviations are shared half and half between analysis and synthesis, so that the
+    latents that matter more have more variance, and all together have standard deviation 1.
+    """
+    basis, root, scale = _components(covariance.double(), count)
+    energy = covariance.double()
+    kept = ((energy @ basis.T) * basis.T).sum(1) / energy.diagonal().clamp(min=1e-12)
+    return WaveformPaths(
+        basis / root[:, None] / scale, basis.T * root * scale, (1 - kept).clamp(1e-6, 1)
+    )
+
+
+@dataclass(frozen=True)
+class EnvelopePaths:
+    """Log magnitudes to latents, and latents to natural logarithms of what is lost.
+
+    Attributes:
+        analysis: ``[D, M]``, of magnitudes less their mean.
+        synthesis: ``[M, D]``.
+        level: Logarithm of what is lost where all latents are zero.
+    """
+
+    analysis: Float[Tensor, "D M"]
+    synthesis: Float[Tensor, "M D"]
+    level: Float[Tensor, " M"]
+
+
+def envelope_paths(levels: LevelStatistics, lost: Float[Tensor, " M"], count: int) -> EnvelopePaths:
+    """The first components of log magnitudes, and the most likely magnitudes given these.
+
+    A bin counts by the share of its energy that is `WaveformPaths.lost`, and octaves count alike.
+    """
+    weight = lost * torch.arange(1, len(lost) + 1, device=lost.device).rsqrt()
+    mean, covariance = levels.mean.double(), levels.covariance.double()
+    basis, root, scale = _components(weight[:, None] * covariance * weight, count)
+    analysis = basis * weight / root[:, None] / scale
+    shared = covariance @ analysis.T
+    synthesis = shared @ torch.linalg.inv(analysis @ shared) * _SCALE
+    return EnvelopePaths(analysis, synthesis, (mean - _OFFSET) * _SCALE + lost.log() / 2)
+
+
+def _components(
+    covariance: Float[Tensor, "M M"], count: int
+) -> tuple[Float[Tensor, "count M"], Float[Tensor, " count"], Float[Tensor, ""]]:
+    """Principal components, the roots of their deviations, and the scale that makes them one."""
+    values, vectors = torch.linalg.eigh(covariance)
+    basis = vectors.flip(-1)[:, :count].T
+    deviation = values.flip(-1)[:count].clamp(min=1e-12).sqrt()
+    return basis, deviation.sqrt(), deviation.mean().sqrt()
