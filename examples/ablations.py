@@ -32,6 +32,8 @@ from tokenizer.training.loop import LoopConfig
 from tokenizer.training.quantizer import FitConfig, fit_quantizer
 
 RATES = (16_000, 10_000, 3_000)
+# The loss of the base model, of which every other row is a change.
+LOSSES: dict[str, Any] = {"mel_weight": 1.0, "waveform_weight": 1.0, "energy_weight": 0.0}
 
 
 class PlainEncoder(LappedEncoder):
@@ -174,7 +176,7 @@ def train(variant: Variant, clips: list[Clip], out: Path, budget: Budget) -> Lat
         clips,
         out / "stage1",
         loop=loop(budget, budget.steps, 1e-3),
-        losses=ReconstructionConfig(**variant.losses),
+        losses=ReconstructionConfig(**(LOSSES | variant.losses)),
         augmentation=Augmentation(**variant.augmentation),
         adversarial=variant.adversarial,
     )
@@ -310,7 +312,7 @@ class Ablations:
                     self.train,
                     folder / "stage3",
                     loop=loop(self.budget, self.budget.finetune_steps, 4e-4),
-                    losses=ReconstructionConfig(),
+                    losses=ReconstructionConfig(**LOSSES),
                     finetune=FinetuneConfig(),
                     augmentation=Augmentation(),
                     adversarial=a,

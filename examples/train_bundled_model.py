@@ -34,8 +34,8 @@ BUDGETS = {
     "cpu-hours": {
         "train": f"--steps 4500 {_CPU}",
         "fit": "--max-frames 1000000",
-        "finetune": f"--steps 1200 {_CPU}",
-        "latents": f"--steps 1200 {_CPU}",
+        "finetune": f"--steps 1000 {_CPU}",
+        "latents": f"--steps 1000 {_CPU}",
     },
     "cpu-night": {
         "train": f"--steps 32000 {_CPU}",
@@ -50,14 +50,14 @@ BUDGETS = {
         "latents": f"--steps 10000 {_GPU}",
     },
 }
-_STAGE3 = "--mel-weight 4 --energy-weight 2 --ema-decay 0.998 --warmup-steps 50"
+_STAGE3 = "--ema-decay 0.998 --warmup-steps 50"
 # What all budgets but the rehearsal share.
 SHARED = {
-    "train": "--preset base --mel-weight 2 --energy-weight 1",
+    "train": "--preset base",
     "fit": "--codebooks 24 --beam-width 4 --iterations 10 --max-points 500000"
     " --quantizer rvq:refinements=1",
-    "finetune": _STAGE3,
-    "latents": _STAGE3,
+    "finetune": f"--mel-weight 3 {_STAGE3}",
+    "latents": f"--mel-weight 4 --energy-weight 2 {_STAGE3}",
 }
 # Each goes on from the model of the stage before it.
 COMMANDS = {

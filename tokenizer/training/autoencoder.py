@@ -38,9 +38,9 @@ class ReconstructionConfig:
             Euclidean quantizer needs.
     """
 
-    mel_weight: float = 1.0
+    mel_weight: float = 2.0
     waveform_weight: float = 1.0
-    energy_weight: float = 0.0
+    energy_weight: float = 1.0
     mel_scales_per_step: int = 3
     noise_range: tuple[float, float] = (-0.15, 0.65)
 
