@@ -19,10 +19,15 @@ _ENERGY_WINDOW, _ENERGY_BANDS, _ENERGY_FRAMES, _ENERGY_FLOOR = 1024, 40, (4, 16)
 
 
 def log_mel(
-    x: Float[Tensor, "*B N"], sampling_rate: int, window_length: int, n_mels: int, floor: float
+    x: Float[Tensor, "*B N"],
+    sampling_rate: int,
+    window_length: int,
+    n_mels: int,
+    floor: float,
+    overlap: int = 4,
 ) -> Float[Tensor, "*B frames n_mels"]:
-    """Log10 of mel magnitudes, clamped from below at ``floor``; hop is a quarter of the window."""
-    magnitude = stft_magnitude(x, window_length, window_length // 4).transpose(-1, -2)
+    """Log10 of mel magnitudes, clamped from below at ``floor``; ``overlap`` hops make a window."""
+    magnitude = stft_magnitude(x, window_length, window_length // overlap).transpose(-1, -2)
     filters = mel_filters(sampling_rate, window_length, n_mels, x.device)
     return (magnitude @ filters).clamp(min=floor).log10()
 
@@ -39,6 +44,8 @@ class MelDistance(nn.Module):
         windows: Window lengths in samples.
         n_mels: Mel bands for each window length.
         floor: Magnitudes below count as this.
+        overlap: Hops of a window. The distance is measured with 4; with 2 it is as good an estimate
+            of the same mean, from half the frames.
     """
 
     def __init__(
@@ -47,11 +54,12 @@ class MelDistance(nn.Module):
         windows: tuple[int, ...] = MEL_WINDOWS,
         n_mels: tuple[int, ...] = MEL_BINS,
         floor: float = 1e-5,
+        overlap: int = 4,
     ) -> None:
         super().__init__()
         if len(windows) != len(n_mels):
             raise ValueError(f"{len(windows)} window lengths but {len(n_mels)} numbers of bands.")
-        self.sampling_rate, self.floor = sampling_rate, floor
+        self.sampling_rate, self.floor, self.overlap = sampling_rate, floor, overlap
         self.scales = tuple(zip(windows, n_mels, strict=True))
 
     def forward(
@@ -71,9 +79,10 @@ class MelDistance(nn.Module):
         chosen = list(range(len(self.scales))) if scales is None else scales
         total = estimate.new_zeros(len(estimate))
         for window, bands in (self.scales[i] for i in chosen):
+            how = (self.sampling_rate, window, bands, self.floor, self.overlap)
             with torch.no_grad():
-                wanted = log_mel(target, self.sampling_rate, window, bands, self.floor)
-            got = log_mel(estimate, self.sampling_rate, window, bands, self.floor)
+                wanted = log_mel(target, *how)
+            got = log_mel(estimate, *how)
             total = total + (got - wanted).abs().flatten(1).mean(1)
         return total * (len(self.scales) / len(chosen))
 

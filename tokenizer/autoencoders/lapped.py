@@ -1,15 +1,18 @@
 """The bundled family: a linear lapped transform with networks around it.
 
     c  = mdct(x)
-    z  = W_e c + V_e log|c| + f(features(c))               over one running standard deviation
-    c' = (W_d z) * exp(g1(z)) + exp(V_d z + g2(z)) * tanh(g3(z))
+    l  = V_e log|c|
+    z  = W_e (c / exp(U_e l)) + l + f(features(c))         over one running standard deviation
+    c' = (W_d z) * exp(U_d z + g1(z)) + exp(V_d z + g2(z)) * tanh(g3(z))
     x' = imdct(c')
 
 The linear path W starts as a principal component analysis of ``c`` and is a good codec by itself
 before any training; the networks f and g start near zero and add what it lacks. The gates exp(g1),
 exp(g2) can shut a bin off, so that what is silent stays silent. Where the configuration asks for
 envelope latents, the path V starts as a principal component analysis of the log spectrum: the
-level of what W leaves out, so that noise comes out as loud as it went in.
+level of what W leaves out, so that noise comes out as loud as it went in. U evens these levels out
+on the way through W, as far as the configuration's ``companding`` says: noise in the latents then
+comes out under the signal's own spectrum rather than one for all.
 """
 
 from __future__ import annotations
@@ -24,8 +27,10 @@ from torch import Tensor, nn
 from tokenizer.autoencoders.base import Autoencoder, Decoder, Encoder
 from tokenizer.autoencoders.lapped_paths import (
     LevelStatistics,
-    envelope_paths,
+    envelope_analysis,
+    expected_levels,
     log_magnitudes,
+    mean_levels,
     waveform_paths,
 )
 from tokenizer.autoencoders.lapped_steps import DecoderStepper, EncoderStepper
@@ -37,6 +42,8 @@ from tokenizer.stepping import Agreements
 # Gates are bounded: exp(7) restores any bin that the linear path lost, exp(-14) is below 24-bit
 # silence.
 _MIN_GATE, _MAX_GATE = -14.0, 7.0
+
+_MAY_BE_ZERO = ("lookahead", "envelope_dim", "companding")
 
 
 @dataclass(frozen=True)
@@ -72,11 +79,12 @@ class LappedConfig:
     linear_path: bool = True
     lookahead: int | None = None
     envelope_dim: int = 0
+    companding: float = 0.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            least = 0 if field.name in ("lookahead", "envelope_dim") else 1
+            least = 0 if field.name in _MAY_BE_ZERO else 1
             if value is not None and not isinstance(value, bool) and value < least:
                 raise ValueError(
                     f"LappedConfig.{field.name} must be at least {least}, got {value}."
@@ -86,6 +94,18 @@ class LappedConfig:
                 f"LappedConfig.envelope_dim is {self.envelope_dim}: it must be less than "
                 f"latent_dim, {self.latent_dim}, and needs the linear path."
             )
+        if self.companding > 1 or (self.companding and not self.envelope_dim):
+            raise ValueError(
+                f"LappedConfig.companding is {self.companding}: it must be 0 to 1, and needs "
+                "envelope latents (envelope_dim)."
+            )
+
+
+def _companding(config: LappedConfig) -> nn.Linear | None:
+    """Latents to the logarithms of what bins are divided by, and multiplied with."""
+    return (
+        nn.Linear(config.latent_dim, config.hop_length, bias=False) if config.companding else None
+    )
 
 
 class LappedEncoder(Encoder):
@@ -103,6 +123,7 @@ class LappedEncoder(Encoder):
         self.envelope = (
             nn.Linear(config.hop_length, config.latent_dim) if config.envelope_dim else None
         )
+        self.compressor = _companding(config)
         self.backbone = Backbone(
             2 * config.hop_length,
             config.encoder_width,
@@ -137,8 +158,18 @@ class LappedEncoder(Encoder):
             return c.new_zeros(*c.shape[:-1], self.head.out_features)
         # It carries the waveform: bfloat16 would cost it its precision.
         with torch.autocast(c.device.type, enabled=False):
-            z = self.linear(c)
-            return z if self.envelope is None else z + self.envelope(log_magnitudes(c))
+            if self.envelope is None:
+                return self.linear(c)
+            levels = self.envelope(log_magnitudes(c))
+            return self.linear(self.companded(c, levels)) + levels
+
+    def companded(
+        self, c: Float[Tensor, "*B T M"], levels: Float[Tensor, "*B T D"]
+    ) -> Float[Tensor, "*B T M"]:
+        """Coefficients over a power of the magnitudes that their envelope latents stand for."""
+        if self.compressor is None:
+            return c
+        return c * self.compressor(-levels).clamp(-_MAX_GATE, _MAX_GATE).exp()
 
     def forward(self, audio: Float[Tensor, "B 1 N"]) -> Float[Tensor, "B D T"]:
         """Encodes, over the batch's own deviation in training mode, else the running one."""
@@ -186,6 +217,7 @@ class LappedDecoder(Decoder):
         self.envelope = (
             nn.Linear(config.latent_dim, config.hop_length) if config.envelope_dim else None
         )
+        self.expander = _companding(config)
         # How noisy the latents are decides how far to trust each of them.
         self.noise_embedding = nn.Sequential(
             nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, config.decoder_width)
@@ -228,6 +260,8 @@ class LappedDecoder(Decoder):
         c = magnitude.clamp(_MIN_GATE, _MAX_GATE).exp() * shape.tanh()
         if self.linear is not None:
             with torch.autocast(z.device.type, enabled=False):
+                if self.expander is not None:
+                    gate = gate + self.expander(z.float())
                 c = c + self.linear(z.float()) * gate.clamp(_MIN_GATE, _MAX_GATE).exp()
         return c
 
@@ -267,6 +301,8 @@ class LappedAutoencoder(Autoencoder):
             del config["lookahead"]
         if not self.config.envelope_dim:
             del config["envelope_dim"]
+        if not self.config.companding:
+            del config["companding"]
         return config
 
     @classmethod
@@ -276,6 +312,24 @@ class LappedAutoencoder(Autoencoder):
             return cls(LappedConfig(**config))
         except TypeError as error:
             raise ValueError(f"Not a configuration of the lapped autoencoder: {error}.") from None
+
+    @torch.no_grad()
+    def initialize_companding(self, levels: LevelStatistics) -> None:
+        """Makes the companding that of these levels, for a model whose configuration asks for it.
+
+        `initialize` comes after it, and wants the covariance of coefficients so `companded`.
+        """
+        encoder, decoder = self.encoder, self.decoder
+        assert isinstance(encoder, LappedEncoder)
+        assert isinstance(decoder, LappedDecoder)
+        if encoder.compressor is None or decoder.expander is None:
+            return
+        analysis = envelope_analysis(levels, torch.ones_like(levels.mean), self.config.envelope_dim)
+        self._begin_envelope(levels, analysis)
+        exponents = self.config.companding * expected_levels(levels, analysis)
+        for layer in (encoder.compressor, decoder.expander):
+            layer.weight.zero_()
+            layer.weight[:, -self.config.envelope_dim :] = exponents
 
     @torch.no_grad()
     def initialize(
@@ -288,7 +342,8 @@ class LappedAutoencoder(Autoencoder):
         deviation 1 together.
 
         Args:
-            covariance: Second moments of the MDCT coefficients of audio of root mean square 1.
+            covariance: Second moments of the MDCT coefficients of audio of root mean square 1;
+                with companding, of companded ones.
             levels: Of the same audio; needed for envelope latents.
 
         Raises:
@@ -311,11 +366,19 @@ class LappedAutoencoder(Autoencoder):
             return
         if levels is None:
             raise ValueError("Envelope latents begin with the levels' statistics: give levels.")
-        envelope = envelope_paths(levels, start.lost, self.config.envelope_dim)
-        levels_in.weight.zero_()
-        levels_in.bias.zero_()
+        if not self.config.companding:
+            analysis = envelope_analysis(levels, start.lost, self.config.envelope_dim)
+            self._begin_envelope(levels, analysis)
         levels_out.weight.zero_()
-        levels_in.weight[first:] = envelope.analysis
-        levels_in.bias[first:] = -envelope.analysis @ levels.mean.double()
-        levels_out.weight[:, first:] = envelope.synthesis
-        levels_out.bias.copy_(envelope.level)
+        levels_out.weight[:, first:] = expected_levels(levels, levels_in.weight[first:])
+        levels_out.bias.copy_(mean_levels(levels) + start.lost.log() / 2)
+
+    def _begin_envelope(self, levels: LevelStatistics, analysis: Float[Tensor, "E M"]) -> None:
+        assert isinstance(self.encoder, LappedEncoder)
+        layer, first = self.encoder.envelope, self.latent_dim - len(analysis)
+        assert layer is not None
+        assert layer.bias is not None
+        layer.weight.zero_()
+        layer.bias.zero_()
+        layer.weight[first:] = analysis
+        layer.bias[first:] = -analysis @ levels.mean.to(analysis)

@@ -62,33 +62,33 @@ def waveform_paths(covariance: Float[Tensor, "M M"], count: int) -> WaveformPath
     )
 
 
-@dataclass(frozen=True)
-class EnvelopePaths:
-    """Log magnitudes to latents, and latents to natural logarithms of what is lost.
+def envelope_analysis(
+    levels: LevelStatistics, weight: Float[Tensor, " M"], count: int
+) -> Float[Tensor, "E M"]:
+    """Log magnitudes less their mean to latents: the first components.
 
-    Attributes:
-        analysis: ``[D, M]``, of magnitudes less their mean.
-        synthesis: ``[M, D]``.
-        level: Logarithm of what is lost where all latents are zero.
+    Args:
+        levels: Of audio of root mean square 1.
+        weight: How much a bin counts, beside that octaves count alike.
+        count: E.
     """
-
-    analysis: Float[Tensor, "D M"]
-    synthesis: Float[Tensor, "M D"]
-    level: Float[Tensor, " M"]
-
-
-def envelope_paths(levels: LevelStatistics, lost: Float[Tensor, " M"], count: int) -> EnvelopePaths:
-    """The first components of log magnitudes, and the most likely magnitudes given these.
-
-    A bin counts by the share of its energy that is `WaveformPaths.lost`, and octaves count alike.
-    """
-    weight = lost * torch.arange(1, len(lost) + 1, device=lost.device).rsqrt()
-    mean, covariance = levels.mean.double(), levels.covariance.double()
+    weight = weight.double() * torch.arange(1, len(weight) + 1, device=weight.device).rsqrt()
+    covariance = levels.covariance.double()
     basis, root, scale = _components(weight[:, None] * covariance * weight, count)
-    analysis = basis * weight / root[:, None] / scale
-    shared = covariance @ analysis.T
-    synthesis = shared @ torch.linalg.inv(analysis @ shared) * _SCALE
-    return EnvelopePaths(analysis, synthesis, (mean - _OFFSET) * _SCALE + lost.log() / 2)
+    return basis * weight / root[:, None] / scale
+
+
+def expected_levels(
+    levels: LevelStatistics, analysis: Float[Tensor, "E M"]
+) -> Float[Tensor, "M E"]:
+    """Latents of `envelope_analysis` to the most likely natural logarithms less their mean."""
+    shared = levels.covariance.double() @ analysis.double().T
+    return shared @ torch.linalg.inv(analysis.double() @ shared) * _SCALE
+
+
+def mean_levels(levels: LevelStatistics) -> Float[Tensor, " M"]:
+    """Natural logarithms of magnitudes where all latents of `envelope_analysis` are zero."""
+    return (levels.mean.double() - _OFFSET) * _SCALE
 
 
 def _components(

@@ -176,7 +176,8 @@ def register(commands: Any, command: str | None) -> None:
             if isinstance(field.default, bool):
                 group.add_argument(name, action=argparse.BooleanOptionalAction, default=None)
             else:
-                group.add_argument(name, type=int)
+                number = float if isinstance(field.default, float) else int
+                group.add_argument(name, type=number)
         _training_options(p, learning_rate=1e-3)
         p.add_argument(
             "--bottleneck",

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tokenizer.autoencoders.lapped import LappedAutoencoder
+from tokenizer.autoencoders.lapped import LappedAutoencoder, LappedEncoder
 from tokenizer.autoencoders.lapped_paths import LevelStatistics, log_magnitudes
 from tokenizer.data import Augmentation, Clip, CropDataset, crop_batches, crop_datasets
 from tokenizer.losses import (
@@ -33,6 +33,7 @@ class ReconstructionConfig:
         waveform_weight: Of the waveform distortion, in units of 10 dB.
         energy_weight: Of the distance of band energies. Without it, noise comes out too quiet.
         mel_scales_per_step: How many of the seven scales, drawn at random, each step computes.
+        mel_overlap: Hops of a window while training; see `MelDistance`.
         noise_range: Latents get Gaussian noise of standard deviation ``max(0, U(*noise_range))``,
             drawn per crop. It makes the encoder spend variance where it matters, which is what a
             Euclidean quantizer needs.
@@ -42,6 +43,7 @@ class ReconstructionConfig:
     waveform_weight: float = 1.0
     energy_weight: float = 1.0
     mel_scales_per_step: int = 3
+    mel_overlap: int = 2
     noise_range: tuple[float, float] = (-0.15, 0.65)
 
     def __post_init__(self) -> None:
@@ -52,18 +54,19 @@ class ReconstructionConfig:
 def reconstruction_losses(
     estimate: Float[Tensor, "B C N"],
     target: Float[Tensor, "B C N"],
-    mel: MelDistance,
+    sampling_rate: int,
     config: ReconstructionConfig,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
     """The losses that stages 1 and 3 share: mel, waveform, energy and their weighted sum."""
+    mel = MelDistance(sampling_rate, overlap=config.mel_overlap)
     order = torch.randperm(len(mel.scales), generator=generator).tolist()
     distance = mel(estimate, target, scales=order[: config.mel_scales_per_step]).mean()
     distortion = waveform_distortion(estimate, target).mean()
     total = config.mel_weight * distance + config.waveform_weight * distortion
     found = {"mel": distance, "waveform": distortion}
     if config.energy_weight > 0:
-        found["energy"] = band_energy_distance(estimate, target, mel.sampling_rate).mean()
+        found["energy"] = band_energy_distance(estimate, target, sampling_rate).mean()
         total = total + config.energy_weight * found["energy"]
     return {"loss": total} | found
 
@@ -148,7 +151,9 @@ class AutoencoderTask:
         items = item_generators(batch, generator)
         noise, level = item_noise(shape, self.config.noise_range, items, audio.device)
         estimate = module(audio / gain, noise, level)[..., : audio.shape[-1]].float()
-        losses = reconstruction_losses(estimate * gain, audio, self.mel, self.config, generator)
+        losses = reconstruction_losses(
+            estimate * gain, audio, self.mel.sampling_rate, self.config, generator
+        )
         if self.adversary is None:
             return losses
         return self.adversary.add(losses, estimate, audio / gain)
@@ -179,21 +184,23 @@ class AutoencoderTask:
 @torch.no_grad()
 def initialize(autoencoder: LappedAutoencoder, crops: CropDataset, num_crops: int = 400) -> None:
     """Begins the linear paths with the statistics of the first crops."""
-    hop = autoencoder.hop_length
-    energy, squares = (torch.zeros(hop, hop, dtype=torch.float64) for _ in range(2))
-    total = torch.zeros(hop, dtype=torch.float64)
-    frames = 0
-    for index in range(num_crops):
-        item = crops[index]
-        c = mdct(item["audio"][0] / item["gain"], hop)
-        levels = log_magnitudes(c)
-        energy += (c.T @ c).double()
-        squares += (levels.T @ levels).double()
-        total += levels.sum(0).double()
-        frames += len(c)
-    mean = total / frames
-    levels = LevelStatistics(mean, squares / frames - torch.outer(mean, mean))
-    autoencoder.initialize(energy / frames, levels)
+    items = (crops[index] for index in range(num_crops))
+    c = torch.cat([mdct(x["audio"][0] / x["gain"], autoencoder.hop_length) for x in items])
+    magnitudes = log_magnitudes(c)
+    mean = magnitudes.mean(0, dtype=torch.float64)
+    covariance = _second_moments(magnitudes - mean.float())
+    levels = LevelStatistics(mean, covariance)
+    autoencoder.initialize_companding(levels)
+    encoder = autoencoder.encoder
+    assert isinstance(encoder, LappedEncoder)
+    if encoder.envelope is not None:
+        c = encoder.companded(c, encoder.envelope(magnitudes))
+    autoencoder.initialize(_second_moments(c), levels)
+
+
+def _second_moments(x: Float[Tensor, "n M"]) -> Float[Tensor, "M M"]:
+    parts = [(part.T @ part).double() for part in x.split(2**14)]
+    return torch.stack(parts).sum(0) / len(x)
 
 
 def train_autoencoder(

@@ -128,7 +128,9 @@ class DecoderTask:
         scale = gain if self.tokenizer.autoencoder.normalize else torch.ones_like(gain)
         latents, levels = self.drawn(heard / scale, item_generators(batch, generator))
         estimate = module(latents, levels)[..., : audio.shape[-1]].float()
-        losses = reconstruction_losses(estimate * scale, heard, self.mel, self.config, generator)
+        losses = reconstruction_losses(
+            estimate * scale, heard, self.mel.sampling_rate, self.config, generator
+        )
         if self.adversary is None:
             return losses
         return self.adversary.add(losses, estimate, heard / scale)

@@ -81,7 +81,9 @@ class EndToEndTask(AutoencoderTask):
         seed = int(torch.randint(2**31, (), generator=generator))
         estimate, commitment = module(audio / gain, counts, seed)
         estimate = estimate[..., : audio.shape[-1]].float()
-        losses = reconstruction_losses(estimate * gain, audio, self.mel, self.config, generator)
+        losses = reconstruction_losses(
+            estimate * gain, audio, self.mel.sampling_rate, self.config, generator
+        )
         if self.adversary is not None:
             losses = self.adversary.add(losses, estimate, audio / gain)
         # Last, as the adversary keeps only the gradient that goes through the estimate.
