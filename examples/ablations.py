@@ -119,6 +119,12 @@ TRAINED: dict[str, dict[str, Variant]] = {
             sizes={"envelope_dim": 16}, losses={"mel_weight": 4.0, "energy_weight": 5.0}
         ),
     },
+    "companding": {
+        f"16 envelope latents, companding {c:g}": Variant(
+            sizes={"envelope_dim": 16, "companding": c}
+        )
+        for c in (0.15, 0.3, 0.5)
+    },
     "adversarial": {
         "adversarial": Variant(
             adversarial=AdversarialConfig(

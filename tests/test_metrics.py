@@ -88,6 +88,14 @@ def test_mel_distance_of_some_scales_is_unbiased():
     assert sum(parts) / 7 == pytest.approx(float(mel(a, b)), rel=1e-5)
 
 
+def test_mel_distance_of_half_the_frames_is_the_same_mean():
+    a, b = (torch.randn(4, 1, 44_100, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    whole = MelDistance(44_100)(a, b)
+    half = MelDistance(44_100, overlap=2)(a, b)
+    assert not torch.equal(whole, half)
+    torch.testing.assert_close(half, whole, rtol=0.02, atol=0)
+
+
 def test_stft_and_log_spectral_distance_match_numpy():
     a, b = noise(0), noise(1)
     wanted = 0.0
