@@ -10,9 +10,9 @@ Stopped and started again, it goes on where it was: in the middle of training to
 and ``DIR/curve.md`` and ``DIR/curve.png`` show quality against training time.
 
 Budgets: "cpu-hours" is what the shipped model had, "cpu-night" two CPU cores overnight, "gpu" one
-GPU (with discriminators); "rehearsal" shows in a minute that all of it runs. bfloat16 halves the
-time where the processor computes in it (on Linux, ``grep avx512_bf16 /proc/cpuinfo`` finds
-something), and doubles it where it does not: there say ``--mixed-precision no``.
+GPU (with discriminators); "rehearsal" shows in a minute that all of it runs. bfloat16 saves time
+where the processor computes in it (on Linux, ``grep avx512_bf16 /proc/cpuinfo`` finds something),
+and costs time where it is emulated: there say ``--mixed-precision no``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-_CPU = "--batch-size 8"
+_CPU = "--batch-size 10"
 _GPU = "--batch-size 32 --num-workers 12"
 _GPU += " --adversarial-weight 0.2 --feature-weight 0.2"
 BUDGETS = {

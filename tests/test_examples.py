@@ -73,6 +73,22 @@ def test_levels_that_are_halved_are_six_decibels_off():
     np.testing.assert_allclose(found[:7], 20 * np.log10(2), atol=1e-3)
 
 
+def test_the_ideal_coder_is_at_the_bound_and_better_with_every_rate():
+    ideal = runpy.run_path(str(ROOT / "examples" / "ideal_coder.py"))
+    # n Gaussians of one variance at R bits in all: variance 2 ** (-2 R / n).
+    level = ideal["water_level"](torch.full((1, 8), 3.0), 16.0)
+    assert float(level) == pytest.approx(3 * 2**-4, rel=1e-4)
+    # What is below the water costs nothing.
+    level = ideal["water_level"](torch.tensor([[3.0, 1e-6]]), 2.0)
+    assert float(level) == pytest.approx(3 * 2**-4, rel=1e-4)
+    audio = torch.from_numpy(tone(1.0, rate=44_100))
+    for how in ({"by_frame": True, "companding": 0.3}, {"by_frame": False, "companding": 0.0}):
+        coded = [ideal["code"](audio[0], kbit, seed=0, **how)[None] for kbit in (1, 8, 64)]
+        found = [mel_distance(x, audio, 44_100) for x in coded]
+        assert found == sorted(found, reverse=True)
+        assert quality(coded[-1].numpy(), audio.numpy(), 44_100)["si_sdr"] > 20
+
+
 @pytest.mark.slow
 def test_python_in_the_readme_runs(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
