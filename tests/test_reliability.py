@@ -315,9 +315,21 @@ FLAGS = {
 }  # fmt: skip
 
 
+def parsed(source, tries=5):
+    """The syntax tree of a program."""
+    try:
+        return ast.parse(source)
+    except SystemError:
+        # Python 3.11 counts depth for all threads in one place, and other tests leave some behind
+        # (python/cpython#106905).
+        if tries == 1:
+            raise
+        return parsed(source, tries - 1)
+
+
 def findings(source):
     """What a program does that it should not, as lines of text."""
-    tree, stands_for = ast.parse(source), {"np": "numpy", "pd": "pandas"}
+    tree, stands_for = parsed(source), {"np": "numpy", "pd": "pandas"}
     found = []
     for node in ast.walk(tree):
         names = []

@@ -29,6 +29,8 @@ def test_the_recipe_trains_and_goes_on_where_it_was(tmp_path, monkeypatch, capsy
         write_audio(tmp_path / f"audio/{i}.wav", tone(2.0, rate=16_000, seed=i), 16_000)
     out = tmp_path / "out"
     command = ["recipe", tmp_path / "audio", "--out", out, "--budget", "rehearsal"]
+    # A process has one precision, and other tests have trained in this one.
+    command += ["--mixed-precision", "no"]
     monkeypatch.setattr(sys, "argv", [*map(str, command), "--held-out", str(tmp_path / "audio")])
     recipe.main()
     assert stages == ["train", "fit", *2 * ["finetune"], "export", "evaluate"]

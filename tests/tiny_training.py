@@ -29,7 +29,8 @@ def train_stages(audio: Path, out: Path, crops: int) -> None:
     )
     shared = {
         "loop": loop,
-        "losses": ReconstructionConfig(),
+        # From more frames gradients are less often near zero, where only rounding decides.
+        "losses": ReconstructionConfig(mel_overlap=4),
         "augmentation": Augmentation(),
         "progress": False,
     }
