@@ -259,6 +259,8 @@ def test_companding_needs_envelope_latents_and_is_a_power():
         make(companding=0.5)
     with pytest.raises(ValueError, match=r"companding is 1\.5: it must be 0 to 1"):
         make(envelope_dim=4, companding=1.5)
+    with pytest.raises(ValueError, match="companding is nan"):
+        make(envelope_dim=4, companding=float("nan"))
     assert "companding" not in make(envelope_dim=4).to_config()
     model = make(envelope_dim=4, companding=0.5)
     again = build_autoencoder({"kind": "lapped", **model.to_config()})

@@ -353,6 +353,9 @@ def test_refusals(audio, tmp_path):
         LoopConfig(steps=0)
     with pytest.raises(ValueError, match="mel_scales_per_step"):
         ReconstructionConfig(mel_scales_per_step=9)
+    for overlap in (0, 33):
+        with pytest.raises(ValueError, match=r"mel_overlap must be 1\.\.32"):
+            ReconstructionConfig(mel_overlap=overlap)
     with pytest.raises(ValueError, match="positive"):
         FitConfig(max_frames=0)
     raw = LatentTokenizer.from_autoencoder(make_autoencoder())

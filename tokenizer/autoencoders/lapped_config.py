@@ -55,7 +55,7 @@ class LappedConfig:
                 f"LappedConfig.envelope_dim is {self.envelope_dim}: it must be less than "
                 f"latent_dim, {self.latent_dim}, and needs the linear path."
             )
-        if self.companding > 1 or (self.companding and not self.envelope_dim):
+        if not self.companding <= 1 or (self.companding and not self.envelope_dim):  # NaN too
             raise ValueError(
                 f"LappedConfig.companding is {self.companding}: it must be 0 to 1, and needs "
                 "envelope latents (envelope_dim)."

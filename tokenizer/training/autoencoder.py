@@ -33,7 +33,7 @@ class ReconstructionConfig:
         waveform_weight: Of the waveform distortion, in units of 10 dB.
         energy_weight: Of the distance of band energies. Without it, noise comes out too quiet.
         mel_scales_per_step: How many of the seven scales, drawn at random, each step computes.
-        mel_overlap: Hops of a window while training; see `MelDistance`.
+        mel_overlap: Hops of a window while training, 1 to 32; see `MelDistance`.
         noise_range: Latents get Gaussian noise of standard deviation ``max(0, U(*noise_range))``,
             drawn per crop. It makes the encoder spend variance where it matters, which is what a
             Euclidean quantizer needs.
@@ -49,6 +49,8 @@ class ReconstructionConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.mel_scales_per_step <= len(MEL_WINDOWS):
             raise ValueError(f"mel_scales_per_step must be 1..{len(MEL_WINDOWS)}: {self}.")
+        if not 1 <= self.mel_overlap <= min(MEL_WINDOWS):
+            raise ValueError(f"mel_overlap must be 1..{min(MEL_WINDOWS)}: {self}.")
 
 
 def reconstruction_losses(
