@@ -3,13 +3,14 @@
     python examples/train_bundled_model.py AUDIO --out DIR [--budget cpu-night]
         [--mixed-precision bf16] [--held-out CLIPS]
 
-It runs `latok train`, `latok fit`, `latok finetune` (twice: a decoder of codes; then the continuous
-one further, for the encoder as it is) and `latok export`, and prints each command before it does.
+It runs `latok train` (twice: the second time with more weight on the mel distance and less noise),
+`latok fit`, `latok finetune` (twice: a decoder of codes; then the continuous one further, for the
+encoder as it is) and `latok export`, and prints each command before it does.
 Stopped and started again, it goes on where it was: in the middle of training too.
 ``DIR/model`` is the tokenizer. With ``--held-out`` it is measured on clips that are not in AUDIO,
 and ``DIR/curve.md`` and ``DIR/curve.png`` show quality against training time.
 
-Budgets: "cpu-hours" is what the shipped model had, "cpu-night" two CPU cores overnight, "gpu" one
+Budgets: "cpu-hours" is about what the shipped model had, "cpu-night" two CPU cores overnight, "gpu" one
 GPU (with discriminators); "rehearsal" shows in a minute that all of it runs. bfloat16 saves time
 where the processor computes in it (on Linux, ``grep avx512_bf16 /proc/cpuinfo`` finds something),
 and costs time where it is emulated: there say ``--mixed-precision no``.
@@ -30,25 +31,29 @@ _GPU += " --adversarial-weight 0.2 --feature-weight 0.2"
 BUDGETS = {
     "rehearsal": {
         "train": "--preset tiny --steps 4 --batch-size 2 --held-out 1",
+        "further": "--preset tiny --steps 2 --batch-size 2 --held-out 1",
         "fit": "--codebooks 4 --codebook-size 16 --iterations 2",
         "finetune": "--steps 2 --batch-size 2 --held-out 1",
         "latents": "--steps 2 --batch-size 2 --held-out 1",
     },
     "cpu-hours": {
         "train": f"--steps 4500 {_CPU}",
-        "fit": "--max-frames 1000000",
-        "finetune": f"--steps 1000 {_CPU}",
-        "latents": f"--steps 1000 {_CPU}",
+        "further": f"--steps 2700 {_CPU}",
+        "fit": "--max-frames 1600000",
+        "finetune": f"--steps 500 {_CPU}",
+        "latents": f"--steps 500 {_CPU}",
     },
     "cpu-night": {
-        "train": f"--steps 32000 {_CPU}",
-        "fit": "--max-frames 2000000",
+        "train": f"--steps 16000 {_CPU}",
+        "further": f"--steps 16000 {_CPU}",
+        "fit": "--max-frames 2200000",
         "finetune": f"--steps 6000 {_CPU}",
         "latents": f"--steps 6000 {_CPU}",
     },
     "gpu": {
-        "train": f"--steps 60000 {_GPU}",
-        "fit": "--max-frames 2000000 --device cuda",
+        "train": f"--steps 30000 {_GPU}",
+        "further": f"--steps 30000 {_GPU}",
+        "fit": "--max-frames 2200000 --device cuda",
         "finetune": f"--steps 15000 {_GPU}",
         "latents": f"--steps 10000 {_GPU}",
     },
@@ -57,14 +62,16 @@ _STAGE3 = "--ema-decay 0.998 --warmup-steps 50"
 # What all budgets but the rehearsal share.
 SHARED = {
     "train": "--preset base",
-    "fit": "--codebooks 24 --beam-width 4 --iterations 10 --max-points 500000"
+    "further": "--preset base --learning-rate 7e-4 --mel-weight 3 --noise-range -0.2 0.55",
+    "fit": "--codebooks 24 --beam-width 4 --iterations 10 --max-points 1600000"
     " --quantizer rvq:refinements=1",
-    "finetune": f"--mel-weight 3 {_STAGE3}",
-    "latents": f"--mel-weight 4 --energy-weight 2 {_STAGE3}",
+    "finetune": f"--mel-weight 4 {_STAGE3}",
+    "latents": f"--mel-weight 5 {_STAGE3}",
 }
 # Each goes on from the model of the stage before it.
 COMMANDS = {
     "train": "train",
+    "further": "train",
     "fit": "fit",
     "finetune": "finetune",
     "latents": "finetune --decoder continuous --noise-range -1 0.4",
@@ -141,7 +148,8 @@ def main() -> None:
             said = [*how, *words.split()]
             if stage != "fit":
                 said += ["--mixed-precision", options.mixed_precision]
-            latok(command, *last, options.audio, "--out", folders[stage], *said)
+            given = ["--init", *last] if stage == "further" else last
+            latok(command, *given, options.audio, "--out", folders[stage], *said)
         last = [folders[stage] / "model"]
     if not (out / "model" / "config.json").exists():
         latok("export", *last, out / "model")

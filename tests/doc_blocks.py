@@ -26,7 +26,7 @@ FOREIGN = {
     *("git", "cd", "cat", ".", "ray", "tensorboard", "mkdocs", "pytest"),
     *("ffmpeg", "ffplay", "arecord"),
 }
-OURS = {"latok", "python", "python3", "accelerate", "pip", "sh"}
+OURS = {"latok", "python", "python3", "accelerate", "torchrun", "pip", "sh"}
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,13 @@ def program(words: list[str]) -> tuple[str, list[str]]:
     if words[0] == "latok":
         return "tokenizer", words[1:]
     if words[:2] == ["accelerate", "launch"]:
-        words = ["python", *_launched(words[2:])]
+        from accelerate.commands.launch import launch_command_parser
+
+        words = ["python", *_launched(launch_command_parser(), words[2:])]
+    if words[0] == "torchrun":
+        from torch.distributed.run import get_args_parser
+
+        words = ["python", *_launched(get_args_parser(), words[1:])]
     if words[0] in ("python", "python3"):
         if words[1] == "-m" and words[2].split(".")[0] in {
             "tokenizer",
@@ -128,10 +134,8 @@ def program(words: list[str]) -> tuple[str, list[str]]:
     return "", words
 
 
-def _launched(words: list[str]) -> list[str]:
-    from accelerate.commands.launch import launch_command_parser
-
-    options = launch_command_parser().parse_args(words)
+def _launched(launcher: argparse.ArgumentParser, words: list[str]) -> list[str]:
+    options = launcher.parse_args(words)
     script = ["-m"] * options.module + [options.training_script]
     return script + options.training_script_args
 

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from models import make_autoencoder
@@ -129,6 +131,18 @@ def test_gates_can_shut_off():
     model.decoder.head.weight.zero_()
     model.decoder.head.bias.copy_(torch.tensor([-99.0, -99.0, 0.0]).repeat_interleave(20))
     assert float(model.decoder(torch.randn(1, 12, 50)).abs().max()) < 1e-4
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("linear_path", [True, False])
+def test_levels_far_out_do_not_burst(linear_path):
+    decoder = make(linear_path=linear_path).decoder
+    if linear_path:
+        decoder.linear.weight.zero_()
+    h = 1000 * torch.randn(1, 50, 24, generator=torch.Generator().manual_seed(0))
+    loudest = float(decoder.coefficients(h, torch.zeros(1, 50, 12)).abs().max())
+    # Without a linear path all is the networks'.
+    assert loudest == pytest.approx(math.exp(3 if linear_path else 7), rel=1e-5)
 
 
 @torch.inference_mode()

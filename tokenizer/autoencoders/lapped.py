@@ -43,6 +43,10 @@ from tokenizer.stepping import Agreements
 # Gates are bounded: exp(7) restores any bin that the linear path lost, exp(-14) is below 24-bit
 # silence.
 _MIN_GATE, _MAX_GATE = -14.0, 7.0
+# Levels are linear in the latents and may be far too large where these are farther out than any
+# seen in training, or badly quantized. Beside a linear path nothing is lost below exp(3), twenty
+# times the root mean square: bins louder than that are the linear path's.
+_MAX_MAGNITUDE = 3.0
 
 
 def _companding(config: LappedConfig) -> nn.Linear | None:
@@ -201,7 +205,8 @@ class LappedDecoder(Decoder):
         if self.envelope is not None:
             with torch.autocast(z.device.type, enabled=False):
                 magnitude = magnitude + self.envelope(z.float())
-        c = magnitude.clamp(_MIN_GATE, _MAX_GATE).exp() * shape.tanh()
+        loudest = _MAX_GATE if self.linear is None else _MAX_MAGNITUDE
+        c = magnitude.clamp(_MIN_GATE, loudest).exp() * shape.tanh()
         if self.linear is not None:
             with torch.autocast(z.device.type, enabled=False):
                 if self.expander is not None:
