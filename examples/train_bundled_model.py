@@ -10,10 +10,10 @@ Stopped and started again, it goes on where it was: in the middle of training to
 ``DIR/model`` is the tokenizer. With ``--held-out`` it is measured on clips that are not in AUDIO,
 and ``DIR/curve.md`` and ``DIR/curve.png`` show quality against training time.
 
-Budgets: "cpu-hours" is about what the shipped model had, "cpu-night" two CPU cores overnight, "gpu" one
-GPU (with discriminators); "rehearsal" shows in a minute that all of it runs. bfloat16 saves time
-where the processor computes in it (on Linux, ``grep avx512_bf16 /proc/cpuinfo`` finds something),
-and costs time where it is emulated: there say ``--mixed-precision no``.
+Budgets: "cpu-hours" is about what the shipped model had, "cpu-night" two CPU cores overnight, "gpu"
+one GPU (with discriminators); "rehearsal" shows in a minute that all of it runs. bfloat16 saves
+time where the processor computes in it (on Linux, ``grep avx512_bf16 /proc/cpuinfo`` finds
+something), and costs time where it is emulated: there say ``--mixed-precision no``.
 """
 
 from __future__ import annotations
