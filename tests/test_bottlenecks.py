@@ -274,6 +274,52 @@ def test_counts_are_drawn_as_announced():
     assert shares[23] == pytest.approx(0.5, abs=0.02)
     always = BottleneckConfig(codebook_dropout=0.0)
     assert (always.counts(draw) == 24).all()
+    partly = replace(config, exact_share=0.2).counts(draw)
+    assert 0.17 < float((partly == 0).float().mean()) < 0.23
+    assert torch.equal(partly[partly > 0], counts[partly > 0])
+    assert partly[0] == 24
+
+
+@pytest.mark.parametrize("kind", BOTTLENECKS)
+def test_exact_latents_pass_as_they_are_and_teach_codebooks_nothing(kind):
+    z = latents().requires_grad_()
+    seen = []
+    for exact in (latents(), latents(9)):
+        bottleneck, _ = make(kind)
+        # The middle item is exact: whatever it is, the others and the codebooks are the same.
+        joint = torch.stack([z[0], exact[1], z[2]])
+        out = bottleneck.train()(joint, torch.tensor([COUNT, 0, 2]))
+        assert torch.equal(out.latents[1], exact[1])
+        assert out.noise_level[1] == 0
+        assert (out.codes[1] == -1).all()
+        seen.append([*bottleneck.stages.state_dict().values(), out.latents[::2], out.commitment])
+    for one, other in zip(*seen, strict=True):
+        torch.testing.assert_close(one, other)
+    bottleneck.eval()
+    alone = bottleneck(z, torch.zeros(BATCH, dtype=torch.int64))
+    assert torch.equal(alone.latents, z)
+    assert alone.codes.shape == (BATCH, 0, FRAMES)
+    (gradient,) = torch.autograd.grad(alone.latents.sum(), z)
+    assert torch.equal(gradient, torch.ones_like(z))
+
+
+def test_codebooks_that_stay_code_like_those_that_learn():
+    learning, quantizer = make("rvq")
+    fixed = make_bottleneck(quantizer, replace(CONFIG, codebook_decay=1.0), frames=BATCH * FRAMES)
+    entries = quantizer.codebooks.clone()
+    z, counts = latents(3), torch.tensor([COUNT, 2, 0])
+    wanted = learning.eval()(z, counts)
+    for _ in range(3):
+        got = fixed.train()(z, counts)
+    assert torch.equal(got.codes, wanted.codes)
+    torch.testing.assert_close(got.latents, wanted.latents)
+    torch.testing.assert_close(got.commitment, wanted.commitment)
+    # They are part of the checkpoint, and come out as they went in.
+    other = make_quantizer("rvq", DIM, CONFIG)
+    resumed = make_bottleneck(other, replace(CONFIG, codebook_decay=1.0), frames=BATCH * FRAMES)
+    resumed.load_state_dict(fixed.state_dict())
+    resumed.write_to(other)
+    assert torch.equal(other.codebooks, entries)
 
 
 def test_refusals(monkeypatch):
@@ -283,6 +329,10 @@ def test_refusals(monkeypatch):
         BottleneckConfig(codebook_dropout=1.5)
     with pytest.raises(ValueError, match="dead_share"):
         BottleneckConfig(dead_share=2.0)
+    with pytest.raises(ValueError, match=r"0 to 0\.4, what codebook_dropout leaves"):
+        BottleneckConfig(codebook_dropout=0.6, exact_share=0.5)
+    with pytest.raises(ValueError, match='must be below 1 for "factorized"'):
+        make("factorized", replace(CONFIG, codebook_decay=1.0))
     with pytest.raises(ValueError, match="known: rvq, factorized, rfsq"):
         make_quantizer("vq", DIM, CONFIG)
     with pytest.raises(ValueError, match="power of two"):

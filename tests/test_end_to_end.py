@@ -240,6 +240,22 @@ def test_command(audio, tmp_path, capsys, monkeypatch):
     capsys.readouterr()
     assert latok(*command, "--bottleneck", "rvq") == 2
     assert "Use the same options" in capsys.readouterr().err
+    # From a fitted model on, with its codebooks, which stay what they are.
+    fitted, joint = tmp_path / "fitted", tmp_path / "joint"
+    fit = ["--codebooks", 3, "--codebook-size", 16, "--iterations", 2]
+    assert latok("fit", out / "model", audio, "--out", fitted, *fit) == 0
+    model = fitted / "model"
+    more = [*sizes, *loop, "--init", model, "--init-quantizer", model, "--bottleneck", "rvq"]
+    more += ["--codebook-decay", 1, "--exact-share", 0.3]
     monkeypatch.setitem(sys.modules, "vector_quantize_pytorch", None)
+    assert latok("train", audio, "--out", joint, "--codebook-size", 16, *more) == 0
+    before, after = (LatentTokenizer.from_pretrained(folder) for folder in (model, joint / "model"))
+    assert torch.equal(after.quantizer.codebooks, before.quantizer.codebooks)
+    head = "autoencoder.encoder.head.weight"
+    assert not torch.equal(after.state_dict()[head], before.state_dict()[head])
+    assert {"val/mel_0", "val/mel_3"} < log(joint)[-1].keys()
+    capsys.readouterr()
+    assert latok("train", audio, "--out", tmp_path / "c", *more, "--codebook-size", 32) == 2
+    assert "codebook_size 16: this bottleneck has 32" in capsys.readouterr().err
     assert latok("train", audio, "--out", tmp_path / "b", *sizes, *loop, "--bottleneck", "rvq") == 2
     assert "latent-tokenizer[e2e]" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tokenizer.quantizers.factorized import FactorizedQuantizer, ProjectedQuantizer
+from tokenizer.quantizers.kmeans import argmax_rows, half_squared_norms
 from tokenizer.quantizers.trained_fsq import ProjectedScalarQuantizer
 
 
@@ -69,9 +70,32 @@ class EmaStage(Stage):
 
     def write_to(self, quantizer: Any, k: int) -> None:
         """See `Stage`."""
-        quantizer.codebooks[k].copy_(_entries(self.vq))
-        # Without standardization there is nothing to fit, but a resumed run has not fitted it.
-        quantizer.standardizers[k].fitted.fill_(True)
+        _write_entries(quantizer, k, _entries(self.vq))
+
+
+class FixedStage(Stage):
+    """Entries stay what they were fitted to; only the autoencoder learns to live with them."""
+
+    entries: Tensor
+    bias: Tensor
+
+    def __init__(self, entries: Float[Tensor, "S D"]) -> None:
+        super().__init__()
+        self.register_buffer("entries", entries.clone())
+        self.register_buffer("bias", -half_squared_norms(entries))
+
+    def forward(
+        self, residual: Float[Tensor, "B T D"], used: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B T D"], Int[Tensor, "B T"], Float[Tensor, "B T"]]:
+        """See `Stage`."""
+        x = residual.detach().flatten(0, 1)
+        nearest = argmax_rows(torch.addmm(self.bias, x, self.entries.T)).view(used.shape)
+        entry = self.entries[nearest] * used[..., None]
+        return entry, torch.where(used, nearest, -1), (residual - entry).square().mean(-1)
+
+    def write_to(self, quantizer: Any, k: int) -> None:
+        """See `Stage`."""
+        _write_entries(quantizer, k, self.entries)
 
 
 class ProjectedStage(Stage):
@@ -145,3 +169,9 @@ class ScalarStage(ProjectedStage):
 
 def _entries(vq: Any) -> Tensor:
     return vq._codebook.embed[0]
+
+
+def _write_entries(quantizer: Any, k: int, entries: Tensor) -> None:
+    quantizer.codebooks[k].copy_(entries)
+    # Without standardization there is nothing to fit, but a resumed run has not fitted it.
+    quantizer.standardizers[k].fitted.fill_(True)

@@ -13,8 +13,16 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
-from tokenizer.bottleneck_stages import EmaStage, FactorizedStage, ScalarStage, Stage, library
+from tokenizer.bottleneck_stages import (
+    EmaStage,
+    FactorizedStage,
+    FixedStage,
+    ScalarStage,
+    Stage,
+    library,
+)
 from tokenizer.quantizers.base import Quantizer
 from tokenizer.quantizers.factorized import FactorizedQuantizer
 from tokenizer.quantizers.residual import ResidualVectorQuantizer
@@ -37,12 +45,16 @@ class BottleneckConfig:
         codebook_dim: Dimensions of an entry; "factorized" only.
         commitment_weight: Of the commitment losses, which are summed over codebooks; "rfsq" has
             none.
-        codebook_decay: Of the running means that entries are; "rfsq" has no entries.
+        codebook_decay: Of the running means that entries are; "rfsq" has no entries. At 1 they stay
+            as they are ("rvq" only), which takes a third of the time: for an autoencoder that goes
+            on with a quantizer that was fitted to it.
         dead_share: An entry that gets less than this share of what it would get if all were used
             alike is put on a random vector of the batch.
         codebook_dropout: Probability that a crop is coded with fewer codebooks than all: as many as
             a number drawn log-uniformly between ``min_codebooks`` and all.
         min_codebooks: See there.
+        exact_share: Probability that a crop passes the bottleneck as it is, so that the decoder
+            serves exact latents too and the encoder keeps what only they can carry.
     """
 
     codebooks: int = 24
@@ -53,19 +65,25 @@ class BottleneckConfig:
     dead_share: float = 0.1
     codebook_dropout: float = 0.5
     min_codebooks: int = 2
+    exact_share: float = 0.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_codebooks <= self.codebooks:
             raise ValueError(f"min_codebooks must be 1 to {self.codebooks} (codebooks): {self}.")
-        if not (0 <= self.codebook_dropout <= 1 and 0 <= self.codebook_decay < 1):
+        if not (0 <= self.codebook_dropout <= 1 and 0 <= self.codebook_decay <= 1):
             raise ValueError(f"codebook_dropout and codebook_decay are shares of 1: {self}.")
+        if not 0 <= self.exact_share <= 1 - self.codebook_dropout:
+            raise ValueError(
+                f"exact_share must be 0 to {1 - self.codebook_dropout:g}, what codebook_dropout "
+                f"leaves: {self}."
+            )
         if self.commitment_weight < 0 or not 0 <= self.dead_share < 1:
             raise ValueError(
                 f"commitment_weight must not be negative, dead_share be 0 to 1: {self}."
             )
 
     def counts(self, draw: Float[Tensor, " B"]) -> Int[Tensor, " B"]:
-        """Numbers of codebooks from numbers drawn uniformly from 0 to 1.
+        """Numbers of codebooks from numbers drawn uniformly from 0 to 1; 0 is exact latents.
 
         The first item always gets all codebooks. So each of them always has something to learn
         from, and several processes always update the same ones together.
@@ -73,7 +91,7 @@ class BottleneckConfig:
         u = draw / max(self.codebook_dropout, 1e-9)
         low, high = self.min_codebooks, self.codebooks
         few = (low * (high / low) ** u.clamp(max=1)).round().long()
-        counts = torch.where(u < 1, few, high)
+        counts = torch.where(u < 1, few, high).where(draw < 1 - self.exact_share, 0)
         counts[0] = high
         return counts
 
@@ -124,10 +142,15 @@ def make_bottleneck(
             quantizer, [ScalarStage(quantizer, k) for k in range(quantizer.num_codebooks)]
         )
     if isinstance(quantizer, FactorizedQuantizer):
+        if config.codebook_decay == 1:
+            raise ValueError('codebook_decay must be below 1 for "factorized": its entries learn.')
         codebooks = _codebooks(quantizer.codebooks, config, frames, synchronize, angles=True)
         stages = [FactorizedStage(quantizer, k, vq) for k, vq in enumerate(codebooks)]
         return Bottleneck(quantizer, stages)
     if isinstance(quantizer, ResidualVectorQuantizer):
+        if config.codebook_decay == 1:
+            fixed = [FixedStage(entries) for entries in quantizer.codebooks]
+            return StraightThroughBottleneck(quantizer, fixed)
         codebooks = _codebooks(quantizer.codebooks, config, frames, synchronize, angles=False)
         return StraightThroughBottleneck(quantizer, [EmaStage(vq) for vq in codebooks])
     raise ValueError(f"{type(quantizer).__name__} cannot be trained end to end.")
@@ -192,7 +215,7 @@ class Bottleneck(nn.Module):
 
         Args:
             latents: Of any floating-point type.
-            counts: 1 to K; in training mode some item must use all.
+            counts: 0 to K, 0 for exact latents; in training mode some item must use all.
             seed: Decides where dead entries go.
         """
         device = latents.device
@@ -205,18 +228,21 @@ class Bottleneck(nn.Module):
         variation = (clean - clean.mean((0, 1))).detach().square().sum(-1)
         residual, total = clean, torch.zeros_like(clean)
         commitment = clean.new_zeros(())
-        codes = []
+        codes = [x.new_empty(0, *x.shape[:2], dtype=torch.int64)]
         for k, stage in enumerate(self.stages[: int(counts.max())]):
             used = finite & (counts > k)[:, None]
             quantized, index, distance = stage(residual, used)
             total, residual = total + quantized, residual - quantized
             commitment = commitment + (distance * used).mean()
-            codes.append(index)
+            codes.append(index[None])
             if self.training:
                 self._observe(k, index, used, residual.detach(), variation)
-        latents = torch.where(finite[..., None], self._join(clean, total), x)
-        level = self.noise_levels[counts - 1]
-        return Quantized(latents.transpose(1, 2), level, commitment, torch.stack(codes, 1))
+        coded = finite & (counts > 0)[:, None]
+        latents = torch.where(coded[..., None], self._join(clean, total), x)
+        level = functional.pad(self.noise_levels, (1, 0))[counts]
+        return Quantized(
+            latents.transpose(1, 2), level, commitment, torch.cat(codes).transpose(0, 1)
+        )
 
     def _join(self, x: Tensor, total: Tensor) -> Tensor:
         """What goes on to the decoder; here the stages themselves pass gradients back."""

@@ -45,7 +45,7 @@ def _train(options: argparse.Namespace) -> None:
 
     from tokenizer.autoencoders.lapped import LappedAutoencoder, LappedConfig
     from tokenizer.data import Augmentation, scan
-    from tokenizer.loading import load_for_fitting
+    from tokenizer.loading import load_for_fitting, load_tokenizer
     from tokenizer.model import LatentTokenizer
     from tokenizer.training.adversarial import AdversarialConfig
     from tokenizer.training.autoencoder import ReconstructionConfig, train_autoencoder
@@ -78,6 +78,10 @@ def _train(options: argparse.Namespace) -> None:
     from tokenizer.training.end_to_end import train_end_to_end
 
     settings |= {"kind": options.bottleneck, "config": take(BottleneckConfig, options)}
+    if options.init_quantizer:
+        settings["start"] = load_tokenizer(options.init_quantizer).quantizer
+        if settings["start"] is None:
+            raise ValueError(f"{options.init_quantizer} has no quantizer to begin from.")
     tokenizer = train_end_to_end(autoencoder, scan(options.audio), options.out, **settings)
     _deliver(tokenizer, options.out, report=True)
 
@@ -183,6 +187,11 @@ def register(commands: Any, command: str | None) -> None:
             "--bottleneck",
             choices=BOTTLENECKS,
             help="train a quantizer with the autoencoder (end to end) in place of latent noise",
+        )
+        p.add_argument(
+            "--init-quantizer",
+            metavar="MODEL",
+            help="tokenizer whose codebooks the bottleneck begins with; default: fitted anew",
         )
         add_fields(p, BottleneckConfig)
 

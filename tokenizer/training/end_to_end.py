@@ -98,9 +98,14 @@ class EndToEndTask(AutoencoderTask):
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:
-        """Mel distance and SNR on held-out crops, at 1/8, 5/12, 2/3 and all of the codebooks."""
+        """Mel distance and SNR on held-out crops, at 1/8, 5/12, 2/3 and all of the codebooks.
+
+        Where exact latents are trained on, at 0 codebooks too, which stand for them.
+        """
         total = self.bottleneck_config.codebooks
         numbers = sorted({max(1, round(total * share)) for share in (0.125, 0.4167, 0.6667, 1)})
+        if self.bottleneck_config.exact_share > 0:
+            numbers = [0, *numbers]
         sums: dict[str, float] = {}
         device = next(self.module.parameters()).device
         for index in range(len(self.held_out)):
@@ -113,6 +118,19 @@ class EndToEndTask(AutoencoderTask):
                 sums[f"mel_{n}"] = sums.get(f"mel_{n}", 0.0) + float(mel)
                 sums[f"snr_{n}"] = sums.get(f"snr_{n}", 0.0) + float(snr)
         return {name: value / len(self.held_out) for name, value in sums.items()}
+
+
+def take_over(quantizer: Quantizer, fitted: Quantizer) -> None:
+    """Gives a quantizer what another one of its form was fitted to."""
+    form = ("kind", "dim", "num_codebooks", "codebook_size", "codebook_dim", "standardization")
+    wanted, given = ({"kind": q.kind, **q.to_config()} for q in (quantizer, fitted))
+    for name in form:
+        if wanted.get(name) != given.get(name):
+            raise ValueError(
+                f"Cannot begin from a quantizer with {name} {given.get(name)!r}: this bottleneck "
+                f"has {wanted.get(name)!r}. Give it the same, or begin without a quantizer."
+            )
+    quantizer.load_state_dict(fitted.state_dict())
 
 
 @torch.no_grad()
@@ -140,6 +158,7 @@ def train_end_to_end(
     augmentation: Augmentation,
     adversarial: AdversarialConfig | None = None,
     pretrained: bool = False,
+    start: Quantizer | None = None,
     num_held_out: int = 16,
     progress: bool = True,
 ) -> LatentTokenizer:
@@ -160,12 +179,17 @@ def train_end_to_end(
         adversarial: Weights of the adversarial losses; None trains without discriminators.
         pretrained: Whether the autoencoder is trained already; the linear path of a new one is
             initialised here.
+        start: A fitted quantizer of the same kind and sizes to begin from, such as the one fitted
+            to the autoencoder as it is; None fits one to the latents of the first crops.
         num_held_out: Files kept for validation.
         progress: Whether to show bars.
 
     Returns:
         A tokenizer with the trained quantizer, measured on the clips. Its continuous decoder is the
-        one that was trained on codes; there is no other.
+        one that was trained; there is no other.
+
+    Raises:
+        ValueError: If ``start`` is of another kind or other sizes.
     """
     train, held_out = crop_datasets(
         clips,
@@ -180,9 +204,12 @@ def train_end_to_end(
     if not (out / "checkpoint").exists():
         if not pretrained:
             initialize(autoencoder, train)
-        source = crop_latents(autoencoder, train, _INITIAL_FRAMES)
-        generator = torch.Generator().manual_seed(loop.seed)
-        quantizer.fit(source, generator=generator, progress=progress)
+        if start is not None:
+            take_over(quantizer, start)
+        else:
+            source = crop_latents(autoencoder, train, _INITIAL_FRAMES)
+            generator = torch.Generator().manual_seed(loop.seed)
+            quantizer.fit(source, generator=generator, progress=progress)
     bottleneck = make_bottleneck(
         quantizer,
         config,
