@@ -4,8 +4,9 @@
         [--mixed-precision bf16] [--held-out CLIPS]
 
 It runs `latok train` (twice: the second time with more weight on the mel distance and less noise),
-`latok fit`, `latok finetune` (twice: a decoder of codes; then the continuous one further, for the
-encoder as it is) and `latok export`, and prints each command before it does.
+`latok fit`, `latok train` with that quantizer in place of the noise, `latok fit` anew, `latok
+finetune` (twice: a decoder of codes; then the continuous one further, for the encoder as it is) and
+`latok export`, and prints each command before it does.
 Stopped and started again, it goes on where it was: in the middle of training too.
 ``DIR/model`` is the tokenizer. With ``--held-out`` it is measured on clips that are not in AUDIO,
 and ``DIR/curve.md`` and ``DIR/curve.png`` show quality against training time.
@@ -25,21 +26,27 @@ import subprocess
 import sys
 from pathlib import Path
 
+_SHORT = "--batch-size 2 --held-out 1 --num-workers 0"
+_SMALL = "--codebooks 4 --codebook-size 16 --iterations 2"
 _CPU = "--batch-size 10"
 _GPU = "--batch-size 32 --num-workers 12"
 _GPU += " --adversarial-weight 0.2 --feature-weight 0.2"
 BUDGETS = {
     "rehearsal": {
-        "train": "--preset tiny --steps 4 --batch-size 2 --held-out 1",
-        "further": "--preset tiny --steps 2 --batch-size 2 --held-out 1",
-        "fit": "--codebooks 4 --codebook-size 16 --iterations 2",
-        "finetune": "--steps 2 --batch-size 2 --held-out 1",
-        "latents": "--steps 2 --batch-size 2 --held-out 1",
+        "train": f"--preset tiny --steps 4 {_SHORT}",
+        "further": f"--preset tiny --steps 2 {_SHORT}",
+        "fit": _SMALL,
+        "joint": f"--preset tiny --steps 2 {_SHORT} --codebooks 4 --codebook-size 16",
+        "refit": _SMALL,
+        "finetune": f"--steps 2 {_SHORT}",
+        "latents": f"--steps 2 {_SHORT}",
     },
     "cpu-hours": {
         "train": f"--steps 4500 {_CPU}",
         "further": f"--steps 2700 {_CPU}",
         "fit": "--max-frames 1600000",
+        "joint": f"--steps 2100 {_CPU}",
+        "refit": "--max-frames 1600000",
         "finetune": f"--steps 500 {_CPU}",
         "latents": f"--steps 500 {_CPU}",
     },
@@ -47,6 +54,8 @@ BUDGETS = {
         "train": f"--steps 16000 {_CPU}",
         "further": f"--steps 16000 {_CPU}",
         "fit": "--max-frames 2200000",
+        "joint": f"--steps 8000 {_CPU}",
+        "refit": "--max-frames 2200000",
         "finetune": f"--steps 6000 {_CPU}",
         "latents": f"--steps 6000 {_CPU}",
     },
@@ -54,27 +63,35 @@ BUDGETS = {
         "train": f"--steps 30000 {_GPU}",
         "further": f"--steps 30000 {_GPU}",
         "fit": "--max-frames 2200000 --device cuda",
+        "joint": f"--steps 15000 {_GPU}",
+        "refit": "--max-frames 2200000 --device cuda",
         "finetune": f"--steps 15000 {_GPU}",
         "latents": f"--steps 10000 {_GPU}",
     },
 }
 _STAGE3 = "--ema-decay 0.998 --warmup-steps 50"
+_FIT = "--codebooks 24 --beam-width 4 --iterations 10 --max-points 1600000"
+_FIT += " --quantizer rvq:refinements=1"
 # What all budgets but the rehearsal share.
 SHARED = {
     "train": "--preset base",
     "further": "--preset base --learning-rate 7e-4 --mel-weight 3 --noise-range -0.2 0.55",
-    "fit": "--codebooks 24 --beam-width 4 --iterations 10 --max-points 1600000"
-    " --quantizer rvq:refinements=1",
+    "fit": _FIT,
+    "joint": "--preset base --codebooks 24 --learning-rate 6e-4 --mel-weight 4",
+    "refit": _FIT,
     "finetune": f"--mel-weight 4 {_STAGE3}",
     "latents": f"--mel-weight 5 {_STAGE3}",
 }
-# Each goes on from the model of the stage before it.
+# LAST is the model of the stage before.
 COMMANDS = {
     "train": "train",
-    "further": "train",
-    "fit": "fit",
-    "finetune": "finetune",
-    "latents": "finetune --decoder continuous --noise-range -1 0.4",
+    "further": "train --init LAST",
+    "fit": "fit LAST",
+    "joint": "train --init LAST --init-quantizer LAST --bottleneck rvq --codebook-decay 1"
+    " --exact-share 0.2",
+    "refit": "fit LAST",
+    "finetune": "finetune LAST",
+    "latents": "finetune LAST --decoder continuous --noise-range -1 0.4",
 }
 
 
@@ -141,19 +158,18 @@ def main() -> None:
     if options.budget != "rehearsal":
         budget = {stage: f"{SHARED[stage]} {words}" for stage, words in budget.items()}
     folders = {stage: out / f"{i}-{stage}" for i, stage in enumerate(budget, start=1)}
-    last: list[Path] = []
+    last: Path | None = None
     for stage, words in budget.items():
-        command, *how = COMMANDS[stage].split()
+        command, *given = [last if word == "LAST" else word for word in COMMANDS[stage].split()]
         if not (folders[stage] / "model" / "config.json").exists():
-            said = [*how, *words.split()]
-            if stage != "fit":
+            said = words.split()
+            if command != "fit":
                 said += ["--mixed-precision", options.mixed_precision]
-            given = ["--init", *last] if stage == "further" else last
             latok(command, *given, options.audio, "--out", folders[stage], *said)
-        last = [folders[stage] / "model"]
+        last = folders[stage] / "model"
     if not (out / "model" / "config.json").exists():
-        latok("export", *last, out / "model")
-    trained = [stage for stage in budget if stage != "fit"]
+        latok("export", last, out / "model")
+    trained = [stage for stage in budget if "fit" not in stage]
     write_curves([folders[stage] / "log.jsonl" for stage in trained], out)
     if options.held_out:
         latok("evaluate", options.held_out, "--model", out / "model")
