@@ -88,7 +88,7 @@ COMMANDS = {
     "further": "train --init LAST",
     "fit": "fit LAST",
     "joint": "train --init LAST --init-quantizer LAST --bottleneck rvq --codebook-decay 1"
-    " --exact-share 0.2",
+    " --commitment-weight 0.1 --codebook-dropout 0.45 --exact-share 0.35 --init-share 0.5",
     "refit": "fit LAST",
     "finetune": "finetune LAST",
     "latents": "finetune LAST --decoder continuous --noise-range -1 0.4",

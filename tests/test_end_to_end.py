@@ -246,15 +246,24 @@ def test_command(audio, tmp_path, capsys, monkeypatch):
     assert latok("fit", out / "model", audio, "--out", fitted, *fit) == 0
     model = fitted / "model"
     more = [*sizes, *loop, "--init", model, "--init-quantizer", model, "--bottleneck", "rvq"]
-    more += ["--codebook-decay", 1, "--exact-share", 0.3]
+    more += ["--codebook-size", 16, "--codebook-decay", 1, "--exact-share", 0.3]
     monkeypatch.setitem(sys.modules, "vector_quantize_pytorch", None)
-    assert latok("train", audio, "--out", joint, "--codebook-size", 16, *more) == 0
+    assert latok("train", audio, "--out", joint, *more) == 0
     before, after = (LatentTokenizer.from_pretrained(folder) for folder in (model, joint / "model"))
     assert torch.equal(after.quantizer.codebooks, before.quantizer.codebooks)
     head = "autoencoder.encoder.head.weight"
     assert not torch.equal(after.state_dict()[head], before.state_dict()[head])
     assert {"val/mel_0", "val/mel_3"} < log(joint)[-1].keys()
-    capsys.readouterr()
+    # Half of the way.
+    half = tmp_path / "half"
+    assert latok("train", audio, "--out", half, *more, "--init-share", 0.5) == 0
+    between = LatentTokenizer.from_pretrained(half / "model")
+    assert between.quantizer is None
+    for name, value in between.autoencoder.state_dict().items():
+        ends = [model.autoencoder.state_dict()[name] for model in (before, after)]
+        torch.testing.assert_close(value, sum(ends) / 2)
+    assert latok("train", audio, "--out", tmp_path / "d", *sizes, *loop, "--init-share", 0.5) == 2
+    assert "--init-share needs --init" in capsys.readouterr().err
     assert latok("train", audio, "--out", tmp_path / "c", *more, "--codebook-size", 32) == 2
     assert "codebook_size 16: this bottleneck has 32" in capsys.readouterr().err
     assert latok("train", audio, "--out", tmp_path / "b", *sizes, *loop, "--bottleneck", "rvq") == 2

@@ -48,7 +48,11 @@ def _train(options: argparse.Namespace) -> None:
     from tokenizer.loading import load_for_fitting, load_tokenizer
     from tokenizer.model import LatentTokenizer
     from tokenizer.training.adversarial import AdversarialConfig
-    from tokenizer.training.autoencoder import ReconstructionConfig, train_autoencoder
+    from tokenizer.training.autoencoder import (
+        ReconstructionConfig,
+        mix_weights,
+        train_autoencoder,
+    )
     from tokenizer.training.loop import LoopConfig
 
     loop = take(LoopConfig, options)
@@ -61,6 +65,11 @@ def _train(options: argparse.Namespace) -> None:
     autoencoder = LappedAutoencoder(LappedConfig(**sizes))
     if options.init:
         autoencoder.load_state_dict(load_for_fitting(options.init).autoencoder.state_dict())
+    if not 0 <= options.init_share < 1:
+        raise ValueError(f"--init-share is a share below 1, got {options.init_share:g}.")
+    if options.init_share and not options.init:
+        raise ValueError("--init-share needs --init, the model whose share it is.")
+    start = {name: value.clone() for name, value in autoencoder.state_dict().items()}
     settings: dict[str, Any] = {
         "loop": loop,
         "losses": take(ReconstructionConfig, options),
@@ -71,6 +80,7 @@ def _train(options: argparse.Namespace) -> None:
     }
     if options.bottleneck is None:
         train_autoencoder(autoencoder, scan(options.audio), options.out, **settings)
+        mix_weights(autoencoder, start, options.init_share)
         _deliver(LatentTokenizer.from_autoencoder(autoencoder), options.out)
         return
 
@@ -83,6 +93,10 @@ def _train(options: argparse.Namespace) -> None:
         if settings["start"] is None:
             raise ValueError(f"{options.init_quantizer} has no quantizer to begin from.")
     tokenizer = train_end_to_end(autoencoder, scan(options.audio), options.out, **settings)
+    if options.init_share:
+        mix_weights(autoencoder, start, options.init_share)
+        # The quantizer was trained with other latents.
+        tokenizer = LatentTokenizer.from_autoencoder(autoencoder)
     _deliver(tokenizer, options.out, report=True)
 
 
@@ -173,6 +187,13 @@ def register(commands: Any, command: str | None) -> None:
         from tokenizer.bottlenecks import BOTTLENECKS, BottleneckConfig
 
         p.add_argument("--init", help="tokenizer of the same sizes to start from")
+        p.add_argument(
+            "--init-share",
+            type=float,
+            default=0.0,
+            metavar="SHARE",
+            help="deliver weights that are by this share --init's and else the trained ones",
+        )
         p.add_argument("--preset", choices=sorted(PRESETS), default="base", help="default: base")
         group = p.add_argument_group("sizes (default: the preset's)")
         for field in fields(LappedConfig):

@@ -205,6 +205,22 @@ def _second_moments(x: Float[Tensor, "n M"]) -> Float[Tensor, "M M"]:
     return torch.stack(parts).sum(0) / len(x)
 
 
+@torch.no_grad()
+def mix_weights(autoencoder: nn.Module, start: dict[str, Tensor], share: float) -> None:
+    """Takes a trained model part of the way back to where its training began.
+
+    What is between the two is often nearly as good at the new task, and better at the old one:
+    Wortsman et al., 2022, "Robust fine-tuning of zero-shot models".
+
+    Args:
+        autoencoder: Changed in place.
+        start: Its weights before training.
+        share: Of these, 0 to 1.
+    """
+    for name, value in autoencoder.state_dict().items():
+        value.lerp_(start[name].to(value), share)
+
+
 def train_autoencoder(
     autoencoder: LappedAutoencoder,
     clips: list[Clip],
