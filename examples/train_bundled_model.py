@@ -47,8 +47,8 @@ BUDGETS = {
         "fit": "--max-frames 1600000",
         "joint": f"--steps 2100 {_CPU}",
         "refit": "--max-frames 1600000",
-        "finetune": f"--steps 500 {_CPU}",
-        "latents": f"--steps 500 {_CPU}",
+        "finetune": f"--steps 600 {_CPU}",
+        "latents": f"--steps 700 {_CPU}",
     },
     "cpu-night": {
         "train": f"--steps 16000 {_CPU}",
@@ -69,7 +69,7 @@ BUDGETS = {
         "latents": f"--steps 10000 {_GPU}",
     },
 }
-_STAGE3 = "--ema-decay 0.998 --warmup-steps 50"
+_STAGE3 = "--learning-rate 5e-4 --ema-decay 0.998 --warmup-steps 50"
 _FIT = "--codebooks 24 --beam-width 4 --iterations 10 --max-points 1600000"
 _FIT += " --quantizer rvq:refinements=1"
 # What all budgets but the rehearsal share.
@@ -79,8 +79,8 @@ SHARED = {
     "fit": _FIT,
     "joint": "--preset base --codebooks 24 --learning-rate 6e-4 --mel-weight 4",
     "refit": _FIT,
-    "finetune": f"--mel-weight 4 {_STAGE3}",
-    "latents": f"--mel-weight 5 {_STAGE3}",
+    "finetune": f"--mel-weight 5 {_STAGE3}",
+    "latents": f"--mel-weight 10 {_STAGE3}",
 }
 # LAST is the model of the stage before.
 COMMANDS = {
