@@ -44,16 +44,8 @@ def audio(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def short_validation(monkeypatch):
+def short_start(monkeypatch):
     monkeypatch.setattr(end_to_end, "_INITIAL_FRAMES", 2000)
-    real = end_to_end.crop_datasets
-
-    def crop_datasets(clips, **options):
-        train, held_out = real(clips, **options)
-        held_out.length = 2
-        return train, held_out
-
-    monkeypatch.setattr(end_to_end, "crop_datasets", crop_datasets)
 
 
 def log(out: Path) -> list[dict]:

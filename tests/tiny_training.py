@@ -8,6 +8,7 @@ from pathlib import Path
 
 from models import make_autoencoder, make_tokenizer
 
+from tokenizer import data
 from tokenizer.data import Augmentation, scan
 from tokenizer.training.autoencoder import ReconstructionConfig, train_autoencoder
 from tokenizer.training.decoder import FinetuneConfig, finetune_decoder
@@ -41,4 +42,6 @@ def train_stages(audio: Path, out: Path, crops: int) -> None:
 
 
 if __name__ == "__main__":
+    # As tests/conftest.py has it.
+    data.HELD_OUT_CROPS = 2
     train_stages(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

@@ -181,6 +181,8 @@ class Augmentation:
 # Clips that cannot be read any more, or hold NaN, are replaced by others; so many in a row mean
 # that it is not the clips: a disk is gone, say.
 MAX_UNREADABLE_IN_A_ROW = 20
+# Crops of each validation.
+HELD_OUT_CROPS = 32
 
 NO_AUGMENTATION = Augmentation(
     lowpass=0.0, mix=0.0, round_to_16_bit=0.0, level_jitter=0.0, level_range=0.0
@@ -306,7 +308,7 @@ def crop_datasets(
     length: int,
     num_held_out: int,
 ) -> tuple[CropDataset, CropDataset]:
-    """Augmented crops to train on, and 32 plain ones of 4 s to validate on.
+    """Augmented crops to train on, and `HELD_OUT_CROPS` plain ones of 4 s to validate on.
 
     The latter come from ``num_held_out`` other clips, but never more than a fifth of them; if that
     leaves none, from the same.
@@ -328,7 +330,7 @@ def crop_datasets(
             crop_length=4 * sampling_rate,
             augmentation=NO_AUGMENTATION,
             seed=1,
-            length=32,
+            length=HELD_OUT_CROPS,
         ),
     )
 
