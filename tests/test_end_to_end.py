@@ -256,6 +256,9 @@ def test_command(audio, tmp_path, capsys, monkeypatch):
         torch.testing.assert_close(value, sum(ends) / 2)
     assert latok("train", audio, "--out", tmp_path / "d", *sizes, *loop, "--init-share", 0.5) == 2
     assert "--init-share needs --init" in capsys.readouterr().err
+    lone = ["--init-quantizer", model]
+    assert latok("train", audio, "--out", tmp_path / "e", *sizes, *loop, *lone) == 2
+    assert "--init-quantizer needs --bottleneck" in capsys.readouterr().err
     assert latok("train", audio, "--out", tmp_path / "c", *more, "--codebook-size", 32) == 2
     assert "codebook_size 16: this bottleneck has 32" in capsys.readouterr().err
     assert latok("train", audio, "--out", tmp_path / "b", *sizes, *loop, "--bottleneck", "rvq") == 2

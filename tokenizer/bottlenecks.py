@@ -46,8 +46,8 @@ class BottleneckConfig:
         commitment_weight: Of the commitment losses, which are summed over codebooks; "rfsq" has
             none.
         codebook_decay: Of the running means that entries are; "rfsq" has no entries. At 1 they stay
-            as they are ("rvq" only), which takes a third of the time: for an autoencoder that goes
-            on with a quantizer that was fitted to it.
+            as they are ("rvq" only): for an autoencoder that goes on with a quantizer that was
+            fitted to it.
         dead_share: An entry that gets less than this share of what it would get if all were used
             alike is put on a random vector of the batch.
         codebook_dropout: Probability that a crop is coded with fewer codebooks than all: as many as

@@ -63,13 +63,15 @@ def _train(options: argparse.Namespace) -> None:
     }
     torch.manual_seed(loop.seed)
     autoencoder = LappedAutoencoder(LappedConfig(**sizes))
-    if options.init:
-        autoencoder.load_state_dict(load_for_fitting(options.init).autoencoder.state_dict())
     if not 0 <= options.init_share < 1:
         raise ValueError(f"--init-share is a share below 1, got {options.init_share:g}.")
     if options.init_share and not options.init:
         raise ValueError("--init-share needs --init, the model whose share it is.")
-    start = {name: value.clone() for name, value in autoencoder.state_dict().items()}
+    if options.init_quantizer and options.bottleneck is None:
+        raise ValueError("--init-quantizer needs --bottleneck, which begins with it.")
+    start = load_for_fitting(options.init).autoencoder.state_dict() if options.init else {}
+    if options.init:
+        autoencoder.load_state_dict(start)
     settings: dict[str, Any] = {
         "loop": loop,
         "losses": take(ReconstructionConfig, options),
@@ -80,7 +82,8 @@ def _train(options: argparse.Namespace) -> None:
     }
     if options.bottleneck is None:
         train_autoencoder(autoencoder, scan(options.audio), options.out, **settings)
-        mix_weights(autoencoder, start, options.init_share)
+        if options.init_share:
+            mix_weights(autoencoder, start, options.init_share)
         _deliver(LatentTokenizer.from_autoencoder(autoencoder), options.out)
         return
 
