@@ -45,7 +45,7 @@ def _train(options: argparse.Namespace, family: str) -> None:
             options.data, options.out, config, n_codebooks=options.codebooks, **shared
         )
     else:
-        train_diffusion(options.data, options.out, config, **shared)
+        train_diffusion(options.data, options.out, config, detail=options.detail, **shared)
     print(f"Model: {options.out / 'model'}")
 
 
@@ -230,6 +230,12 @@ def _parser() -> argparse.ArgumentParser:
         _add_held_out(p)
         if family == "lm":
             p.add_argument("--codebooks", type=int, help="learn the first ones; default: all")
+        else:
+            p.add_argument(
+                "--detail",
+                action="store_true",
+                help="learn all latents; default: those that codes stand for",
+            )
         _add_model(p, MODEL_OPTIONS[family])
         _add_training(p)
 

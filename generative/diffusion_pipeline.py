@@ -166,7 +166,7 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         if audio is None:
             return None, None, None
         row = self.tokenizer.encode_latents(audio, sampling_rate=rate, downmix=True)
-        found = torch.from_numpy(row["latents"])[:frames]
+        found = torch.from_numpy(row["latents"])[:frames, : len(self.model.latents_mean)]
         known = torch.zeros(frames, found.shape[-1])
         known[: len(found)] = found
         # The last frame of a file may look at the silence after it, which must not be imposed.

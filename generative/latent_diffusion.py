@@ -348,6 +348,6 @@ class LatentDiffusion(ModelMixin, ConfigMixin):
                     f"The prompt has {len(frames)} frames, the whole clip {request.num_frames}:"
                     " nothing is left to generate."
                 )
-            known[index, : len(frames)] = frames
+            known[index, : len(frames)] = frames[:, : known.shape[-1]]
             keep[index, : len(frames)] = True
         return known, keep

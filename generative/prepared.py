@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from datasets_scripts import (
@@ -178,6 +179,7 @@ def make_collator(
     crop_frames: int | None,
     seed: int,
     n_codebooks: int | None = None,
+    latent_dim: int | None = None,
 ) -> Callable[[], Any]:
     """Returns a function that makes the collator of `datasets_scripts` for this data.
 
@@ -187,6 +189,7 @@ def make_collator(
         crop_frames: Length of random crops.
         seed: Of the crops.
         n_codebooks: Use only the first ones.
+        latent_dim: Use only the first so many numbers of a frame.
     """
     shared = {
         "crop_frames": crop_frames,
@@ -196,8 +199,18 @@ def make_collator(
     }
     if data.column == "latents":
         mean, std = tokenizer.latents_mean.cpu(), tokenizer.latents_std.cpu()
-        return partial(LatentsCollator, mean, std, **shared)
+        return partial(FirstLatents, mean[:latent_dim], std[:latent_dim], **shared)
     return partial(FirstCodebooks, n_codebooks, **shared)
+
+
+class FirstLatents(LatentsCollator):
+    """A collator of latents that keeps the first numbers of a frame, as many as it has means of."""
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
+        """Returns a batch; see `LatentsCollator`."""
+        dim = len(self.mean)
+        kept = [{**row, "latents": np.asarray(row["latents"])[..., :dim]} for row in rows]
+        return super().__call__(kept)
 
 
 class FirstCodebooks(CodesCollator):

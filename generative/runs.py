@@ -53,6 +53,7 @@ class PreparedTask:
         config: Batches, crops and seeds.
         n_codebooks: Of language models; None for diffusion.
         preview_seconds: Length of the samples.
+        latent_dim: Of diffusion models; None for language models.
     """
 
     def __init__(
@@ -62,9 +63,11 @@ class PreparedTask:
         config: TrainingConfig,
         n_codebooks: int | None = None,
         preview_seconds: float = PREVIEW_SECONDS,
+        latent_dim: int | None = None,
     ) -> None:
         self.data, self.tokenizer, self.config = data, tokenizer, config
         self.n_codebooks, self.preview_seconds = n_codebooks, preview_seconds
+        self.latent_dim = latent_dim
 
     def _make(self, seed: int) -> Callable[[], Any]:
         return make_collator(
@@ -73,6 +76,7 @@ class PreparedTask:
             crop_frames=self.config.crop_frames,
             seed=seed,
             n_codebooks=self.n_codebooks,
+            latent_dim=self.latent_dim,
         )
 
     def batches(self, first: int, rank: int, world_size: int) -> Iterator[Batch]:
@@ -171,6 +175,7 @@ def train_diffusion(
     *,
     tokenizer: str | Path | None = None,
     held_out: float = 0.05,
+    detail: bool = False,
     preview_seconds: float = PREVIEW_SECONDS,
     progress: bool = True,
     **options: Any,
@@ -183,6 +188,9 @@ def train_diffusion(
         config: How long and how fast.
         tokenizer: Folder or hub id of the one that made the latents. Default: the bundled one.
         held_out: Share of the sources to validate on, where the dataset has no split for it.
+        detail: Whether the model makes all latents, or those that codes stand for: these are fewer
+            and easier to predict, and the decoder takes them too. The same where there is no
+            detail (`tokenizer.core.TokenizerCore.coded_dim`).
         preview_seconds: Length of the samples made while training.
         progress: Whether to show a bar.
         options: Of `LatentDiffusion`: width, depth, ...
@@ -195,21 +203,22 @@ def train_diffusion(
     data = load_prepared(folder, "latents", held_out, captions=bool(options.get("text_encoder")))
     tok = load_tokenizer(tokenizer)
     check_source(data, tok)
-    info = _describe("diffusion", data, folder, tok, tokenizer)
+    dim = tok.latent_dim if detail else tok.coded_dim
+    info: dict[str, Any] = _describe("diffusion", data, folder, tok, tokenizer)
+    info["latent_dim"] = dim
     gains = median_gains(data)
 
     def build() -> LatentDiffusion:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             model = LatentDiffusion(
-                tok.latent_dim, data.labels, gains=gains, fingerprint=info["identity"], **options
+                dim, data.labels, gains=gains, fingerprint=info["identity"], **options
             )
-        model.set_statistics(tok.latents_mean, tok.latents_std)
+        model.set_statistics(tok.latents_mean[:dim], tok.latents_std[:dim])
         return model
 
-    return _train(
-        build, data, tok, config, Path(out), info, options, None, preview_seconds, progress
-    )
+    task = PreparedTask(data, tok, config, None, preview_seconds, dim)
+    return _train(build, task, Path(out), info, options, progress)
 
 
 def train_language_model(
@@ -262,7 +271,8 @@ def train_language_model(
             torch.manual_seed(config.seed)
             return CodecLM(deepcopy(model_config))
 
-    return _train(build, data, tok, config, Path(out), info, options, n, preview_seconds, progress)
+    task = PreparedTask(data, tok, config, n, preview_seconds)
+    return _train(build, task, Path(out), info, options, progress)
 
 
 def _codebooks(data: PreparedData, wanted: int | None) -> int:
@@ -275,17 +285,13 @@ def _codebooks(data: PreparedData, wanted: int | None) -> int:
 
 def _train(
     build: Callable[[], Any],
-    data: PreparedData,
-    tokenizer: LatentTokenizer,
-    config: TrainingConfig,
+    task: PreparedTask,
     out: Path,
     info: dict[str, Any],
     options: dict[str, Any],
-    n_codebooks: int | None,
-    preview_seconds: float,
     progress: bool,
 ) -> Any:
-    task = PreparedTask(data, tokenizer, config, n_codebooks, preview_seconds)
+    data, config = task.data, task.config
     described = {k: v for k, v in info.items() if k not in ("version", "data", "tokenizer")}
     description = {
         **described,

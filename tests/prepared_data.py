@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from datasets import Array2D, Dataset, Features, List, Value
-from models import CODEBOOKS, DIM, RATE, tone
+from models import CODEBOOKS, RATE, tone
 
 LABELS = ("birds", "rain")
 
@@ -34,7 +34,9 @@ def write_prepared(folder, tokenizer, rows=None, *, columns=("codes", "latents")
             "source_id": text,
             "start": number,
             "codes": Array2D((None, CODEBOOKS), "int16") if "codes" in columns else nothing,
-            "latents": Array2D((None, DIM), "float16") if "latents" in columns else nothing,
+            "latents": Array2D((None, tokenizer.latent_dim), "float16")
+            if "latents" in columns
+            else nothing,
             "gain": List(Value("float32")),
             "num_samples": number,
             "num_channels": number,

@@ -11,9 +11,12 @@ import torch
 from models import CODEBOOKS, DIM, HOP, RATE, make_tokenizer, tone
 
 from tokenizer import onnx_runner
+from tokenizer.audio import write_audio
+from tokenizer.data import scan
 from tokenizer.onnx_export import _graph, _Search, export_onnx
 from tokenizer.onnx_runner import OnnxTokenizer
 from tokenizer.quantizers.product import ProductQuantizer
+from tokenizer.training.detail import add_detail
 
 pytest.importorskip("onnxscript")
 
@@ -136,3 +139,20 @@ def test_bad_input_to_the_runner(runner):
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@pytest.mark.slow
+def test_latents_with_detail(tmp_path):
+    write_audio(tmp_path / "audio.wav", tone(1.5), RATE)
+    detailed = add_detail(make_tokenizer(), scan(tmp_path), 3, seed=0)
+    runner, wave = (
+        OnnxTokenizer(export_onnx(detailed, tmp_path / "model"), num_threads=1),
+        tone(0.5),
+    )
+    row, ours = runner.encode_codes(wave), detailed.encode_codes(wave, sampling_rate=RATE)
+    np.testing.assert_array_equal(row["codes"], ours["codes"])
+    np.testing.assert_allclose(runner.decode_codes(row), detailed.decode_codes(ours), atol=1e-5)
+    latents = runner.encode_latents(wave)
+    assert latents["latents"].shape[1] == DIM + 3
+    expected = detailed.decode_latents(detailed.encode_latents(wave, sampling_rate=RATE))
+    np.testing.assert_allclose(runner.decode_latents(latents), expected, atol=1e-5)

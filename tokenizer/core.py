@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
+from torch.nn import functional
 
 from tokenizer.autoencoders import Autoencoder, Decoder, build_autoencoder
 from tokenizer.checkpoint import Checkpoint, module_bytes
@@ -124,6 +125,14 @@ class TokenizerCore(Checkpoint):
         return self.autoencoder.latent_dim
 
     @property
+    def coded_dim(self) -> int:
+        """How many latents, the first of D, codes stand for; the others are detail.
+
+        Whatever takes latents takes the coded ones alone too: they then have no detail.
+        """
+        return self.autoencoder.coded_dim
+
+    @property
     def num_codebooks(self) -> int:
         """K of the fitted quantizer."""
         return self._fitted_quantizer().num_codebooks
@@ -160,13 +169,14 @@ class TokenizerCore(Checkpoint):
     def codes_fingerprint(self) -> str:
         """Sixteen hex digits: a hash of encoder and quantizer, which decide what codes mean.
 
-        Other than `fingerprint` it stays the same when a decoder is finetuned.
+        Other than `fingerprint` it stays the same when a decoder is finetuned or detail added.
         """
-        self._fitted_quantizer()
-        parts = (self.autoencoder.encoder, self.quantizer)
-        digest = hashlib.sha256(json.dumps(self.config.autoencoder, sort_keys=True).encode())
-        for part in parts:
-            assert part is not None
+        quantizer, coded = self._fitted_quantizer(), self.autoencoder.without_detail()
+        config = self.config.autoencoder
+        if coded is not self.autoencoder:
+            config = {"kind": coded.kind, **coded.to_config()}
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+        for part in (coded.encoder, quantizer):
             digest.update(module_bytes(part))
         return digest.hexdigest()[:16]
 
@@ -308,20 +318,16 @@ class TokenizerCore(Checkpoint):
         """Codes (int64) of latents, from the first ``n_codebooks`` codebooks (default: all)."""
         n = self._check_n_codebooks(n_codebooks)
         quantizer = self._fitted_quantizer()
-        if latents.ndim != 3 or latents.shape[1] != self.latent_dim:
-            raise ValueError(
-                f"latents have shape {tuple(latents.shape)}; expected [B, {self.latent_dim}, T]."
-            )
-        z = latents.to(self.device, torch.float32).transpose(1, 2)
+        z = self.pad_detail(latents)[:, : self.coded_dim].transpose(1, 2)
         # Quantizers code a frame in the same way whichever frames it comes with.
-        codes = quantizer.encode(z.reshape(-1, self.latent_dim), n)
+        codes = quantizer.encode(z.reshape(-1, self.coded_dim), n)
         return codes.reshape(len(z), -1, n).transpose(1, 2)
 
     @torch.inference_mode()
     def dequantize(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, audio_codes: Int[Tensor, "B n T"]
     ) -> Float[Tensor, "B D T"]:
-        """Latents from the codes of the first n codebooks.
+        """Latents from the codes of the first n codebooks; detail is zero.
 
         Raises:
             ValueError: For more codebooks than there are, or codes out of range.
@@ -332,7 +338,23 @@ class TokenizerCore(Checkpoint):
         codes = audio_codes.to(self.device, torch.int64)
         flat = codes.transpose(1, 2).reshape(-1, codes.shape[1])
         z = self._fitted_quantizer().decode(flat)
-        return z.reshape(len(codes), codes.shape[2], -1).transpose(1, 2)
+        return self.pad_detail(z.reshape(len(codes), codes.shape[2], -1).transpose(1, 2))
+
+    def pad_detail(self, latents: Float[Tensor, "B d T"]) -> Float[Tensor, "B D T"]:
+        """Latents in float32 where the tokenizer is, with zeros for detail where they have none.
+
+        Args:
+            latents: Whole, or the coded ones alone.
+
+        Raises:
+            ValueError: If they are neither.
+        """
+        missing = self.latent_dim - (latents.shape[1] if latents.ndim == 3 else 0)
+        if missing not in (0, self.latent_dim - self.coded_dim):
+            raise ValueError(
+                f"latents have shape {tuple(latents.shape)}; expected [B, {self.latent_dim}, T]."
+            )
+        return functional.pad(latents.to(self.device, torch.float32), (0, 0, 0, missing))
 
     def noise_level(self, n_codebooks: int | None) -> float:
         """Relative RMS error of latents from the first n codebooks; 0 for None (exact)."""
@@ -365,11 +387,7 @@ class TokenizerCore(Checkpoint):
             ``autoencoder.num_samples(T)`` samples: at least as many as went into `encode`; cut the
             rest off.
         """
-        if latents.ndim != 3 or latents.shape[1] != self.latent_dim:
-            raise ValueError(
-                f"latents have shape {tuple(latents.shape)}; expected [B, {self.latent_dim}, T]."
-            )
-        z = latents.to(self.device, torch.float32)
+        z = self.pad_detail(latents)
         if not bool(torch.isfinite(z).all()):
             raise ValueError("latents hold NaN or infinite values.")
         gains = z.new_full((len(z),), self.default_gain) if gain is None else gain.to(z)
@@ -422,11 +440,13 @@ class TokenizerCore(Checkpoint):
 
     def normalize_latents(self, latents: Float[Tensor, "B D T"]) -> Float[Tensor, "B D T"]:
         """Latents with mean 0 and deviation 1 in every channel, as diffusion models want them."""
-        return (latents - self.latents_mean[:, None]) / self.latents_std[:, None]
+        dim = latents.shape[1]
+        return (latents - self.latents_mean[:dim, None]) / self.latents_std[:dim, None]
 
     def denormalize_latents(self, latents: Float[Tensor, "B D T"]) -> Float[Tensor, "B D T"]:
         """Inverse of `normalize_latents`."""
-        return latents * self.latents_std[:, None] + self.latents_mean[:, None]
+        dim = latents.shape[1]
+        return latents * self.latents_std[:dim, None] + self.latents_mean[:dim, None]
 
     # Stages
 
@@ -440,9 +460,9 @@ class TokenizerCore(Checkpoint):
 
     def set_quantizer(self: T, quantizer: Quantizer) -> T:
         """Puts a fitted quantizer in place; a decoder finetuned for the previous one is dropped."""
-        if quantizer.dim != self.latent_dim:
+        if quantizer.dim != self.coded_dim:
             raise ValueError(
-                f"The quantizer has {quantizer.dim} dimensions, the latents {self.latent_dim}."
+                f"The quantizer has {quantizer.dim} dimensions, the coded latents {self.coded_dim}."
             )
         if not bool(quantizer.fitted):
             raise RuntimeError("The quantizer is not fitted: call its fit() first.")

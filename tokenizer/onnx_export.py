@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tokenizer import onnx_runner
 from tokenizer.core import GAIN_FLOOR
@@ -58,11 +59,12 @@ class _Search(nn.Module):
 
     def __init__(self, quantizer: ResidualVectorQuantizer, n: int, width: int) -> None:
         super().__init__()
-        self.width = width
+        self.width, self.dim = width, quantizer.dim
         self.shift, self.common, self.stages = quantizer.search_space(n)
 
     def forward(self, latents: Tensor) -> Tensor:
-        residual = latents - self.shift
+        # Detail has no codes.
+        residual = latents[:, : self.dim] - self.shift
         if self.common is not None:
             residual = self.common.project(residual)
         return self._greedy(residual) if self.width == 1 else self._beam(residual)
@@ -96,14 +98,14 @@ class _Search(nn.Module):
 
 
 class _Sum(nn.Module):
-    def __init__(self, quantizer: ResidualVectorQuantizer) -> None:
+    def __init__(self, quantizer: ResidualVectorQuantizer, latent_dim: int) -> None:
         super().__init__()
-        self.size = quantizer.codebook_size
+        self.size, self.missing = quantizer.codebook_size, latent_dim - quantizer.dim
         self.table = quantizer.codebooks.float().flatten(0, 1)
 
     def forward(self, codes: Tensor) -> Tensor:
         first = torch.arange(codes.shape[1], device=codes.device) * self.size
-        return self.table[codes + first].sum(1)
+        return functional.pad(self.table[codes + first].sum(1), (0, self.missing))
 
 
 def export_onnx(
@@ -159,7 +161,7 @@ def export_onnx(
         graphs[f"decoder-{name}"] = (_Decoder(decoder), inputs, {"latents": 1}, "audio")
     if quantizer is not None:
         width = quantizer.beam_width if beam_width is None else beam_width
-        search, total = _Search(quantizer, n, width), _Sum(quantizer)
+        search, total = _Search(quantizer, n, width), _Sum(quantizer, dim)
         codes = torch.zeros(frames, n, dtype=torch.int64)
         graphs["quantizer"] = (search, {"latents": latents[0]}, {"latents": 0}, "codes")
         graphs["dequantizer"] = (total, {"codes": codes}, {"codes": (0, 1)}, "latents")

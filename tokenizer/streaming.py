@@ -176,7 +176,8 @@ class StreamDecoder:
             raise RuntimeError(_FINISHED)
         x = torch.as_tensor(frames)
         x = x[None] if x.ndim == 2 else x
-        width = self._tokenizer.latent_dim if self._latents else self._n_codebooks
+        # The tokenizer says what is wrong with latents.
+        width = None if self._latents else self._n_codebooks
         if x.ndim != 3 or len(x) != self._groups or x.shape[2] != (width or x.shape[2]):
             wanted = f"[{self._groups}, t, {width or 'n'}]"
             raise ValueError(f"Frames have shape {list(x.shape)}; expected {wanted}.")
@@ -187,8 +188,7 @@ class StreamDecoder:
             return np.zeros((len(self.gain), 0), dtype=np.float32)
         with torch.inference_mode():
             if self._latents:
-                z = x.to(self._tokenizer.device, torch.float32).transpose(1, 2)
-                check_finite(z, "Latents")
+                z = check_finite(self._tokenizer.pad_detail(x.transpose(1, 2)), "Latents")
             else:
                 z = self._tokenizer.dequantize(x.long().transpose(1, 2))
                 self._n_codebooks = x.shape[2]

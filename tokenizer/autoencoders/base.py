@@ -86,6 +86,9 @@ class Autoencoder(nn.Module, ABC):
         sampling_rate: Hz.
         hop_length: Samples per latent frame.
         latent_dim: D.
+        coded_dim: How many of these, the first ones, codes stand for; the others are detail that
+            only exact latents carry, zero for the decoder of codes. All, unless a family says
+            otherwise.
         num_channels: Audio channels that are coded jointly: 1, or 2 for stereo models.
         normalize: Whether the model expects audio of root mean square 1 (the tokenizer then
             carries the gain).
@@ -99,6 +102,15 @@ class Autoencoder(nn.Module, ABC):
     latent_dim: int
     num_channels: int
     normalize: bool
+
+    @property
+    def coded_dim(self) -> int:
+        """How many of the latents codes stand for."""
+        return self.latent_dim
+
+    def without_detail(self) -> Autoencoder:
+        """The autoencoder of the coded latents alone; itself where all are coded."""
+        return self
 
     @abstractmethod
     def num_frames(self, num_samples: int) -> int:

@@ -17,7 +17,7 @@ comes out under the signal's own spectrum rather than one for all.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, ClassVar
 
 import torch
@@ -35,6 +35,7 @@ from tokenizer.autoencoders.lapped_paths import (
     waveform_paths,
 )
 from tokenizer.autoencoders.lapped_steps import DecoderStepper, EncoderStepper
+from tokenizer.autoencoders.resizing import copy_common
 from tokenizer.deviation import deviation
 from tokenizer.layers import Backbone
 from tokenizer.spectral import imdct, mdct
@@ -235,6 +236,20 @@ class LappedAutoencoder(Autoencoder):
         self.num_channels = 1
         self.normalize = True
 
+    @property
+    def coded_dim(self) -> int:
+        """All latents but the detail."""
+        return self.latent_dim - self.config.detail_dim
+
+    def without_detail(self) -> LappedAutoencoder:
+        """See `Autoencoder.without_detail`."""
+        if not self.config.detail_dim:
+            return self
+        sizes = replace(self.config, latent_dim=self.coded_dim, detail_dim=0)
+        coded = LappedAutoencoder(sizes).to(self.encoder.latent_scale)
+        copy_common(self, coded)
+        return coded
+
     def num_frames(self, num_samples: int) -> int:
         """``ceil(num_samples / hop_length) + 1``: each block of samples needs two lapped frames."""
         return -(-num_samples // self.hop_length) + 1
@@ -252,6 +267,8 @@ class LappedAutoencoder(Autoencoder):
             del config["envelope_dim"]
         if not self.config.companding:
             del config["companding"]
+        if not self.config.detail_dim:
+            del config["detail_dim"]
         return config
 
     @classmethod
@@ -278,7 +295,7 @@ class LappedAutoencoder(Autoencoder):
         exponents = self.config.companding * expected_levels(levels, analysis)
         for layer in (encoder.compressor, decoder.expander):
             layer.weight.zero_()
-            layer.weight[:, -self.config.envelope_dim :] = exponents
+            layer.weight[:, self._envelope] = exponents.to(layer.weight)
 
     @torch.no_grad()
     def initialize(
@@ -303,12 +320,15 @@ class LappedAutoencoder(Autoencoder):
         encode, decode = self.encoder.linear, self.decoder.linear
         if encode is None or decode is None:
             return
-        first = self.latent_dim - self.config.envelope_dim
-        start = waveform_paths(covariance, first)
+        first = self._envelope.start
+        start = waveform_paths(covariance, first + self.config.detail_dim)
+        # Levels stand for what codes lose, and codes have no detail.
+        lost = waveform_paths(covariance, first).lost
+        waveform = [*range(first), *range(self.coded_dim, self.latent_dim)]
         encode.weight.zero_()
         decode.weight.zero_()
-        encode.weight[:first] = start.analysis
-        decode.weight[:, :first] = start.synthesis
+        encode.weight[waveform] = start.analysis.to(encode.weight)
+        decode.weight[:, waveform] = start.synthesis.to(decode.weight)
         self.encoder.latent_scale.fill_(1.0)
         levels_in, levels_out = self.encoder.envelope, self.decoder.envelope
         if levels_in is None or levels_out is None:
@@ -316,18 +336,24 @@ class LappedAutoencoder(Autoencoder):
         if levels is None:
             raise ValueError("Envelope latents begin with the levels' statistics: give levels.")
         if not self.config.companding:
-            analysis = envelope_analysis(levels, start.lost, self.config.envelope_dim)
+            analysis = envelope_analysis(levels, lost, self.config.envelope_dim)
             self._begin_envelope(levels, analysis)
         levels_out.weight.zero_()
-        levels_out.weight[:, first:] = expected_levels(levels, levels_in.weight[first:])
-        levels_out.bias.copy_(mean_levels(levels) + start.lost.log() / 2)
+        expected = expected_levels(levels, levels_in.weight[self._envelope])
+        levels_out.weight[:, self._envelope] = expected.to(levels_out.weight)
+        levels_out.bias.copy_(mean_levels(levels) + lost.log() / 2)
+
+    @property
+    def _envelope(self) -> slice:
+        """Which latents begin as levels."""
+        return slice(self.coded_dim - self.config.envelope_dim, self.coded_dim)
 
     def _begin_envelope(self, levels: LevelStatistics, analysis: Float[Tensor, "E M"]) -> None:
         assert isinstance(self.encoder, LappedEncoder)
-        layer, first = self.encoder.envelope, self.latent_dim - len(analysis)
+        layer, which = self.encoder.envelope, self._envelope
         assert layer is not None
         assert layer.bias is not None
         layer.weight.zero_()
         layer.bias.zero_()
-        layer.weight[first:] = analysis
-        layer.bias[first:] = -analysis @ levels.mean.to(analysis)
+        layer.weight[which] = analysis.to(layer.weight)
+        layer.bias[which] = (-analysis @ levels.mean.to(analysis)).to(layer.bias)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-_MAY_BE_ZERO = ("lookahead", "envelope_dim", "companding")
+_MAY_BE_ZERO = ("lookahead", "envelope_dim", "companding", "detail_dim")
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,10 @@ class LappedConfig:
         lookahead: Frames that each of the two networks sees ahead, for live use; None: as many as
             it sees behind. Audio comes out ``2 * lookahead + 2`` frames after it went in: 20 ms at
             0 and 40 ms at 1, for frames of 10 ms.
+        envelope_dim: So many of the coded latents begin as levels; see the module of the model.
+        companding: Power of the expected magnitude by which the linear path divides, 0 to 1.
+        detail_dim: The last so many latents are detail, which codes leave out. They begin as the
+            principal components of the waveform that follow the coded ones.
     """
 
     sampling_rate: int
@@ -41,6 +45,7 @@ class LappedConfig:
     lookahead: int | None = None
     envelope_dim: int = 0
     companding: float = 0.0
+    detail_dim: int = 0
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -50,10 +55,12 @@ class LappedConfig:
                 raise ValueError(
                     f"LappedConfig.{field.name} must be at least {least}, got {value}."
                 )
-        if self.envelope_dim and not (self.linear_path and self.envelope_dim < self.latent_dim):
+        of_their_own = self.envelope_dim + self.detail_dim
+        if of_their_own and not (self.linear_path and of_their_own < self.latent_dim):
             raise ValueError(
-                f"LappedConfig.envelope_dim is {self.envelope_dim}: it must be less than "
-                f"latent_dim, {self.latent_dim}, and needs the linear path."
+                f"LappedConfig.envelope_dim is {self.envelope_dim} and detail_dim "
+                f"{self.detail_dim}: together they must be less than latent_dim, "
+                f"{self.latent_dim}, and they need the linear path."
             )
         if not self.companding <= 1 or (self.companding and not self.envelope_dim):  # NaN too
             raise ValueError(

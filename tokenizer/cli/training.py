@@ -115,7 +115,7 @@ def _fit(options: argparse.Namespace) -> None:
     spec = QuantizerSpec(spec.kind, {**said, **spec.options})
     tokenizer = load_for_fitting(options.model).to(options.device)
     quantizer = spec.build(
-        tokenizer.latent_dim, num_codebooks=options.codebooks, codebook_size=options.codebook_size
+        tokenizer.coded_dim, num_codebooks=options.codebooks, codebook_size=options.codebook_size
     )
     fit_quantizer(
         tokenizer,
@@ -134,16 +134,22 @@ def _finetune(options: argparse.Namespace) -> None:
     from tokenizer.training.adversarial import AdversarialConfig
     from tokenizer.training.autoencoder import ReconstructionConfig
     from tokenizer.training.decoder import FinetuneConfig, finetune_decoder
+    from tokenizer.training.detail import add_detail
     from tokenizer.training.loop import LoopConfig
 
-    tokenizer = load_tokenizer(options.model)
+    tokenizer, clips = load_tokenizer(options.model), scan(options.audio)
+    loop, finetune = take(LoopConfig, options), take(FinetuneConfig, options)
+    if options.detail_dim:
+        if finetune.decoder != "continuous":
+            raise ValueError("--detail-dim needs --decoder continuous, which has to learn it.")
+        tokenizer = add_detail(tokenizer, clips, options.detail_dim, seed=loop.seed)
     finetune_decoder(
         tokenizer,
-        scan(options.audio),
+        clips,
         options.out,
-        loop=take(LoopConfig, options),
+        loop=loop,
         losses=take(ReconstructionConfig, options),
-        finetune=take(FinetuneConfig, options),
+        finetune=finetune,
         augmentation=take(Augmentation, options),
         adversarial=take(AdversarialConfig, options),
         num_held_out=options.held_out,
@@ -255,5 +261,11 @@ def register(commands: Any, command: str | None) -> None:
     if command == "finetune":
         from tokenizer.training.decoder import FinetuneConfig
 
+        p.add_argument(
+            "--detail-dim",
+            type=int,
+            default=0,
+            help="first add so many latents that codes leave out (with --decoder continuous)",
+        )
         _training_options(p, learning_rate=4e-4)
         add_fields(p, FinetuneConfig)

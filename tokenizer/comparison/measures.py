@@ -125,7 +125,7 @@ def measure_codes(
         of each codebook occurred, with the most codebooks.
     """
     device = quantizer.fitted.device
-    frames = held_out.frames.to(device)
+    frames = held_out.frames[:, : quantizer.dim].to(device)
     deviation = float((frames - frames.mean(0)).double().square().sum())
     timed = frames[torch.arange(min(_TIMED, len(frames))) * len(frames) // min(_TIMED, len(frames))]
     found: dict[int, np.ndarray] = {}

@@ -159,9 +159,9 @@ class _Comparison:
 
     def plan(self, spec: QuantizerSpec) -> dict[int, list[int]]:
         size = self.config.codebook_size
-        plan = spec.plan(self.base.latent_dim, self.budgets, size)
+        plan = spec.plan(self.base.coded_dim, self.budgets, size)
         for count in plan:
-            spec.build(self.base.latent_dim, num_codebooks=count, codebook_size=size)
+            spec.build(self.base.coded_dim, num_codebooks=count, codebook_size=size)
         return plan
 
     def check(self, other: Competitor) -> None:
@@ -252,7 +252,7 @@ class _Comparison:
             tokenizer.config.default_gain = self.base.config.default_gain
             tokenizer.to(self.base.device)  # pyright: ignore[reportArgumentType]
             quantizer = spec.build(
-                tokenizer.latent_dim, num_codebooks=count, codebook_size=config.codebook_size
+                tokenizer.coded_dim, num_codebooks=count, codebook_size=config.codebook_size
             )
             folder.mkdir(parents=True, exist_ok=True)
             # Another request must not stumble over what a killed fit has left.

@@ -66,13 +66,14 @@ class MemmapSource:
 
     Args:
         path: File of a float32 or float16 array ``[M, D]``, M >= 1.
+        dim: Of every frame only the first so many numbers. Default: all.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is not such an array.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, dim: int | None = None) -> None:
         self.path = Path(path)
         try:
             frames = np.load(self.path, mmap_mode="r", allow_pickle=False)
@@ -92,8 +93,8 @@ class MemmapSource:
                 f"{self.path} holds {frames.dtype} of shape {frames.shape}; expected float32 or "
                 "float16 of shape [M, D]."
             )
-        self._frames = frames
-        self.dim = int(frames.shape[1])
+        self._frames = frames[:, :dim]
+        self.dim = int(self._frames.shape[1])
 
     def __len__(self) -> int:
         """Number of frames, M."""

@@ -34,17 +34,22 @@ class FinetuneConfig:
             log-uniformly between this one and all, so that one decoder serves every rate.
         continue_finetuned: For codes. Whether to go on from an existing finetuned decoder instead
             of the continuous one.
+        coded_share: For latents with detail. Share of the crops that are decoded without it, so
+            that one decoder serves latents with detail and without.
     """
 
     decoder: str = "finetuned"
     min_codebooks: int = 2
     continue_finetuned: bool = False
+    coded_share: float = 0.2
 
     def __post_init__(self) -> None:
         if self.decoder not in ("finetuned", "continuous"):
             raise ValueError(f'decoder must be "finetuned" or "continuous", got {self.decoder!r}.')
         if self.decoder == "continuous" and self.continue_finetuned:
             raise ValueError("continue_finetuned is for the finetuned decoder, not the continuous.")
+        if not 0 <= self.coded_share <= 1:
+            raise ValueError(f"coded_share is a share, 0 to 1, got {self.coded_share:g}.")
         if self.min_codebooks < 1:
             raise ValueError(f"min_codebooks must be at least 1, got {self.min_codebooks}.")
 
@@ -160,17 +165,24 @@ class ContinuousDecoderTask(DecoderTask):
     def drawn(
         self, audio: Float[Tensor, "B C N"], items: list[torch.Generator]
     ) -> tuple[Float[Tensor, "B D T"], Float[Tensor, " B"]]:
-        """Latents, each item's under noise of its own level."""
-        return add_noise(self.exact(audio), self.config.noise_range, items)
+        """Latents, each item's under noise of its own level; some items' without detail."""
+        latents, level = add_noise(self.exact(audio), self.config.noise_range, items)
+        for z, generator in zip(latents, items, strict=True):
+            if float(torch.rand((), generator=generator)) < self.finetune.coded_share:
+                z[self.tokenizer.coded_dim :] = 0
+        return latents, level
 
     def judged(
         self, audio: Float[Tensor, "1 C N"], index: int
     ) -> Iterator[tuple[str, Float[Tensor, "1 D T"], Float[Tensor, " 1"]]]:
-        """Clean latents, and under noise of 0.3."""
+        """Clean latents, under noise of 0.3, and without detail."""
         latents = self.exact(audio)
         for name, level in (("clean", 0.0), ("noisy", 0.3)):
             items = [torch.Generator().manual_seed(index)]
             yield name, *add_noise(latents, (level, level), items)
+        if self.tokenizer.coded_dim < self.tokenizer.latent_dim:
+            latents[:, self.tokenizer.coded_dim :] = 0
+            yield "coded", latents, latents.new_zeros(1)
 
 
 def finetune_decoder(

@@ -191,6 +191,11 @@ def train_end_to_end(
     Raises:
         ValueError: If ``start`` is of another kind or other sizes.
     """
+    if autoencoder.coded_dim != autoencoder.latent_dim:
+        raise ValueError(
+            f"detail_dim is {autoencoder.config.detail_dim}: a bottleneck in training codes all "
+            "latents. Add detail afterwards (docs/end-to-end.md), or train without a bottleneck."
+        )
     train, held_out = crop_datasets(
         clips,
         sampling_rate=autoencoder.sampling_rate,

@@ -230,8 +230,10 @@ def fit_quantizer(
     tokenizer.latents_mean.copy_(mean)
     tokenizer.latents_std.copy_(std)
     generator = torch.Generator().manual_seed(config.seed)
+    dim = tokenizer.coded_dim
+    whole, source = source, MemmapSource(source.path, dim)
     if isinstance(quantizer, ResidualVectorQuantizer) and quantizer.standardization == "decoder":
-        metric = decoder_sensitivity(tokenizer, source, config)
+        metric = decoder_sensitivity(tokenizer, whole, config)[:dim, :dim]
         quantizer.fit(source, generator=generator, metric=metric, progress=progress)
     elif isinstance(quantizer, ImplicitNeuralQuantizer):
         quantizer.fit(source, generator=generator, checkpoint=checkpoint, progress=progress)

@@ -1,0 +1,144 @@
+"""Detail: latents that a trained tokenizer gets in addition, for exact latents only.
+
+Codes want few dimensions, since a quantizer spends bits on all of them; exact latents want many.
+Detail serves both: encoder, quantizer and what codes sound like stay as they are, and exact latents
+carry more of the waveform.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tokenizer.autoencoders.lapped import LappedAutoencoder, LappedDecoder, LappedEncoder
+from tokenizer.autoencoders.resizing import copy_common
+from tokenizer.config import LatentTokenizerConfig
+from tokenizer.data import Augmentation, Clip, CropDataset
+from tokenizer.model import LatentTokenizer
+from tokenizer.spectral import mdct
+
+_NUM_CROPS, _CROP_SECONDS = 400, 1.5
+# What is added to the coefficients' covariance, relative to its mean: bins that are always silent
+# would make it singular.
+_RIDGE = 1e-6
+
+
+@dataclass(frozen=True)
+class _Detail:
+    """What the linear paths get: rows ``[E, M]`` of the encoder's, columns of the decoder's."""
+
+    analysis: Float[Tensor, "E M"]
+    synthesis: Float[Tensor, "M E"]
+    mean: Float[Tensor, " E"]
+    std: Float[Tensor, " E"]
+
+
+def add_detail(
+    tokenizer: LatentTokenizer, clips: list[Clip], count: int, *, seed: int
+) -> LatentTokenizer:
+    """A copy of a tokenizer whose latents end with ``count`` numbers that codes leave out.
+
+    They are the principal components of what the continuous decoder loses, as far as they can be
+    predicted linearly from the audio's MDCT. As in `tokenizer.autoencoders.lapped_paths` each has
+    the square root of its component's deviation. The decoder only has their linear path, and has to
+    be finetuned (`tokenizer.training.decoder`); the finetuned decoder does not hear them.
+
+    Args:
+        tokenizer: Of the bundled family, with a linear path and without detail or companding.
+        clips: Where statistics come from: 400 random crops of 1.5 s.
+        count: How many.
+        seed: Of the crops.
+
+    Raises:
+        ValueError: If the tokenizer is another, or the count not positive, or more latents than
+            coefficients would result.
+    """
+    autoencoder = tokenizer.autoencoder
+    if not isinstance(autoencoder, LappedAutoencoder) or not autoencoder.config.linear_path:
+        raise ValueError(
+            f"Detail needs the bundled family and its linear path, not {autoencoder.kind!r}."
+        )
+    if autoencoder.config.detail_dim or autoencoder.config.companding:
+        raise ValueError(
+            f"detail_dim is {autoencoder.config.detail_dim} and companding "
+            f"{autoencoder.config.companding:g}: detail can be added where both are 0."
+        )
+    latent_dim = autoencoder.latent_dim + count
+    if count < 1 or latent_dim > autoencoder.hop_length:
+        raise ValueError(
+            f"detail_dim={count} beside {autoencoder.latent_dim} latents: it must be positive, and "
+            f"all together at most {autoencoder.hop_length}, as many as there are coefficients."
+        )
+    crops = CropDataset(
+        clips,
+        sampling_rate=autoencoder.sampling_rate,
+        crop_length=round(_CROP_SECONDS * autoencoder.sampling_rate),
+        augmentation=Augmentation(),
+        seed=seed,
+        length=_NUM_CROPS,
+    )
+    detail = _analyse(autoencoder, crops, count)
+    config = deepcopy(tokenizer.config)
+    assert isinstance(config, LatentTokenizerConfig)
+    sizes = replace(autoencoder.config, latent_dim=latent_dim, detail_dim=count)
+    larger = LappedAutoencoder(sizes)
+    config.autoencoder = {"kind": larger.kind, **larger.to_config()}
+    found = LatentTokenizer(config)
+    copy_common(tokenizer, found)
+    encoder, decoder = found.autoencoder.encoder, found.autoencoder.decoder
+    assert isinstance(encoder, LappedEncoder)
+    assert isinstance(decoder, LappedDecoder)
+    assert encoder.linear is not None
+    assert decoder.linear is not None
+    with torch.no_grad():
+        encoder.linear.weight[-count:] = detail.analysis * encoder.latent_scale
+        decoder.linear.weight[:, -count:] = detail.synthesis
+        found.latents_mean[-count:] = detail.mean
+        found.latents_std[-count:] = detail.std
+    return found.eval()
+
+
+@torch.no_grad()
+def _analyse(autoencoder: LappedAutoencoder, crops: CropDataset, count: int) -> _Detail:
+    encoder, decoder, hop = autoencoder.encoder, autoencoder.decoder, autoencoder.hop_length
+    assert isinstance(decoder, LappedDecoder)
+    assert decoder.linear is not None
+    device = decoder.linear.weight.device
+    own = cross = torch.zeros(hop, hop, dtype=torch.float64, device=device)
+    mean = torch.zeros(hop, dtype=torch.float64, device=device)
+    energy = torch.zeros(autoencoder.latent_dim, dtype=torch.float64, device=device)
+    frames = 0
+    autoencoder.eval()
+    for item in (crops[index] for index in range(len(crops))):
+        audio = (item["audio"] / item["gain"]).to(device)[None]
+        z = encoder(audio)
+        lost = audio - decoder(z)[..., : audio.shape[-1]]
+        # The crop's edges are those of a window: the first and last frame tell little of audio.
+        c, error = (mdct(x[:, 0], hop)[0, 1:-1].double() for x in (audio, lost))
+        own, cross = own + c.T @ c, cross + error.T @ c
+        mean, energy = mean + c.sum(0), energy + z[0].double().square().sum(1)
+        frames += len(c)
+    own, cross, mean = own / frames, cross / frames, mean / frames
+    ridge = _RIDGE * own.diagonal().mean() * torch.eye(hop, dtype=own.dtype, device=device)
+    predicted = torch.linalg.solve(own + ridge, cross.T).T
+    values, vectors = torch.linalg.eigh(predicted @ cross.T)
+    basis = vectors.flip(-1)[:, :count].T
+    deviation = values.flip(-1)[:count].clamp(min=1e-12).sqrt()
+    # Latents' deviation over the root of what they stand for: as it is in the latents that are
+    # there, the first of which are mostly waveform.
+    reach = decoder.linear.weight.double().square().sum(0).sqrt()
+    share = ((energy / frames).sqrt() / reach.clamp(min=1e-12)).sqrt()
+    first = autoencoder.latent_dim - autoencoder.config.envelope_dim
+    scale = share[:first].median() / deviation.sqrt()
+    analysis = scale[:, None] * (basis @ predicted)
+    variance = ((analysis @ own) * analysis).sum(1) - (analysis @ mean).square()
+    return _Detail(
+        analysis.float(),
+        (basis.T / scale).float(),
+        (analysis @ mean).float(),
+        variance.clamp(min=1e-12).sqrt().float(),
+    )
