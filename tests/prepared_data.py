@@ -28,15 +28,14 @@ def write_prepared(folder, tokenizer, rows=None, *, columns=("codes", "latents")
     """Writes rows as `datasets_scripts` would."""
     rows = make_rows(tokenizer) if rows is None else rows
     text, number, nothing = Value("string"), Value("int64"), Value("null")
+    frames = Array2D((None, tokenizer.latent_dim), "float16")
     features = Features(
         {
             "id": text,
             "source_id": text,
             "start": number,
             "codes": Array2D((None, CODEBOOKS), "int16") if "codes" in columns else nothing,
-            "latents": Array2D((None, tokenizer.latent_dim), "float16")
-            if "latents" in columns
-            else nothing,
+            "latents": frames if "latents" in columns else nothing,
             "gain": List(Value("float32")),
             "num_samples": number,
             "num_channels": number,
