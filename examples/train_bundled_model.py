@@ -5,8 +5,8 @@
 
 It runs `latok train` (twice: the second time with more weight on the mel distance and less noise),
 `latok fit`, `latok train` with that quantizer in place of the noise, `latok fit` anew, `latok
-finetune` (twice: a decoder of codes; then the continuous one further, for the encoder as it is) and
-`latok export`, and prints each command before it does.
+finetune` (twice: a decoder of codes; then the continuous one further, with detail for exact
+latents) and `latok export`, and prints each command before it does.
 Stopped and started again, it goes on where it was: in the middle of training too.
 ``DIR/model`` is the tokenizer. With ``--held-out`` it is measured on clips that are not in AUDIO,
 and ``DIR/curve.md`` and ``DIR/curve.png`` show quality against training time.
@@ -39,7 +39,7 @@ BUDGETS = {
         "joint": f"--preset tiny --steps 2 {_SHORT} --codebooks 4 --codebook-size 16",
         "refit": _SMALL,
         "finetune": f"--steps 2 {_SHORT}",
-        "latents": f"--steps 2 {_SHORT}",
+        "latents": f"--steps 2 {_SHORT} --detail-dim 8",
     },
     "cpu-hours": {
         "train": f"--steps 4500 {_CPU}",
@@ -48,7 +48,7 @@ BUDGETS = {
         "joint": f"--steps 2100 {_CPU}",
         "refit": "--max-frames 1600000",
         "finetune": f"--steps 600 {_CPU}",
-        "latents": f"--steps 700 {_CPU}",
+        "latents": f"--steps 4300 {_CPU}",
     },
     "cpu-night": {
         "train": f"--steps 16000 {_CPU}",
@@ -57,7 +57,7 @@ BUDGETS = {
         "joint": f"--steps 8000 {_CPU}",
         "refit": "--max-frames 2200000",
         "finetune": f"--steps 6000 {_CPU}",
-        "latents": f"--steps 6000 {_CPU}",
+        "latents": f"--steps 12000 {_CPU}",
     },
     "gpu": {
         "train": f"--steps 30000 {_GPU}",
@@ -80,7 +80,7 @@ SHARED = {
     "joint": "--preset base --codebooks 24 --learning-rate 6e-4 --mel-weight 4",
     "refit": _FIT,
     "finetune": f"--mel-weight 5 {_STAGE3}",
-    "latents": f"--mel-weight 10 {_STAGE3}",
+    "latents": "--detail-dim 80 --mel-weight 12 --learning-rate 7e-4 --warmup-steps 100",
 }
 # LAST is the model of the stage before.
 COMMANDS = {

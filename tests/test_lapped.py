@@ -204,7 +204,7 @@ def test_envelope_latents_carry_the_levels_that_the_linear_path_loses():
 def test_envelope_latents_need_levels_and_room():
     with pytest.raises(ValueError, match="give levels"):
         make(envelope_dim=4).initialize(torch.eye(20))
-    with pytest.raises(ValueError, match="envelope_dim is 12: it must be less than latent_dim, 12"):
+    with pytest.raises(ValueError, match="envelope_dim is 12 and detail_dim 0: together"):
         make(envelope_dim=12)
     with pytest.raises(ValueError, match="needs the linear path"):
         make(envelope_dim=4, linear_path=False)
