@@ -128,7 +128,7 @@ class TokenizerCore(Checkpoint):
     def coded_dim(self) -> int:
         """How many latents, the first of D, codes stand for; the others are detail.
 
-        Whatever takes latents takes the coded ones alone too: they then have no detail.
+        All methods that take latents take the coded ones alone too: they then have no detail.
         """
         return self.autoencoder.coded_dim
 

@@ -246,7 +246,10 @@ class LappedAutoencoder(Autoencoder):
         if not self.config.detail_dim:
             return self
         sizes = replace(self.config, latent_dim=self.coded_dim, detail_dim=0)
-        coded = LappedAutoencoder(sizes).to(self.encoder.latent_scale)
+        # On "meta" nothing is drawn at random and nothing computed.
+        with torch.device("meta"):
+            coded = LappedAutoencoder(sizes)
+        coded.to_empty(device=self.encoder.latent_scale.device)
         copy_common(self, coded)
         return coded
 

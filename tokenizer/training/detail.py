@@ -8,7 +8,7 @@ carry more of the waveform.
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -84,10 +84,10 @@ def add_detail(
     detail = _analyse(autoencoder, crops, count)
     config = deepcopy(tokenizer.config)
     assert isinstance(config, LatentTokenizerConfig)
-    sizes = replace(autoencoder.config, latent_dim=latent_dim, detail_dim=count)
-    larger = LappedAutoencoder(sizes)
-    config.autoencoder = {"kind": larger.kind, **larger.to_config()}
-    found = LatentTokenizer(config)
+    sizes = {"latent_dim": latent_dim, "detail_dim": count}
+    config.autoencoder = {**(config.autoencoder or {}), **sizes}
+    with torch.random.fork_rng(devices=[]):
+        found = LatentTokenizer(config)
     copy_common(tokenizer, found)
     encoder, decoder = found.autoencoder.encoder, found.autoencoder.decoder
     assert isinstance(encoder, LappedEncoder)
