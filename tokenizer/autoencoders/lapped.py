@@ -249,7 +249,7 @@ class LappedAutoencoder(Autoencoder):
         # On "meta" nothing is drawn at random and nothing computed.
         with torch.device("meta"):
             coded = LappedAutoencoder(sizes)
-        coded.to_empty(device=self.encoder.latent_scale.device)
+        coded.to_empty(device=next(self.parameters()).device)
         copy_common(self, coded)
         return coded
 
