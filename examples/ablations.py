@@ -94,6 +94,9 @@ class Variant:
 TRAINED: dict[str, dict[str, Variant]] = {
     "base": {"base": Variant()},
     "latent_dim": {f"D = {d}": Variant(sizes={"latent_dim": d}) for d in (64, 128, 192)},
+    "detail": {
+        "D = 192, 96 of them detail": Variant(sizes={"latent_dim": 192, "detail_dim": 96}),
+    },
     "frame_rate": {"50 Hz, D = 192": Variant(sizes={"hop_length": 882, "latent_dim": 192})},
     "features": {
         "plain features": Variant(PlainLapped),
@@ -197,7 +200,7 @@ def fit(
     """Stage 2: codebooks for the highest rate of `RATES`."""
     defaults: dict[str, Any] = {"iterations": budget.iterations, "max_points": budget.max_frames}
     quantizer = ResidualVectorQuantizer(
-        tokenizer.latent_dim,
+        tokenizer.coded_dim,
         round(RATES[0] / tokenizer.frame_rate / 10),
         1024,
         **(defaults | options),
@@ -270,13 +273,16 @@ class Ablations:
             )
 
     def fitted(self) -> None:
-        """Stage 2 on the base representation, and standardization on one without noise too."""
-        for base in ("base", "no latent noise"):
-            variant = (TRAINED["base"] | TRAINED["noise"])[base]
+        """Stage 2 on the base representation, and standardization on others too."""
+        for base in ("base", "no latent noise", "D = 192"):
+            variant = (TRAINED["base"] | TRAINED["noise"] | TRAINED["latent_dim"])[base]
             folder = self.folder(base)
             changes: list[dict[str, Any]] = [
                 {"standardization": mode} for mode in ("scalar", "channel", "whiten", "decoder")
             ]
+            if base == "D = 192":
+                # Whether this metric makes dimensions free that matter little.
+                changes = [{"standardization": "decoder"}]
             if base == "base":
                 changes += [{"beam_width": width} for width in (4, 16)]
                 changes += [{"beam_width": 4, "refinements": 1}]

@@ -206,7 +206,7 @@ def test_envelope_latents_need_levels_and_room():
         make(envelope_dim=4).initialize(torch.eye(20))
     with pytest.raises(ValueError, match="envelope_dim is 12 and detail_dim 0: together"):
         make(envelope_dim=12)
-    with pytest.raises(ValueError, match="needs the linear path"):
+    with pytest.raises(ValueError, match="need the linear path"):
         make(envelope_dim=4, linear_path=False)
 
 
