@@ -320,7 +320,7 @@ class TokenizerCore(Checkpoint):
         quantizer = self._fitted_quantizer()
         z = self.pad_detail(latents)[:, : self.coded_dim].transpose(1, 2)
         # Quantizers code a frame in the same way whichever frames it comes with.
-        codes = quantizer.encode(z.reshape(-1, self.coded_dim), n)
+        codes = quantizer.encode(z.reshape(-1, self.coded_dim).contiguous(), n)
         return codes.reshape(len(z), -1, n).transpose(1, 2)
 
     @torch.inference_mode()
@@ -354,7 +354,8 @@ class TokenizerCore(Checkpoint):
             raise ValueError(
                 f"latents have shape {tuple(latents.shape)}; expected [B, {self.latent_dim}, T]."
             )
-        return functional.pad(latents.to(self.device, torch.float32), (0, 0, 0, missing))
+        z = latents.to(self.device, torch.float32)
+        return functional.pad(z, (0, 0, 0, missing)) if missing else z
 
     def noise_level(self, n_codebooks: int | None) -> float:
         """Relative RMS error of latents from the first n codebooks; 0 for None (exact)."""
