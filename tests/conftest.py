@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from models import make_tokenizer
+from models import RATE, make_tokenizer, tone
 
 from tokenizer import data
+from tokenizer.audio import write_audio
 from tokenizer.model import LatentTokenizer
 
 
@@ -17,6 +19,15 @@ def short_validation() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "HELD_OUT_CROPS", 2)
         yield
+
+
+@pytest.fixture(scope="module")
+def audio(tmp_path_factory) -> Path:
+    """A folder of six short files."""
+    root = tmp_path_factory.mktemp("audio")
+    for i in range(6):
+        write_audio(root / f"{i}.wav", tone(1.5, seed=i), RATE)
+    return root
 
 
 @pytest.fixture(scope="session")

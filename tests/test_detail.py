@@ -1,7 +1,5 @@
 """Detail: latents that codes leave out."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -21,14 +19,6 @@ from tokenizer.losses import waveform_distortion
 from tokenizer.training.detail import add_detail
 
 DETAIL = 6
-
-
-@pytest.fixture(scope="module")
-def audio(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("audio")
-    for i in range(6):
-        write_audio(root / f"{i}.wav", tone(1.5, seed=i), RATE)
-    return root
 
 
 @pytest.fixture(scope="module")

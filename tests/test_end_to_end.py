@@ -10,7 +10,6 @@ from accelerate.state import AcceleratorState
 from models import RATE, make_autoencoder, tone
 
 from tokenizer import LatentTokenizer
-from tokenizer.audio import write_audio
 from tokenizer.bottlenecks import BOTTLENECKS, Bottleneck, BottleneckConfig, make_bottleneck
 from tokenizer.cli import main
 from tokenizer.data import Augmentation, scan
@@ -33,14 +32,6 @@ LOOP = LoopConfig(
     validate_every=100,
     num_workers=0,
 )
-
-
-@pytest.fixture(scope="module")
-def audio(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("audio")
-    for i in range(6):
-        write_audio(root / f"{i}.wav", tone(1.5, seed=i), RATE)
-    return root
 
 
 @pytest.fixture(autouse=True)

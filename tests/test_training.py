@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from tiny_training import train_stages
 
 from tokenizer import LatentTokenizer
-from tokenizer.audio import write_audio
 from tokenizer.data import Augmentation, scan
 from tokenizer.quantizers.residual import ResidualVectorQuantizer
 from tokenizer.training import loop as loop_module
@@ -39,14 +38,6 @@ LOOP = LoopConfig(
     validate_every=100,
     num_workers=0,
 )
-
-
-@pytest.fixture(scope="module")
-def audio(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("audio")
-    for i in range(6):
-        write_audio(root / f"{i}.wav", tone(1.5, seed=i), RATE)
-    return root
 
 
 def log(out: Path) -> list[dict]:
