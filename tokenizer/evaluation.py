@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from tokenizer.inputs import open_audio
 from tokenizer.metrics import code_use, quality
 from tokenizer.model import LatentTokenizer
 from tokenizer.perceptual import METRICS, PerceptualMetrics
-from tokenizer.transcode import write_row
+from tokenizer.transcode import coded_size
 
 COLUMNS = ("si_sdr", "mel", "stft", "lsd", "kbps", "encode_x", "decode_x")
 DIGITS = (2, 3, 2, 2, 2, 0, 0)
@@ -65,16 +64,14 @@ def evaluate_clip(
         row = tokenizer.encode_latents(audio_in)
         middle = time.perf_counter()
         audio = tokenizer.decode_latents(row, decoder=condition.decoder)
+        end = time.perf_counter()
         codes, size = None, row["latents"].nbytes
     else:
         row = tokenizer.encode_codes(audio_in, n_codebooks=condition.n_codebooks)
         middle = time.perf_counter()
         audio = tokenizer.decode_codes(row, decoder=condition.decoder)
-        codes = row["codes"]
-        buffer = io.BytesIO()
-        write_row(buffer, row, tokenizer)
-        size = buffer.tell()
-    end = time.perf_counter()
+        end = time.perf_counter()
+        codes, size = row["codes"], coded_size(row, tokenizer)
     result = quality(audio, original, tokenizer.sampling_rate)
     if perceptual is not None:
         result |= perceptual(audio, original, tokenizer.sampling_rate, clip.name)

@@ -25,6 +25,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from tokenizer.evaluation import default_conditions, evaluate, evaluation_table
     from tokenizer.perceptual import PerceptualMetrics
 
+    _check_folder(options.json)
     perceptual = PerceptualMetrics(options.perceptual, options.speech_clips)
     tokenizer = load(options.model, options.device, options.beam_width)
     conditions = default_conditions(tokenizer, [1000 * rate for rate in options.bitrates])
@@ -34,6 +35,14 @@ def _evaluate(options: argparse.Namespace) -> None:
         temporary = options.json.with_name(options.json.name + ".partial")
         temporary.write_text(json.dumps(result, indent=1))
         temporary.replace(options.json)
+
+
+def _check_folder(file: Path | None) -> None:
+    """Refuses a file to write before hours of work rather than after them."""
+    if file is not None and not file.parent.is_dir():
+        raise FileNotFoundError(f"Cannot write {file}: make the folder {file.parent} first.")
+    if file is not None and file.is_dir():
+        raise ValueError(f"Cannot write {file}: it is a folder. Name a file in it.")
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -51,6 +60,8 @@ def _compare(options: argparse.Namespace) -> None:
     from tokenizer.training.loop import LoopConfig
     from tokenizer.training.quantizer import FitConfig
 
+    if options.out.exists() and not options.out.is_dir():
+        raise FileExistsError(f"{options.out} is a file: name a folder with --out.")
     specs = read_specs(options.quantizers)
     bitrates = [1000 * rate for rate in options.bitrates or (24, 16, 10, 3)]
     if options.codebooks:
