@@ -379,10 +379,27 @@ def test_blocks_of_another_shape_and_writing_after_the_end(tmp_path):
 
 def test_wav_files_stop_before_their_header_would_lie(tmp_path, monkeypatch):
     monkeypatch.setattr(audio, "_WAV_LIMIT", 100_000)
-    with pytest.raises(ValueError, match=r"4 GiB.*\.flac"):
-        write_audio(tmp_path / "a.wav", noise(1, 60_000), 8000)
+    with (
+        pytest.raises(ValueError, match=r"4 GiB.*\.flac"),
+        AudioWriter(tmp_path / "a.wav", 8000, 1) as writer,
+    ):
+        writer.write(noise(1, 60_000))
     assert list(tmp_path.iterdir()) == []
     write_audio(tmp_path / "a.flac", noise(1, 60_000), 8000)
+
+
+@pytest.mark.parametrize(
+    ("subtype", "bits"), [("PCM_U8", 8), ("PCM_16", 16), ("PCM_24", 24), ("FLOAT", 32)]
+)
+def test_wav_files_that_get_too_long_are_refused_at_the_start(tmp_path, monkeypatch, subtype, bits):
+    monkeypatch.setattr(audio, "_WAV_LIMIT", 60_000 * bits // 8)
+    path, options = tmp_path / "a.wav", {"subtype": subtype}
+    with pytest.raises(ValueError, match=r"a\.wav would pass 4 GiB.*\.flac"):
+        AudioWriter(path, 8000, 2, num_samples=30_001, **options)
+    AudioWriter(path, 8000, 2, num_samples=30_000, **options)
+    AudioWriter(tmp_path / "a.flac", 8000, 2, num_samples=30_001)
+    with pytest.raises(ValueError, match="4 GiB"):
+        write_audio(path, noise(2, 30_001), 8000, **options)
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import pytest
 import soundfile
@@ -6,7 +8,7 @@ from models import CODEBOOKS, RATE, make_tokenizer, tone
 
 from tokenizer import CodeFileError
 from tokenizer.audio import write_audio
-from tokenizer.transcode import decode_file, describe, encode_file, read_row, write_row
+from tokenizer.transcode import coded_size, decode_file, describe, encode_file, read_row, write_row
 
 
 def wav(path, wave: np.ndarray, rate: int = RATE):
@@ -76,6 +78,28 @@ def test_finetuning_keeps_code_files_and_another_quantizer_does_not(tokenizer, t
     with pytest.raises(CodeFileError, match=other.codes_fingerprint):
         decode_file(other, tmp_path / "a.ltk", tmp_path / "a.wav")
     assert not (tmp_path / "a.wav").exists()
+
+
+def test_audio_that_wav_cannot_hold_is_refused_before_it_is_decoded(
+    tokenizer, tmp_path, monkeypatch
+):
+    write_row(tmp_path / "a.ltk", tokenizer.encode_codes(tone(0.5), sampling_rate=RATE), tokenizer)
+    monkeypatch.setattr("tokenizer.audio._WAV_LIMIT", RATE // 2)
+    decode = tokenizer.decode_stream
+    monkeypatch.setattr(tokenizer, "decode_stream", lambda *_: pytest.fail("It was decoded."))
+    with pytest.raises(ValueError, match=r"4 GiB.*use \.flac"):
+        decode_file(tokenizer, tmp_path / "a.ltk", tmp_path / "a.wav")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.ltk"]
+    monkeypatch.setattr(tokenizer, "decode_stream", decode)
+    decode_file(tokenizer, tmp_path / "a.ltk", tmp_path / "a.flac")
+
+
+def test_the_size_of_a_row_is_known_without_its_file(tokenizer, monkeypatch):
+    row = tokenizer.encode_codes(tone(1.3, channels=2), sampling_rate=RATE)
+    size = write_row(io.BytesIO(), row, tokenizer)
+    hashed = property(lambda _: pytest.fail("All weights were hashed."))
+    monkeypatch.setattr(type(tokenizer), "codes_fingerprint", hashed)
+    assert coded_size(row, tokenizer) == size
 
 
 def test_damaged_and_cut_files_leave_nothing_behind(tokenizer, tmp_path):

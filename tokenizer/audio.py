@@ -45,6 +45,8 @@ _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 _RATES = {"OPUS": _OPUS_RATES, "MPEG_LAYER_III": _MP3_RATES}
 _UNCLIPPED = ("FLOAT", "DOUBLE", "VORBIS", "OPUS", "MPEG_LAYER_III")
 _PCM_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
+# Of a sample, in encodings whose size is known before the audio is.
+_BITS = {**_PCM_BITS, "FLOAT": 32, "DOUBLE": 64, "ULAW": 8, "ALAW": 8}
 # A WAV file counts its bytes with 32 bits; beyond that libsndfile writes a header that lies.
 _WAV_LIMIT = 2**32 - 2**20
 
@@ -210,6 +212,19 @@ class AudioSource:
         return Resampler(self.source_rate, self.sampling_rate, self.num_channels)
 
 
+def read_beginning(source: AudioSource, seconds: float | int) -> tuple[np.ndarray, bool]:
+    """Up to so many seconds of a source, and whether there is more; reads little beyond them."""
+    wanted = round(seconds * source.sampling_rate)
+    blocks, found = [], 0
+    for block in source.blocks():
+        blocks.append(block)
+        found += block.shape[-1]
+        if found > wanted:
+            break
+    wave = np.concatenate(blocks, axis=-1)
+    return wave[:, :wanted], found > wanted
+
+
 def rms(source: AudioSource) -> Float32[np.ndarray, " C"]:
     """The root mean square of each channel; reads the source once, summing in float64."""
     squares, num_samples = np.zeros(source.num_channels), 0
@@ -245,6 +260,7 @@ class AudioWriter:
         num_channels: int,
         *,
         subtype: str | None = None,
+        num_samples: int | None = None,
     ) -> None:
         """Checks the request; nothing is written before the ``with`` block begins.
 
@@ -253,6 +269,8 @@ class AudioWriter:
             sampling_rate: Hz of the blocks.
             num_channels: C of the blocks.
             subtype: soundfile's name of an encoding, such as "PCM_24" or "FLOAT".
+            num_samples: N of all blocks together, if it is known: what gets too long for the
+                format is refused now rather than when it has.
 
         Raises:
             FileNotFoundError: If the folder does not exist.
@@ -282,6 +300,9 @@ class AudioWriter:
                 f"Cannot write {self.path}: MP3 holds 1 or 2 channels, not {num_channels}. "
                 "Use .flac, .ogg or .wav."
             )
+        num_bytes = (num_samples or 0) * num_channels * _BITS.get(self._subtype, 0) // 8
+        if self._format == "WAV" and num_bytes > _WAV_LIMIT:
+            raise ValueError(_too_long(self.path))
         self.num_channels = num_channels
         self.sampling_rate = self.file_rate = check_rate(sampling_rate)
         if self.sampling_rate not in _RATES.get(self._subtype, (self.sampling_rate,)):
@@ -327,7 +348,7 @@ class AudioWriter:
             with self._explained():
                 self._sound.write(np.ascontiguousarray(block[:, start : start + BLOCK_LENGTH].T))
         if self._format == "WAV" and self._partial.stat().st_size > _WAV_LIMIT:
-            raise ValueError(f"{self.path} would pass 4 GiB, which WAV cannot hold: use .flac.")
+            raise ValueError(_too_long(self.path))
 
     def __exit__(
         self,
@@ -368,9 +389,16 @@ def write_audio(
     """Writes audio ``[C, N]`` to a file; formats, clipping and errors as in `AudioWriter`."""
     if audio.ndim != 2:
         raise ValueError(f"Audio to write has shape {list(audio.shape)}; expected [C, N].")
-    with AudioWriter(path, sampling_rate, len(audio), subtype=subtype) as writer:
-        for start in range(0, audio.shape[-1], BLOCK_LENGTH):
+    num_channels, num_samples = audio.shape
+    with AudioWriter(
+        path, sampling_rate, num_channels, subtype=subtype, num_samples=num_samples
+    ) as writer:
+        for start in range(0, num_samples, BLOCK_LENGTH):
             writer.write(audio[:, start : start + BLOCK_LENGTH])
+
+
+def _too_long(path: Path) -> str:
+    return f"{path} would pass 4 GiB, which WAV cannot hold: use .flac."
 
 
 def _for_subtype(block: np.ndarray, subtype: str) -> np.ndarray:

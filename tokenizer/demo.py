@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenizer.audio import write_audio
+from tokenizer.audio import read_beginning, write_audio
 from tokenizer.evaluation import as_table
 from tokenizer.inputs import open_audio
 from tokenizer.metrics import quality
@@ -31,7 +31,7 @@ def run_demo(tokenizer: LatentTokenizer, audio: str | Path | None, out: Path) ->
         A table of size, rate and quality.
     """
     source = open_audio(EXAMPLE if audio is None else audio, target_rate=tokenizer.sampling_rate)
-    original = source.read()[:, : MAX_SECONDS * tokenizer.sampling_rate]
+    original, _ = read_beginning(source, MAX_SECONDS)
     clip = {"array": original, "sampling_rate": tokenizer.sampling_rate}
     seconds = original.shape[-1] / tokenizer.sampling_rate
     out.mkdir(parents=True, exist_ok=True)

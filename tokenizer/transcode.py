@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,12 +30,17 @@ from tokenizer.rows import Row, SignalStream, apply_gain, code_dtype
 
 
 def file_header(
-    tokenizer: LatentTokenizer, n_codebooks: int, num_channels: int, gain: np.ndarray
+    tokenizer: LatentTokenizer,
+    n_codebooks: int,
+    num_channels: int,
+    gain: np.ndarray,
+    *,
+    fingerprint: str | None = None,
 ) -> CodeFileHeader:
     """What a code file of this tokenizer says about codes that are yet to come."""
     joint = tokenizer.autoencoder.num_channels
     return CodeFileHeader(
-        model_fingerprint=tokenizer.codes_fingerprint,
+        model_fingerprint=tokenizer.codes_fingerprint if fingerprint is None else fingerprint,
         sampling_rate=tokenizer.sampling_rate,
         hop_length=tokenizer.hop_length,
         num_channels=num_channels,
@@ -47,9 +53,23 @@ def file_header(
 
 def write_row(target: Target, row: Row, tokenizer: LatentTokenizer) -> int:
     """Writes a row of `LatentTokenizer.encode_codes` as a code file; returns its size in bytes."""
+    return _write_row(target, row, tokenizer)
+
+
+def coded_size(row: Row, tokenizer: LatentTokenizer) -> int:
+    """The size in bytes of the file that `write_row` would write."""
+    # Whatever the fingerprint, its size is this; to compute it all weights are hashed, which takes
+    # longer than to code a clip.
+    return _write_row(io.BytesIO(), row, tokenizer, fingerprint="0" * 16)
+
+
+def _write_row(
+    target: Target, row: Row, tokenizer: LatentTokenizer, fingerprint: str | None = None
+) -> int:
     codes = np.asarray(row["codes"])
     gain = np.asarray(row["gain"], dtype=np.float32)
-    header = file_header(tokenizer, codes.shape[1], int(row["num_channels"]), gain)
+    num_channels = int(row["num_channels"])
+    header = file_header(tokenizer, codes.shape[1], num_channels, gain, fingerprint=fingerprint)
     grouped = codes.reshape(header.num_groups, -1, codes.shape[1])
     header = replace(header, num_samples=int(row["num_samples"]))
     with CodeWriter(target, header, tokenizer.code_counts) as writer:
@@ -153,6 +173,7 @@ def decode_file(
 
     Raises:
         CodeFileError: If the file is damaged, or not of this tokenizer's encoder and quantizer.
+        ValueError: If there are fewer codebooks, or the format cannot hold such audio.
     """
     with open_codes(codes, tokenizer) as reader:
         header = reader.header
@@ -174,7 +195,13 @@ def decode_file(
 
             name = tokenizer.codes_decoder if decoder is None else decoder
             written = 0
-            with AudioWriter(out, header.sampling_rate, header.num_channels, subtype=subtype) as w:
+            with AudioWriter(
+                out,
+                header.sampling_rate,
+                header.num_channels,
+                subtype=subtype,
+                num_samples=num_samples,
+            ) as w:
                 for audio in tokenizer.decode_stream(latents(), name, n):
                     wave = audio.flatten(0, 1)[: header.num_channels].cpu().numpy()
                     wave = apply_gain(wave[:, : num_samples - written], gain)

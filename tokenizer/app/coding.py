@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tokenizer.audio import AudioSource, write_audio
+from tokenizer.audio import read_beginning, write_audio
 from tokenizer.inputs import open_audio
 from tokenizer.metrics import mel_distance, si_sdr
 from tokenizer.model import LatentTokenizer
@@ -54,19 +54,6 @@ class Coded:
     code_file: Path
     figures: dict[str, dict[str, float]]
     notes: tuple[str, ...]
-
-
-def read_beginning(source: AudioSource, seconds: float | int) -> tuple[np.ndarray, bool]:
-    """Up to so many seconds of a source, and whether there is more; reads little beyond them."""
-    wanted = round(seconds * source.sampling_rate)
-    blocks, found = [], 0
-    for block in source.blocks():
-        blocks.append(block)
-        found += block.shape[-1]
-        if found > wanted:
-            break
-    wave = np.concatenate(blocks, axis=-1)
-    return wave[:, :wanted], found > wanted
 
 
 def code_audio(
