@@ -24,10 +24,9 @@ def run_generator(
 
     Raises:
         FileNotFoundError: If there is no such run, or it is not finished.
-        ValueError: If the tokenizer is another one than the run's.
+        ValueError: If the tokenizer is another one than the run's, or there is no such device.
     """
-    model, found, info = load_run(run, tokenizer)
-    model, found = model.to(device), found.to(device)  # pyright: ignore[reportArgumentType]
+    model, found, info = load_run(run, tokenizer, device)
 
     def make(wish: Any) -> tuple[np.ndarray, int]:
         request = make_request(

@@ -29,6 +29,7 @@ _HELP = {
 
 
 def _train(options: argparse.Namespace, family: str) -> None:
+    from generative.prepared import training_splits
     from generative.runs import train_diffusion, train_language_model
     from generative.training_config import TrainingConfig
 
@@ -40,6 +41,12 @@ def _train(options: argparse.Namespace, family: str) -> None:
         **{name: getattr(options, name) for name in MODEL_OPTIONS[family]},
     }
     config = TrainingConfig(**values)
+    train, held_out = training_splits(options.data)
+    print(
+        f"Training on {', '.join(train)}; validating on"
+        f" {', '.join(held_out) or 'sources held out of that'}.",
+        flush=True,
+    )
     if family == "lm":
         train_language_model(
             options.data, options.out, config, n_codebooks=options.codebooks, **shared
@@ -53,8 +60,7 @@ def _sample(options: argparse.Namespace) -> None:
     from generative.protocol import CodeSampling, DiffusionSampling
     from generative.sampling import generate, load_run, make_request, save_clips
 
-    model, tokenizer, info = load_run(options.run_folder, options.tokenizer)
-    model, tokenizer = model.to(options.device), tokenizer.to(options.device)
+    model, tokenizer, info = load_run(options.run_folder, options.tokenizer, options.device)
     if options.snap is not None and info["column"] == "codes":
         raise ValueError("--snap is for diffusion; a language model's codes are codes already.")
     asked = _conditions(options, tuple(info["labels"]))

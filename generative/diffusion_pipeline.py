@@ -7,6 +7,7 @@ out.audios  # float32 [B, C, N] at out.sampling_rate
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -109,6 +110,8 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         """
         labels, captions = _pair(label, caption)
         tokenizer, model = self.tokenizer, self.model
+        if not math.isfinite(seconds):
+            raise ValueError(f"seconds={seconds:g}: a clip has a length.")
         num_samples = round(seconds * tokenizer.sampling_rate)
         if num_samples < 1:
             raise ValueError(f"seconds={seconds:g}: nothing to generate.")

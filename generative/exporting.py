@@ -34,9 +34,12 @@ def export_run(
 
     Raises:
         FileNotFoundError: If the run is not finished.
+        ValueError: If ``out`` is the run itself.
     """
-    model, tok, info = load_run(run, tokenizer)
     root = Path(out)
+    if root.resolve() == Path(run).resolve():
+        raise ValueError(f"{out} is the run itself: name another folder, or it is overwritten.")
+    model, tok, info = load_run(run, tokenizer)
     root.mkdir(parents=True, exist_ok=True)
     if half:
         _round(model)

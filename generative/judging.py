@@ -53,10 +53,9 @@ def evaluate_run(
 
     Raises:
         FileNotFoundError: If there is no such run or dataset.
-        ValueError: If there is too little to compare.
+        ValueError: If there is too little to compare, or no such device.
     """
-    model, tok, info = load_run(run, tokenizer)
-    model, tok = model.to(device), tok.to(device)  # pyright: ignore[reportArgumentType]
+    model, tok, info = load_run(run, tokenizer, device)
     reads = model.conditioner.text is not None
     data = load_prepared(folder, info["column"], held_out, captions=reads)
     real = [row | {"label": row.get("label")} for row in data.held_out]

@@ -41,6 +41,8 @@ def write_card(
     family = info["family"]
     label = json.dumps(info["labels"][0]) if info["labels"] else "None"
     use = _USE[family].format(label=label, n_codebooks=info.get("n_codebooks"))
+    splits = info["splits"]
+    held_out = ", ".join(splits["held_out"]) or "sources of the same"
     log = folder.parent / "log.jsonl"
     last = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     losses = {k: v for line in last for k, v in line.items() if k.startswith("val/")}
@@ -56,6 +58,7 @@ tags: [audio, {"diffusion" if family == "diffusion" else "codec-language-model"}
 - Training data: {rows[0]} rows, {rows[1]} held out, of a dataset prepared by
   `python -m datasets_scripts prepare`; its licences are in that dataset's card and hold for what is
   made with this model. Fill in `license:` accordingly.
+- Splits: trained on {", ".join(splits["train"])}, held out {held_out}
 - Classes: {", ".join(info["labels"]) or "none"}
 - Held-out figures of the averaged weights: {_list(losses)}
 - Training: {_list(training)}

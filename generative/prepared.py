@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,8 +31,10 @@ from tokenizer import LatentTokenizer
 
 # What is read of a row besides its codes or latents.
 COLUMNS = ("id", "source_id", "start", "num_samples", "num_channels", "gain", "label")
-# Names that splits to validate on go by, in order of preference.
-HELD_OUT_SPLITS = ("validation", "valid", "val", "test")
+# What the names of splits begin with: corpora have train.clean.100, dev.other, training, eval.
+TRAINING_WORDS = ("train", "training")
+VALIDATION_WORDS = ("validation", "valid", "val", "dev")
+TEST_WORDS = ("test", "testing", "eval", "evaluation")
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class PreparedData:
         train: A `datasets.Dataset`.
         held_out: Another, of other sources.
         labels: Names of the classes in ``train``, sorted.
+        splits: Names of the dataset's splits in ``train``, and of those in ``held_out``: none where
+            that was taken from the former.
         manifest: The dataset's ``manifest.json``; empty if it has none.
     """
 
@@ -50,13 +55,14 @@ class PreparedData:
     train: Any
     held_out: Any
     labels: tuple[str, ...]
+    splits: tuple[tuple[str, ...], tuple[str, ...]]
     manifest: dict[str, Any]
 
 
 def load_prepared(
     folder: str | Path, column: str, held_out: float = 0.05, *, captions: bool = False
 ) -> PreparedData:
-    """Opens a prepared dataset.
+    """Opens a prepared dataset; `choose_splits` says which of its splits are trained on.
 
     Args:
         folder: Holds ``data/<split>-*.parquet``.
@@ -67,23 +73,53 @@ def load_prepared(
 
     Raises:
         FileNotFoundError: If there is no such dataset.
-        ValueError: If it lacks the column or is too small to hold anything out.
+        ValueError: If it lacks the column, has no split to train on, or is too small to hold
+            anything out.
     """
     root = Path(folder)
     manifest_path = root / "manifest.json"
     manifest = json.loads(manifest_path.read_text()) if manifest_path.exists() else {}
     if not isinstance(manifest, dict):
         raise ValueError(f"{manifest_path} is damaged: it holds no JSON object.")
-    splits = _shards(root)
-    train_files = splits.get("train") or splits[sorted(splits)[0]]
-    train = _open(train_files, column, root, captions)
-    validation = next((splits[name] for name in HELD_OUT_SPLITS if name in splits), None)
-    if validation is not None and validation is not train_files:
-        rest = _open(validation, column, root, captions)
-    else:
+    shards, splits = _shards(root), training_splits(root)
+    train, rest = (
+        _open_all([shards[name] for name in names], column, root, captions) for names in splits
+    )
+    if rest is None:
         train, rest = hold_out(train, held_out)
     labels = sorted({label for label in _values(train, "label") if label})
-    return PreparedData(column, train, rest, tuple(labels), manifest)
+    return PreparedData(column, train, rest, tuple(labels), splits, manifest)
+
+
+def training_splits(folder: str | Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Which splits of a dataset are trained on and which validated on; see `choose_splits`."""
+    return choose_splits(_shards(Path(folder)))
+
+
+def choose_splits(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Which splits to train on and which to validate on, by the first words of their names.
+
+    Trained on are ``train`` and the like or, where there is none of these, all that are not held
+    out by name. Validated on are ``validation`` and the like, else ``test`` and the like.
+
+    Returns:
+        Names in order; the latter may be none.
+
+    Raises:
+        ValueError: If there is nothing to train on.
+    """
+    words = {name: re.split(r"[._-]", name)[0].lower() for name in sorted(names)}
+
+    def beginning(with_one_of: Sequence[str]) -> tuple[str, ...]:
+        return tuple(name for name, word in words.items() if word in with_one_of)
+
+    validation, test = beginning(VALIDATION_WORDS), beginning(TEST_WORDS)
+    train = beginning(TRAINING_WORDS) or tuple(n for n in words if n not in validation + test)
+    if not train:
+        raise ValueError(
+            f"No split to train on, only {', '.join(words)}: prepare another with --split."
+        )
+    return train, validation or test
 
 
 def _values(dataset: Any, column: str) -> list[Any]:
@@ -97,13 +133,25 @@ def _shards(root: Path) -> dict[str, list[str]]:
     """Parquet files by split."""
     found: dict[str, list[str]] = {}
     for path in sorted((root / "data").glob("*.parquet")):
-        found.setdefault(path.name.rpartition("-")[0] or path.stem, []).append(str(path))
+        # Names of splits have no "-"; train-00000-of-00002, as other programs write it, has two.
+        found.setdefault(path.stem.partition("-")[0], []).append(str(path))
     if not found:
         raise FileNotFoundError(
             f"No prepared dataset in {root} (data/<split>-*.parquet). Make one:"
             f" python -m datasets_scripts prepare ... --out {root}"
         )
     return found
+
+
+def _open_all(splits: Sequence[list[str]], column: str, root: Path, captions: bool) -> Any:
+    """The rows of some splits, None for no split."""
+    if not splits:
+        return None
+    # One by one, as sources of two splits may have the same name.
+    parts = [_open(files, column, root, captions) for files in splits]
+    import datasets
+
+    return datasets.concatenate_datasets(parts)
 
 
 def _open(files: list[str], column: str, root: Path, captions: bool) -> Any:
@@ -316,9 +364,14 @@ def _plan(sampler: LengthBucketSampler, first: int) -> Iterator[list[tuple[int, 
 def validation_batches(
     data: PreparedData, collator: Any, *, batch_size: int, max_rows: int = 64
 ) -> Iterator[Batch]:
-    """Yields the held-out rows, at most ``max_rows``, evenly spread; always the same crops."""
+    """Yields the held-out rows, at most ``max_rows``, evenly spread; always the same crops.
+
+    Rows of classes that no training row has count as rows without a class.
+    """
     count = len(data.held_out)
     picked = [math.floor(i * count / min(count, max_rows)) for i in range(min(count, max_rows))]
     collator.set_epoch(0)
     for start in range(0, len(picked), batch_size):
-        yield collator([data.held_out[i] for i in picked[start : start + batch_size]])
+        rows = [data.held_out[i] for i in picked[start : start + batch_size]]
+        known = [row.get("label") if row.get("label") in data.labels else None for row in rows]
+        yield collator([row | {"label": name} for row, name in zip(rows, known, strict=True)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +36,8 @@ class CodeSampling:
     stop: bool = False
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
+        # NaN, which compares as false, is refused too.
+        if not self.temperature >= 0:
             raise ValueError(f"temperature must not be negative, got {self.temperature:g}.")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {self.top_k}.")
@@ -101,6 +103,8 @@ class GenerationRequest:
             )
         if not self.labels:
             raise ValueError("Nothing to generate: labels is empty; [None] asks for one clip.")
+        if not math.isfinite(self.guidance_scale):
+            raise ValueError(f"guidance_scale must be finite, got {self.guidance_scale:g}.")
         for name in ("captions", "prompts"):
             given = getattr(self, name)
             if given and len(given) != len(self.labels):

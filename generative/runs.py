@@ -165,6 +165,7 @@ def _describe(
         "tokenizer": None if name is None else str(name),
         "identity": tokenizer_identity(tokenizer, data.column),
         "labels": list(data.labels),
+        "splits": dict(zip(("train", "held_out"), map(list, data.splits), strict=True)),
     }
 
 
@@ -292,7 +293,9 @@ def _train(
     progress: bool,
 ) -> Any:
     data, config = task.data, task.config
-    described = {k: v for k, v in info.items() if k not in ("version", "data", "tokenizer")}
+    # What else a resumed run must share; the splits show in the numbers of rows.
+    aside = ("version", "data", "tokenizer", "splits")
+    described = {k: v for k, v in info.items() if k not in aside}
     description = {
         **described,
         "model": options,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from generative.pictures import save_picture
 from generative.protocol import CodeSampling, DiffusionSampling, GenerationRequest, Row
 from generative.run_log import replace_text
 from tokenizer import LatentTokenizer, load_tokenizer, write_audio
+from tokenizer.devices import device_of
 
 # What describes a run, besides its model.
 RUN_FILE = "run.json"
@@ -67,8 +69,10 @@ def make_request(
         diffusion: Settings of diffusion models.
 
     Raises:
-        ValueError: If nothing is left to generate.
+        ValueError: If nothing is left to generate, or no end of it.
     """
+    if not math.isfinite(seconds):
+        raise ValueError(f"seconds={seconds:g}: a clip has a length.")
     num_samples = round(seconds * tokenizer.sampling_rate)
     if num_samples < 1:
         raise ValueError(f"seconds={seconds:g}: nothing to generate.")
@@ -147,6 +151,8 @@ def generate_rows(
     model: Any, request: GenerationRequest, *, seed: int = 0, batch_size: int = 8
 ) -> Iterator[tuple[Row, str | None, str | None]]:
     """Yields a row, and the label and caption that were asked for; arguments as in `generate`."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: it must be at least 1.")
     for first in range(0, request.batch_size, batch_size):
         part = slice(first, first + batch_size)
         some = replace(
@@ -155,7 +161,8 @@ def generate_rows(
             captions=tuple(request.captions[part]),
             prompts=tuple(request.prompts[part]),
         )
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + first)
+        # torch takes 64 bits, which a time in nanoseconds as the seed would exceed.
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + first) % 2**64)
         rows = model.generate_rows(some, generator)
         captions = some.captions or [None] * len(rows)
         yield from zip(rows, some.labels, captions, strict=True)
@@ -226,21 +233,23 @@ def load_model(folder: str | Path) -> Any:
 
 
 def load_run(
-    run: str | Path, tokenizer: str | Path | None = None
+    run: str | Path, tokenizer: str | Path | None = None, device: str = "cpu"
 ) -> tuple[Any, LatentTokenizer, dict[str, Any]]:
     """Loads what a training run or an export left behind.
 
     Args:
         run: Its folder.
         tokenizer: Folder or hub id. Default: the one that the run was trained with.
+        device: Where model and tokenizer are to compute.
 
     Returns:
         The model, the tokenizer and the run's description.
 
     Raises:
         FileNotFoundError: If there is no such run, or it is not finished.
-        ValueError: If the tokenizer is another one than the run's.
+        ValueError: If the tokenizer is another one than the run's, or there is no such device.
     """
+    where = device_of(device)
     root = Path(run)
     described = root / RUN_FILE
     if not described.exists():
@@ -257,7 +266,8 @@ def load_run(
         name = root / "tokenizer"
     found = load_tokenizer(name)
     check_tokenizer(found, info)
-    return load_model(root / "model"), found, info
+    model = load_model(root / "model")
+    return model.to(where), found.to(where), info  # pyright: ignore[reportArgumentType]
 
 
 def tokenizer_identity(tokenizer: LatentTokenizer, column: str) -> str:

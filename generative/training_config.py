@@ -52,7 +52,8 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, (int, float)) and value < 0:
+            # NaN, which compares as false, is refused too.
+            if isinstance(value, (int, float)) and not value >= 0:
                 raise ValueError(f"{field.name} must not be negative, got {value}.")
         for name in ("steps", "batch_size", "accumulate", "crop_frames", "log_every"):
             if getattr(self, name) < 1:
@@ -82,4 +83,6 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
 
 def seed_of(config: TrainingConfig, step: int, part: int, rank: int) -> int:
     """Of a batch: a different one for every step, accumulated batch and process."""
-    return ((config.seed * 1_000_003 + step) * 1_009 + part) * 1_013 + rank
+    seed = ((config.seed * 1_000_003 + step) * 1_009 + part) * 1_013 + rank
+    # torch takes 64 bits, which a date as the seed would exceed.
+    return seed % 2**63

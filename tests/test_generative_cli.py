@@ -69,6 +69,22 @@ def test_sample(folder, tmp_path, capsys, family):
     assert soundfile.info(tmp_path / "d" / "000-rain.wav").frames == round(0.4 * RATE)
 
 
+def test_training_says_which_splits_it_takes(folder, tmp_path, tokenizer, capsys):
+    for split in ("train.a", "train.b", "dev.a"):
+        write_prepared(tmp_path / "data", tokenizer, split=split)
+    wrong = [tmp_path / "data", "--out", tmp_path / "out", *LOOP, "--heads", 7]
+    assert call("train-lm", *wrong, "--tokenizer", folder / "tokenizer") == 2
+    assert capsys.readouterr().out == "Training on train.a, train.b; validating on dev.a.\n"
+
+
+def test_a_time_in_nanoseconds_is_a_seed(folder, tmp_path):
+    command = ["sample", folder / "lm", "--seconds", 0.1, "--no-pictures"]
+    for name, seed in (("a", 1_793_000_000_000_000_000), ("b", 1_793_000_000_000_000_001)):
+        assert call(*command, "--seed", seed, "--out", tmp_path / name) == 0
+    first = [(tmp_path / name / "000.wav").read_bytes() for name in "ab"]
+    assert first[0] != first[1]
+
+
 def test_snapping_changes_what_is_heard(folder, tmp_path):
     command = ["sample", folder / "diffusion", "--seconds", 0.3, "--steps", 2, "--no-pictures"]
     assert call(*command, "--out", tmp_path / "a") == 0
@@ -155,12 +171,22 @@ def test_module_runs(tmp_path):
 def test_bad_input_is_one_line_and_exit_2(folder, tmp_path, capsys):
     lm, diffusion, data = folder / "lm", folder / "diffusion", folder / "data"
     (tmp_path / "empty").mkdir()
+    (tmp_path / "tests" / "data").mkdir(parents=True)
+    (tmp_path / "tests" / "data" / "test-00000.parquet").touch()
     out = ["--out", tmp_path / "out"]
     tokenizer = ["--tokenizer", folder / "tokenizer"]
     cases = {
         "label": (["sample", lm, "--label", "wind", *out], "wind"),
         "caption": (["sample", lm, "--caption", "a wind", *out], "text_encoder"),
         "seconds": (["sample", lm, "--seconds", 0, *out], "seconds=0"),
+        "endless": (["sample", lm, "--seconds", "inf", *out], "seconds=inf"),
+        "no number": (["evaluate", diffusion, data, "--seconds", "nan"], "seconds=nan"),
+        "guidance": (["sample", diffusion, "--guidance", "nan", *out], "guidance_scale"),
+        "temperature": (["sample", lm, "--temperature", "nan", *out], "temperature"),
+        "batch size": (["sample", lm, "--batch-size", -1, *out], "batch_size=-1"),
+        "device": (["sample", lm, "--device", "cuda:99", *out], "'cuda:99'"),
+        "evaluated device": (["evaluate", lm, data, "--device", "hip:99"], "'hip:99'"),
+        "device of the app": (["app", lm, "--device", "tpu"], "'tpu'"),
         "steps": (["sample", diffusion, "--steps", 0, *out], "steps"),
         "top p": (["sample", lm, "--top-p", 2, *out], "top_p"),
         "snap": (["sample", lm, "--snap", 2, *out], "--snap"),
@@ -171,6 +197,7 @@ def test_bad_input_is_one_line_and_exit_2(folder, tmp_path, capsys):
             "frames",
         ),
         "no data": (["train-lm", tmp_path / "empty", *out, *LOOP], "datasets_scripts prepare"),
+        "no split": (["train-lm", tmp_path / "tests", *out, *LOOP], "only test"),
         "codebooks": (["train-lm", data, *out, *LOOP, *tokenizer, "--codebooks", 9], "9"),
         "pattern": (["train-lm", data, *out, *LOOP, *tokenizer, "--pattern", "zigzag"], "zigzag"),
         "heads": (["train-diffusion", data, *out, *LOOP, *tokenizer, "--heads", 7], "heads=7"),
@@ -181,6 +208,7 @@ def test_bad_input_is_one_line_and_exit_2(folder, tmp_path, capsys):
         ),
         "report": (["report", tmp_path / "empty", *out], "samples.json"),
         "export": (["export", tmp_path / "empty", tmp_path / "out"], "run.json"),
+        "export onto itself": (["export", lm, lm, "--half"], "another folder"),
     }
     for name, (arguments, part) in cases.items():
         capsys.readouterr()

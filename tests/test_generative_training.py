@@ -16,6 +16,7 @@ from toy_training import CONFIG, ToyModel, ToyTask, toy_train
 
 from generative.checkpoints import WeightAverage
 from generative.prepared import (
+    choose_splits,
     hold_out,
     load_prepared,
     make_collator,
@@ -24,7 +25,7 @@ from generative.prepared import (
 )
 from generative.runs import check_source, train_diffusion, train_language_model
 from generative.sampling import load_run, make_request
-from generative.training_config import TrainingConfig, learning_rate
+from generative.training_config import TrainingConfig, learning_rate, seed_of
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +89,16 @@ def test_learning_rate_warms_up_and_falls():
     assert max(rates) == rates[9] == pytest.approx(2.0, rel=1e-3)
     assert rates[-1] == pytest.approx(0.02, rel=0.1)
     assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_a_date_is_a_seed(tmp_path):
+    config = replace(CONFIG, steps=2, seed=20_261_105)
+    assert torch.isfinite(toy_train(tmp_path, config).weight).all()
+    seeds = {seed_of(config, *place) for place in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))}
+    assert len(seeds) == 4
+    # Runs with small seeds go on as they began.
+    assert seed_of(replace(CONFIG, seed=7), 11, 2, 3) == 7_154_851_709_773
+    assert seed_of(replace(CONFIG, seed=2**62), 0, 0, 0) < 2**63
 
 
 def test_gradients_are_clipped(tmp_path):
@@ -158,7 +169,8 @@ def test_another_configuration_is_refused(tmp_path):
     toy_train(tmp_path, replace(CONFIG, steps=2, log_every=1, num_workers=3))
     with pytest.raises(ValueError, match=r"learning_rate.*another --out"):
         toy_train(tmp_path, replace(CONFIG, steps=2, learning_rate=0.5))
-    for name, value in (("steps", 0), ("seed", -1), ("mixed_precision", "fp8")):
+    bad = (("steps", 0), ("seed", -1), ("mixed_precision", "fp8"), ("learning_rate", float("nan")))
+    for name, value in bad:
         with pytest.raises(ValueError, match=name):
             replace(CONFIG, **{name: value})
 
@@ -204,6 +216,65 @@ def test_a_split_for_validation_is_used(tokenizer, tmp_path):
     write_prepared(tmp_path, tokenizer, rows[3:], split="validation")
     data = load_prepared(tmp_path, "codes")
     assert (len(data.train), len(data.held_out)) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("names", "train", "held_out"),
+    [
+        ("train", "train", ""),
+        ("train test validation", "train", "validation"),
+        ("train extra eval", "train", "eval"),
+        ("test training validation", "training", "validation"),
+        ("eval train val", "train", "val"),
+        (
+            "dev.clean dev.other test.clean train.clean.100 train.other.500",
+            "train.clean.100 train.other.500",
+            "dev.clean dev.other",
+        ),
+        ("fold1 fold2 fold3", "fold1 fold2 fold3", ""),
+        ("Test_a a trainers", "a trainers", "Test_a"),
+    ],
+)
+def test_splits_are_known_by_their_first_words(names, train, held_out):
+    assert choose_splits(names.split()) == (tuple(train.split()), tuple(held_out.split()))
+
+
+def test_nothing_is_trained_on_what_tests():
+    with pytest.raises(ValueError, match=r"only dev\.clean, test\.clean: .*--split"):
+        choose_splits(["test.clean", "dev.clean"])
+
+
+def test_all_splits_to_train_on_are_read(tokenizer, tmp_path):
+    # As of hub_dataset, which numbers the clips of each split: source 0 is another in each.
+    longer, shorter = (make_rows(tokenizer, clips=2, segments=n) for n in (3, 2))
+    parts = {"train.a": longer, "train.b": shorter, "dev.a": shorter[:1], "dev.b": shorter[1:2]}
+    for split, rows in (parts | {"test": shorter}).items():
+        write_prepared(tmp_path, tokenizer, rows, split=split)
+    data = load_prepared(tmp_path, "codes")
+    assert data.splits == (("train.a", "train.b"), ("dev.a", "dev.b"))
+    assert (len(data.train), len(data.held_out)) == (10, 2)
+    assert data.train["last"] == [False, False, True] * 2 + [False, True] * 2
+    assert sum(len(batch["mask"]) for batch in batches_of(data, tokenizer, 4)) == 10
+
+
+def test_folds_are_trained_on_together(tokenizer, tmp_path):
+    rows = make_rows(tokenizer, clips=6, segments=1)
+    for fold in range(3):
+        write_prepared(tmp_path, tokenizer, rows[2 * fold : 2 * fold + 2], split=f"fold{fold}")
+    data = load_prepared(tmp_path, "codes", held_out=0.2)
+    assert (len(data.train), len(data.held_out)) == (5, 1)
+    assert sorted([*data.train["id"], *data.held_out["id"]]) == [row["id"] for row in rows]
+
+
+def test_a_class_held_out_as_a_whole_is_validated_without_it(tokenizer, tmp_path):
+    rows = make_rows(tokenizer, clips=4, segments=1)
+    write_prepared(tmp_path, tokenizer, rows[:3])
+    write_prepared(tmp_path, tokenizer, [rows[3] | {"label": "wind"}, rows[0]], split="validation")
+    data = load_prepared(tmp_path, "codes")
+    assert data.labels == LABELS
+    make = make_collator(data, tokenizer, crop_frames=None, seed=0)
+    (batch,) = validation_batches(data, make(), batch_size=2)
+    assert batch["label"].tolist() == [-1, LABELS.index(rows[0]["label"])]
 
 
 def batches_of(data, tokenizer, count, first=0, **options):
@@ -366,6 +437,8 @@ def test_a_run_leaves_all_that_it_takes_to_go_on(folder, tmp_path, family):
     assert np.array_equal(rows[0][column], rows[1][column])
     card = (tmp_path / "model" / "README.md").read_text()
     assert "16 rows, 4 held out" in card
+    assert "trained on train, held out sources of the same" in card
+    assert info["splits"] == {"train": ["train"], "held_out": []}
     assert "birds, rain" in card
     # Elsewhere, with another tokenizer, it says so.
     shutil.rmtree(tmp_path / "model")
