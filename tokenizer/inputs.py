@@ -30,6 +30,7 @@ import soundfile
 from torch import Tensor
 
 from tokenizer.audio import BLOCK_LENGTH, AudioSource, check_rate
+from tokenizer.truncation import find_cut
 
 READABLE = "WAV, FLAC, Ogg Vorbis, Opus, MP3, AIFF, CAF and what else libsndfile decodes"
 # Limits, which can be changed here. A file of a few bytes may claim to have 1,024 channels, and a
@@ -236,8 +237,15 @@ def _open_file(file: Path | bytes, name: str, request: _Request) -> AudioSource:
         with _open_sound(file, name) as sound:
             if (sound.samplerate, sound.channels) != (rate, num_channels):
                 raise RuntimeError(f"{name} was replaced by another file while it was in use.")
+            num_read = 0
             while len(block := _read_block(sound, name)):
+                num_read += len(block)
                 yield block.T
+        # Last, so that whoever keeps what precedes the damage has it by now.
+        with io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as stream:
+            cut = find_cut(stream, sound.format, frames, num_read)
+        if cut is not None:
+            raise ValueError(f"{name} is cut off: {cut}. Copy it again.")
 
     return AudioSource(
         decode,
