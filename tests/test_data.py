@@ -1,3 +1,6 @@
+import io
+import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,10 +12,13 @@ from models import tone
 from tokenizer.data import (
     NO_AUGMENTATION,
     Augmentation,
+    Clip,
     CropDataset,
     crop_batches,
+    identity,
     read_window,
     scan,
+    scan_dataset,
     split_clips,
 )
 
@@ -120,6 +126,39 @@ def test_batches_resume_and_are_shared_among_processes(folder):
     for step in range(8):
         for rank in (0, 1):
             assert torch.equal(halves[rank][step], whole[2 * step + rank])
+
+
+def test_a_worker_says_what_is_wrong_in_a_line(folder, tmp_path):
+    gone = shutil.copytree(folder, tmp_path / "gone")
+    dataset = crops(gone)
+    shutil.rmtree(gone)
+    with pytest.raises(RuntimeError) as error:
+        next(crop_batches(dataset, batch_size=2, first_step=0, num_workers=1))
+    assert str(error.value).startswith("20 clips in a row could not be read. The last: ")
+    assert "Traceback" not in str(error.value)
+
+
+def test_identity_tells_clips_apart(folder, tmp_path):
+    clips = scan(folder)
+    assert identity(clips) == identity(scan(folder))
+    assert identity(clips) != identity(clips[1:]) != identity(clips[::-1])
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    assert identity(scan(moved)) == identity(clips)
+    now = identity(scan(moved), modified=True)
+    os.utime(moved / "a.wav", (1, 1))
+    assert identity(scan(moved), modified=True) != now
+    assert identity(scan(moved)) == identity(clips)
+
+
+def test_datasets_with_as_many_rows_are_told_apart():
+    def clips(seed: int) -> list[Clip]:
+        file = io.BytesIO()
+        soundfile.write(file, tone(1.0, 8000, 1, seed=seed).T, 8000, format="WAV")
+        rows = datasets.Dataset.from_dict({"audio": [{"path": None, "bytes": file.getvalue()}]})
+        return scan_dataset(rows.cast_column("audio", datasets.Audio(decode=False)))
+
+    assert identity(clips(0)) == identity(clips(0))
+    assert identity(clips(0)) != identity(clips(1))
 
 
 def test_gain_is_the_level_of_the_surroundings(folder):

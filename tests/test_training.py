@@ -1,12 +1,16 @@
 import json
 import math
+import shutil
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
+from accelerate import Accelerator
 from launching import launch
 from models import DIM, RATE, make_autoencoder, make_tokenizer, tone
 from safetensors.torch import load_file
@@ -15,6 +19,7 @@ from tiny_training import train_stages
 from tokenizer import LatentTokenizer
 from tokenizer.data import Augmentation, scan
 from tokenizer.quantizers.residual import ResidualVectorQuantizer
+from tokenizer.training import decoder as decoder_module
 from tokenizer.training import loop as loop_module
 from tokenizer.training.autoencoder import ReconstructionConfig, train_autoencoder
 from tokenizer.training.decoder import FinetuneConfig, finetune_decoder
@@ -44,8 +49,12 @@ def log(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
-def train(audio: Path, out: Path, loop: LoopConfig = LOOP) -> dict[str, torch.Tensor]:
+def train(
+    audio: Path, out: Path, loop: LoopConfig = LOOP, shift: float = 0.0, **options: Any
+) -> dict[str, torch.Tensor]:
     autoencoder = make_autoencoder()
+    with torch.no_grad():
+        autoencoder.encoder.head.bias += shift
     train_autoencoder(
         autoencoder,
         scan(audio),
@@ -54,8 +63,23 @@ def train(audio: Path, out: Path, loop: LoopConfig = LOOP) -> dict[str, torch.Te
         losses=ReconstructionConfig(),
         augmentation=Augmentation(),
         progress=False,
+        **options,
     )
     return autoencoder.state_dict()
+
+
+def finetune(tokenizer: LatentTokenizer, audio: Path, out: Path, **options: Any) -> None:
+    finetune_decoder(
+        tokenizer,
+        scan(audio),
+        out,
+        loop=replace(LOOP, steps=2),
+        losses=ReconstructionConfig(),
+        finetune=FinetuneConfig(),
+        augmentation=Augmentation(),
+        progress=False,
+        **options,
+    )
 
 
 def interrupt_at(monkeypatch, step: int) -> None:
@@ -151,6 +175,57 @@ def test_other_options_are_refused_on_resume(audio, tmp_path):
         train(audio, tmp_path / "run", replace(LOOP, learning_rate=0.5))
 
 
+def test_a_run_is_continued_on_its_own_audio_and_model_only(audio, tmp_path):
+    others = shutil.copytree(audio, tmp_path / "others")
+    first = sorted(others.rglob("*.wav"))[0]
+    soundfile.write(first, soundfile.read(first)[0][:-1], RATE)
+    moved = shutil.copytree(audio, tmp_path / "moved")
+    train(audio, tmp_path / "run", pretrained=True)
+    train(moved, tmp_path / "run", pretrained=True)
+    for refused, options in (
+        ("clips", {"audio": others}),
+        ("held_out", {"audio": audio, "num_held_out": 1}),
+        ("start", {"audio": audio, "shift": 1.0}),
+        ("crops_per_step", {"audio": audio, "loop": replace(LOOP, batch_size=3)}),
+    ):
+        with pytest.raises(ValueError, match=f"was trained with .*'{refused}'"):
+            train(out=tmp_path / "run", **{"pretrained": True, **options})
+
+    tokenizer = make_tokenizer()
+    finetune(tokenizer, audio, tmp_path / "tuned")
+    finetune(make_tokenizer(), audio, tmp_path / "tuned")
+    refitted = make_tokenizer()
+    assert isinstance(refitted.quantizer, ResidualVectorQuantizer)
+    refitted.quantizer.codebooks += 0.5
+    with pytest.raises(ValueError, match=r"was trained with .*'start'"):
+        finetune(refitted, audio, tmp_path / "tuned")
+
+
+def test_finetuning_takes_encoder_and_quantizer_to_the_device_of_training(
+    audio, tmp_path, monkeypatch
+):
+    class Begun(Exception):
+        pass
+
+    def begin(task, *_, **__):
+        tensors = [*task.tokenizer.parameters(), *task.tokenizer.buffers()]
+        assert {t.device.type for t in tensors} == {"meta"}
+        raise Begun
+
+    monkeypatch.setattr(decoder_module, "training_device", lambda: torch.device("meta"))
+    monkeypatch.setattr(decoder_module, "run", begin)
+    with pytest.raises(Begun):
+        finetune(make_tokenizer(), audio, tmp_path)
+
+
+def test_one_codebook_is_finetuned_for(audio, tmp_path):
+    tokenizer = LatentTokenizer.from_autoencoder(make_autoencoder())
+    quantizer = ResidualVectorQuantizer(DIM, 1, 16)
+    fit_quantizer(tokenizer, scan(audio), quantizer, cache=tmp_path / "x.npy", config=FitConfig())
+    finetune(tokenizer, audio, tmp_path)
+    assert tokenizer.finetuned_decoder is not None
+
+
 def test_checkpoints_hold_no_pickles(audio, tmp_path):
     train(audio, tmp_path / "run")
     names = sorted(p.name for p in (tmp_path / "run" / "checkpoint").iterdir())
@@ -192,6 +267,37 @@ def test_bad_batches_are_skipped_and_counted(tmp_path):
         run(Toy(set(range(50, 400))), config, tmp_path / "b", description={}, progress=False)
 
 
+def test_the_scaler_of_float16_learns_from_overflows(tmp_path, monkeypatch):
+    class Half(Accelerator):
+        def __init__(self, **_: Any) -> None:
+            super().__init__(cpu=True)
+            # As on a GPU, where alone `mixed_precision="fp16"` is allowed.
+            self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+            self.state._mixed_precision, self.native_amp = "fp16", True
+
+    monkeypatch.setattr(loop_module, "Accelerator", Half)
+    config = LoopConfig(steps=400, learning_rate=0.1, warmup_steps=1, num_workers=0, ema_decay=0.9)
+    toy = Toy({0, 1, 5, 6, 40})
+    try:
+        run(toy, config, tmp_path, description={}, progress=False)
+    finally:
+        Accelerator().state._mixed_precision = "no"
+    assert float(toy.module.weight.detach()) == pytest.approx(3, abs=0.05)
+    saved = json.loads((tmp_path / "checkpoint" / "state.json").read_text())
+    # Halved five times, and again where a scaled gradient was beyond float16.
+    assert saved["scaler"]["scale"] <= 2.0**11
+
+
+def test_seeds_may_be_large(tmp_path):
+    config = LoopConfig(steps=400, num_workers=0, seed=2**62)
+    assert run(Toy(set()), config, tmp_path, description={}, progress=False)
+
+
+def test_zero_validates_at_the_end_only(audio, tmp_path):
+    train(audio, tmp_path, replace(LOOP, validate_every=0))
+    assert [line["step"] for line in log(tmp_path) if "val/clean_mel" in line] == [12]
+
+
 def test_weight_average_forgets_the_start_and_swaps_back():
     module = torch.nn.Linear(2, 2)
     average = WeightAverage(module, 0.9)
@@ -209,6 +315,7 @@ def test_weight_average_forgets_the_start_and_swaps_back():
 
 
 def test_cached_latents_are_those_of_the_audio_and_reused(audio, tmp_path):
+    audio = shutil.copytree(audio, tmp_path / "audio")
     tokenizer = make_tokenizer()
     config = FitConfig(segment_seconds=0.5, max_frames=10_000)
     path = tmp_path / "latents.npy"
@@ -227,7 +334,13 @@ def test_cached_latents_are_those_of_the_audio_and_reused(audio, tmp_path):
         tokenizer.autoencoder.encoder.head.bias += 1
     other = cache_latents(tokenizer, scan(audio), path, replace(config, max_frames=200))
     assert not torch.allclose(other.rows(0, 10), few.rows(0, 10))
-    mean, std = latent_statistics(other)
+    # Files that were changed in place, to others of the same length.
+    for file in audio.rglob("*.wav"):
+        soundfile.write(file, -soundfile.read(file)[0], RATE)
+    changed = cache_latents(tokenizer, scan(audio), path, replace(config, max_frames=200))
+    assert not torch.allclose(other.rows(0, 10), changed.rows(0, 10))
+    mean, std = latent_statistics(changed)
+    other = changed
     everything = other.rows(0, len(other))
     torch.testing.assert_close(mean, everything.mean(0), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(std, everything.std(0, correction=0), atol=1e-5, rtol=1e-4)
@@ -340,8 +453,27 @@ def test_finetuning_the_continuous_decoder_changes_it_only(audio, tmp_path):
 
 
 def test_refusals(audio, tmp_path):
-    with pytest.raises(ValueError, match="steps"):
-        LoopConfig(steps=0)
+    for wrong, value in (
+        ("steps", 0),
+        ("batch_size", 0),
+        ("log_every", 0),
+        ("validate_every", -1),
+        ("crop_seconds", math.inf),
+    ):
+        with pytest.raises(ValueError, match=wrong):
+            LoopConfig(**{"steps": 1, wrong: value})
+    for wrong, value in (
+        ("lowpass", 2.0),
+        ("lowpass_range", (9000.0, 100.0)),
+        ("mix_range", (5.0, -5.0)),
+        ("level_jitter", -1.0),
+    ):
+        with pytest.raises(ValueError, match=wrong):
+            Augmentation(**{wrong: value})
+    with pytest.raises(ValueError, match="num_held_out"):
+        train(audio, tmp_path, num_held_out=-1)
+    with pytest.raises(ValueError, match="segment_seconds is inf"):
+        FitConfig(segment_seconds=math.inf)
     with pytest.raises(ValueError, match="mel_scales_per_step"):
         ReconstructionConfig(mel_scales_per_step=9)
     for overlap in (0, 33):

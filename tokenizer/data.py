@@ -6,8 +6,10 @@ the same data, however many workers read it.
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,31 @@ class Clip:
         with soundfile.SoundFile(self._stream()) as stream:
             stream.seek(first)
             return stream.read(count, dtype="float32", always_2d=True)
+
+
+def identity(clips: Iterable[Clip], *, modified: bool = False) -> str:
+    """Sixteen hex digits, other ones for other clips: what is made of audio is kept under them.
+
+    Files are told apart by name, length and size, so that a run may go on where its audio has moved
+    to; a dataset by its fingerprint.
+
+    Args:
+        clips: In their order.
+        modified: Whether to look at the time of modification too, which copying a file may change.
+    """
+    digest = hashlib.sha256()
+    for clip in clips:
+        known = [clip.num_samples, clip.sampling_rate, clip.num_channels]
+        if clip.dataset is None:
+            path = Path(clip.name)
+            status = path.stat()
+            known += [path.name, status.st_size]
+            if modified:
+                known.append(status.st_mtime_ns)
+        else:
+            known += [clip.dataset._fingerprint, clip.index]
+        digest.update(json.dumps(known).encode())
+    return digest.hexdigest()[:16]
 
 
 def _row_stream(audio: dict[str, Any]) -> str | io.BytesIO:
@@ -128,7 +155,7 @@ def _datasets() -> Any:
 
 def split_clips(clips: list[Clip], num_held_out: int) -> tuple[list[Clip], list[Clip]]:
     """Returns (train, held out): ``num_held_out`` clips, evenly spread, are held out."""
-    if num_held_out >= len(clips):
+    if not 0 <= num_held_out < len(clips):
         raise ValueError(f"Cannot hold out {num_held_out} of {len(clips)} clips.")
     picked = {round((i + 0.5) * len(clips) / num_held_out) for i in range(num_held_out)}
     train = [clip for i, clip in enumerate(clips) if i not in picked]
@@ -176,6 +203,20 @@ class Augmentation:
     round_to_16_bit: float = 0.5
     level_jitter: float = 2.0
     level_range: float = 6.0
+
+    def __post_init__(self) -> None:
+        for name in ("lowpass", "mix", "round_to_16_bit"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a probability, 0 to 1, got {getattr(self, name):g}.")
+        for name in ("lowpass_range", "mix_range"):
+            low, high = getattr(self, name)
+            if not low <= high:
+                raise ValueError(f"{name} goes from low to high, got {low:g} {high:g}.")
+        if self.lowpass_range[0] <= 0:
+            raise ValueError(f"lowpass_range is in Hz above 0, got {self.lowpass_range[0]:g}.")
+        for name in ("level_jitter", "level_range"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name):g}.")
 
 
 # Clips that cannot be read any more, or hold NaN, are replaced by others; so many in a row mean
@@ -313,6 +354,8 @@ def crop_datasets(
     The latter come from ``num_held_out`` other clips, but never more than a fifth of them; if that
     leaves none, from the same.
     """
+    if num_held_out < 0:
+        raise ValueError(f"num_held_out must not be negative, got {num_held_out}.")
     num_held_out = min(num_held_out, len(clips) // 5)
     train, held_out = split_clips(clips, num_held_out) if num_held_out else (clips, clips)
     return (
@@ -348,6 +391,14 @@ def crop_batches(
     num_steps = len(dataset) // (batch_size * world_size)
     starts = ((step * world_size + rank) * batch_size for step in range(first_step, num_steps))
     batches = [list(range(start, start + batch_size)) for start in starts]
-    yield from DataLoader(
+    loader = DataLoader(
         dataset, batch_sampler=batches, num_workers=num_workers, persistent_workers=False
     )
+    try:
+        yield from loader
+    except (ValueError, RuntimeError) as error:
+        text = str(error).strip()
+        if "Original Traceback" not in text:
+            raise
+        # A worker's error comes with its traceback as text; what it says is in the last line.
+        raise type(error)(text.rsplit("\n", 1)[-1].partition(": ")[2]) from None

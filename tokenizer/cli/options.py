@@ -38,6 +38,7 @@ def take(config: type[Config], options: argparse.Namespace) -> Config:
 
 def load(name: str | Path | None, device: str, beam_width: int | None = None) -> LatentTokenizer:
     """The tokenizer of ``--model``, on ``--device``, with the search of ``--beam-width``."""
+    from tokenizer.devices import device_of
     from tokenizer.loading import load_tokenizer
 
     tokenizer = load_tokenizer(name)
@@ -48,7 +49,7 @@ def load(name: str | Path | None, device: str, beam_width: int | None = None) ->
                 "the option out."
             )
         setattr(tokenizer.quantizer, "beam_width", beam_width)  # noqa: B010
-    return tokenizer.to(device)  # pyright: ignore[reportArgumentType]
+    return tokenizer.to(device_of(device))  # pyright: ignore[reportArgumentType]
 
 
 def tty() -> bool:

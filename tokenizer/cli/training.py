@@ -106,6 +106,7 @@ def _train(options: argparse.Namespace) -> None:
 def _fit(options: argparse.Namespace) -> None:
     from tokenizer.comparison.specs import QuantizerSpec, parse_spec
     from tokenizer.data import scan
+    from tokenizer.devices import device_of
     from tokenizer.loading import load_for_fitting
     from tokenizer.training.quantizer import FitConfig, fit_quantizer
 
@@ -113,7 +114,7 @@ def _fit(options: argparse.Namespace) -> None:
     said = {name: getattr(options, name) for name in _SHORTHANDS}
     said = {name: value for name, value in said.items() if value is not None}
     spec = QuantizerSpec(spec.kind, {**said, **spec.options})
-    tokenizer = load_for_fitting(options.model).to(options.device)
+    tokenizer = load_for_fitting(options.model).to(device_of(options.device))
     quantizer = spec.build(
         tokenizer.coded_dim, num_codebooks=options.codebooks, codebook_size=options.codebook_size
     )

@@ -25,7 +25,8 @@ from tokenizer.comparison.settings import CompareConfig, Competitor
 from tokenizer.comparison.specs import QuantizerSpec, codebooks_within
 from tokenizer.comparison.units import PeakMemory, unit, write_json
 from tokenizer.core import DecoderName
-from tokenizer.data import Augmentation, Clip
+from tokenizer.data import Augmentation, Clip, identity
+from tokenizer.devices import device_of
 from tokenizer.loading import load_for_fitting, load_tokenizer
 from tokenizer.model import LatentTokenizer
 from tokenizer.quantizers.base import Quantizer
@@ -75,7 +76,7 @@ def compare(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"Two entries of the comparison are called {twice[0]!r}.")
-    base = load_for_fitting(str(model)).to(device)  # pyright: ignore[reportArgumentType]
+    base = load_for_fitting(str(model)).to(device_of(device))  # pyright: ignore[reportArgumentType]
     run = _Comparison(base, train, held_out, out, config, progress)
     # Everything that can be refused is refused before hours of work.
     plans = [run.plan(spec) for spec in specs]
@@ -154,7 +155,7 @@ class _Comparison:
         raw = LatentTokenizer.from_autoencoder(base.autoencoder)
         self.asked = {
             "autoencoder": raw.fingerprint,
-            "held_out": [clip.name for clip in held_out],
+            "held_out": identity(held_out, modified=True),
         }
 
     def plan(self, spec: QuantizerSpec) -> dict[int, list[int]]:
@@ -240,7 +241,7 @@ class _Comparison:
         config = self.config
         asked = {
             "autoencoder": self.asked["autoencoder"],
-            "train": [clip.name for clip in self.train],
+            "train": identity(self.train, modified=True),
             "spec": {k: v for k, v in spec.to_dict().items() if k != "name"},
             "num_codebooks": count,
             "codebook_size": config.codebook_size,

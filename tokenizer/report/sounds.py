@@ -14,6 +14,7 @@ from tokenizer.audio import write_audio
 from tokenizer.comparison.measures import MelReference, read
 from tokenizer.core import DecoderName
 from tokenizer.data import Clip
+from tokenizer.devices import device_of
 from tokenizer.loading import load_tokenizer
 from tokenizer.metrics import code_use, si_sdr
 from tokenizer.model import LatentTokenizer
@@ -133,7 +134,7 @@ def make_sounds(
     for index, way in enumerate(sorted(wanted, key=lambda way: str(way.tokenizer)), 1):
         assert way.tokenizer is not None
         if loaded is None or loaded[0] != way.tokenizer:
-            loaded = way.tokenizer, load_tokenizer(way.tokenizer).to(device)  # pyright: ignore
+            loaded = way.tokenizer, load_tokenizer(way.tokenizer).to(device_of(device))  # pyright: ignore
         tokenizer, found, codes = loaded[1], [], []
         for i, wave in enumerate(originals):
             audio, row = _through(tokenizer, way, wave)

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from tokenizer.autoencoders.lapped import LappedAutoencoder, LappedEncoder
 from tokenizer.autoencoders.lapped_paths import LevelStatistics, log_magnitudes
-from tokenizer.data import Augmentation, Clip, CropDataset, crop_batches, crop_datasets
+from tokenizer.data import (
+    Augmentation,
+    Clip,
+    CropDataset,
+    crop_batches,
+    crop_datasets,
+    identity,
+)
 from tokenizer.losses import (
     MEL_WINDOWS,
     MelDistance,
@@ -22,6 +29,7 @@ from tokenizer.losses import (
 from tokenizer.spectral import mdct
 from tokenizer.training.adversarial import AdversarialConfig, Adversary, make_adversary
 from tokenizer.training.loop import LoopConfig, item_generators, num_processes, run
+from tokenizer.training.state import weights_digest
 
 
 @dataclass(frozen=True)
@@ -270,6 +278,8 @@ def train_autoencoder(
         "losses": asdict(losses),
         "adversarial": None if adversary is None else asdict(adversary.config),
         "augmentation": asdict(augmentation),
-        "clips": len(clips),
+        "clips": identity(clips),
+        "held_out": num_held_out,
+        "start": weights_digest(autoencoder) if pretrained else None,
     }
     return run(task, loop, out, description=description, adversary=adversary, progress=progress)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tokenizer.data import Augmentation, Clip, CropDataset, crop_batches, crop_datasets
+from tokenizer.data import Augmentation, Clip, CropDataset, crop_batches, crop_datasets, identity
 from tokenizer.losses import MelDistance, waveform_distortion
 from tokenizer.model import LatentTokenizer
 from tokenizer.training.adversarial import AdversarialConfig, Adversary, make_adversary
@@ -19,7 +19,14 @@ from tokenizer.training.autoencoder import (
     add_noise,
     reconstruction_losses,
 )
-from tokenizer.training.loop import LoopConfig, item_generators, num_processes, run
+from tokenizer.training.loop import (
+    LoopConfig,
+    item_generators,
+    num_processes,
+    run,
+    training_device,
+)
+from tokenizer.training.state import weights_digest
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,8 @@ class DecoderTask:
         self, audio: Float[Tensor, "B C N"], items: list[torch.Generator]
     ) -> tuple[Float[Tensor, "B D T"], Float[Tensor, " B"]]:
         """What the decoder is trained on: each item from its own number of codebooks."""
-        low, high = self.finetune.min_codebooks, self.tokenizer.num_codebooks
+        high = self.tokenizer.num_codebooks
+        low = min(self.finetune.min_codebooks, high)
         draws = [float(torch.rand((), generator=g)) for g in items]
         return self.quantized(audio, [round(low * (high / low) ** u) for u in draws])
 
@@ -216,7 +224,8 @@ def finetune_decoder(
     Returns:
         Whether all steps are done.
     """
-    quantizer = tokenizer.config.quantizer
+    quantizer, coded = tokenizer.quantizer, tokenizer.autoencoder.without_detail()
+    fitted = quantizer is not None and bool(quantizer.fitted)
     if finetune.decoder == "continuous":
         kind, decoder = ContinuousDecoderTask, tokenizer.autoencoder.decoder
     else:
@@ -236,16 +245,22 @@ def finetune_decoder(
         num_held_out=num_held_out,
     )
     adversary = make_adversary(adversarial, loop.mixed_precision, loop.seed)
-    task = kind(tokenizer, decoder, train, held_out, losses, finetune, loop, adversary)
     description = {
         "autoencoder": tokenizer.config.autoencoder,
-        "quantizer": quantizer,
+        "quantizer": tokenizer.config.quantizer,
         "losses": asdict(losses),
         "adversarial": None if adversary is None else asdict(adversary.config),
         "finetune": asdict(finetune),
         "augmentation": asdict(augmentation),
-        "clips": len(clips),
+        "clips": identity(clips),
+        "held_out": num_held_out,
+        "start": tokenizer.codes_fingerprint if fitted else weights_digest(coded.encoder),
     }
+    home = tokenizer.device
+    # Encoder and quantizer work beside the decoder.
+    tokenizer.to(training_device())  # pyright: ignore[reportArgumentType]
+    task = kind(tokenizer, decoder, train, held_out, losses, finetune, loop, adversary)
     done = run(task, loop, out, description=description, adversary=adversary, progress=progress)
     decoder.eval()
+    tokenizer.to(home)  # pyright: ignore[reportArgumentType]
     return done

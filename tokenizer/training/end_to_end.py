@@ -17,7 +17,7 @@ from tokenizer.bottlenecks import (
     make_bottleneck,
     make_quantizer,
 )
-from tokenizer.data import Augmentation, Clip, CropDataset, crop_datasets
+from tokenizer.data import Augmentation, Clip, CropDataset, crop_datasets, identity
 from tokenizer.losses import waveform_distortion
 from tokenizer.model import LatentTokenizer
 from tokenizer.quantizers.base import Quantizer
@@ -31,6 +31,7 @@ from tokenizer.training.autoencoder import (
 )
 from tokenizer.training.loop import LoopConfig, item_generators, num_processes, run
 from tokenizer.training.quantizer import FitConfig, cache_latents, latent_statistics
+from tokenizer.training.state import weights_digest
 
 # Latents that the quantizer is fitted to before training, and measured on afterwards.
 _INITIAL_FRAMES = 20_000
@@ -206,6 +207,7 @@ def train_end_to_end(
         num_held_out=num_held_out,
     )
     quantizer = make_quantizer(kind, autoencoder.latent_dim, config)
+    begun = (autoencoder if pretrained else None, start)
     if not (out / "checkpoint").exists():
         if not pretrained:
             initialize(autoencoder, train)
@@ -229,7 +231,9 @@ def train_end_to_end(
         "losses": asdict(losses),
         "adversarial": None if adversary is None else asdict(adversary.config),
         "augmentation": asdict(augmentation),
-        "clips": len(clips),
+        "clips": identity(clips),
+        "held_out": num_held_out,
+        "start": [None if module is None else weights_digest(module) for module in begun],
     }
     run(task, loop, out, description=description, adversary=adversary, progress=progress)
     bottleneck.write_to(quantizer)

@@ -51,7 +51,7 @@ class LoopConfig:
         gradient_clip: Largest norm of the gradient.
         ema_decay: Decay per step of the averaged weights, which are what the run delivers.
         log_every: Steps between lines of the log.
-        validate_every: Steps between validations.
+        validate_every: Steps between validations; 0 validates at the end only.
         checkpoint_seconds: Seconds between checkpoints.
         mixed_precision: "no", "bf16" or "fp16", as `accelerate` understands it.
         num_workers: Processes that read data.
@@ -78,8 +78,11 @@ class LoopConfig:
             value = getattr(self, field.name)
             if isinstance(value, (int, float)) and value < 0:
                 raise ValueError(f"{field.name} must not be negative, got {value}.")
-        if self.steps < 1 or self.batch_size < 1:
-            raise ValueError(f"steps and batch_size must be at least 1: {self}.")
+        for name in ("steps", "batch_size", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if not 0 < self.crop_seconds < math.inf:
+            raise ValueError(f"crop_seconds must be positive, got {self.crop_seconds:g}.")
 
 
 @runtime_checkable
@@ -134,6 +137,11 @@ def _processes() -> PartialState:
 def is_main_process() -> bool:
     """False in all but one of the processes that train together."""
     return _processes().is_main_process
+
+
+def training_device() -> torch.device:
+    """Where this process trains: its GPU, or the CPU."""
+    return _processes().device
 
 
 def num_processes() -> int:
@@ -206,10 +214,11 @@ def _update(
     optimizer.zero_grad()
     accelerator.backward(loss)
     norm = float(accelerator.clip_grad_norm_(module.parameters(), gradient_clip) or 0.0)
-    if not math.isfinite(norm):
-        return None
-    optimizer.step()
-    return norm
+    finite = math.isfinite(norm)
+    # float16's scaler looks for itself, and learns from it.
+    if finite or accelerator.scaler is not None:
+        optimizer.step()
+    return norm if finite else None
 
 
 def _over_processes(
@@ -259,7 +268,7 @@ def run(
         config: How.
         out: Folder of the run: ``log.jsonl``, ``tensorboard/``, ``checkpoint/``.
         description: JSON values that a resumed run must share with the run it continues, besides
-            ``config``.
+            ``config``: what it trains, and on what.
         adversary: Discriminators, which are trained on the losses' ``"discriminator"``.
         progress: Whether to show a progress bar.
 
@@ -273,6 +282,7 @@ def run(
         module,
         make_optimizer(module, config.learning_rate, config.weight_decay),
         WeightAverage(module, config.ema_decay),
+        scaler=accelerator.scaler,
     )
     judges, discriminator_rate = None, 0.0
     if adversary is not None:
@@ -280,8 +290,10 @@ def run(
         adversary.to(accelerator.device)
         judges = adversary, make_optimizer(adversary, config.learning_rate, config.weight_decay)
         state.adversary, state.adversary_optimizer = judges
-    unshared = ("log_every", "validate_every", "checkpoint_seconds", "num_workers")
+    unshared = ("log_every", "validate_every", "checkpoint_seconds", "num_workers", "batch_size")
     settings = {k: v for k, v in asdict(config).items() if k not in unshared} | description
+    # However many processes share them.
+    settings["crops_per_step"] = config.batch_size * accelerator.num_processes
     settings = json.loads(json.dumps(settings))
     checkpoint = out / "checkpoint"
     load_checkpoint(checkpoint, state, settings)
@@ -305,7 +317,9 @@ def run(
 
     module.train()
     for loaded in task.batches(first, accelerator.process_index, accelerator.num_processes):
-        generator = torch.Generator().manual_seed((config.seed * 1_000_003 + state.step) * 1_009)
+        generator = torch.Generator().manual_seed(
+            (config.seed * 1_000_003 + state.step) * 1_009 % 2**63
+        )
         unreadable += int(loaded["unreadable"].sum()) if "unreadable" in loaded else 0
         rate = learning_rate(state.step, config)
         for group in optimizer.param_groups:
@@ -347,7 +361,7 @@ def run(
                 log.write(state.step, means)
             bar.set_postfix({k.split("/")[1]: f"{v:.3f}" for k, v in list(means.items())[:3]})
             sums, logged = {}, now
-        if state.step % config.validate_every == 0 and not finished:
+        if config.validate_every and state.step % config.validate_every == 0 and not finished:
             validate()
         if main and now - saved > config.checkpoint_seconds:
             save_checkpoint(checkpoint, state, settings)

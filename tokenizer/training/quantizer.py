@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from tokenizer.data import Clip, read_window
+from tokenizer.data import Clip, identity, read_window
 from tokenizer.losses import MEL_BINS, MEL_WINDOWS, log_mel
 from tokenizer.model import LatentTokenizer
 from tokenizer.quantizers.base import Quantizer
@@ -45,6 +46,8 @@ class FitConfig:
     def __post_init__(self) -> None:
         if self.segment_seconds <= 0 or self.max_frames < 1 or self.sensitivity_batches < 1:
             raise ValueError(f"All numbers must be positive: {self}.")
+        if not math.isfinite(self.segment_seconds):
+            raise ValueError(f"segment_seconds is {self.segment_seconds:g}: 10, say, are usual.")
 
 
 def segments(clips: list[Clip], seconds: float) -> list[tuple[Clip, float, int]]:
@@ -109,7 +112,7 @@ def cache_latents(
     checksum = float(sum(value.double().abs().sum() for value in weights.values()))
     described = {
         "encoder": tokenizer.autoencoder.to_config() | {"checksum": checksum},
-        "clips": [clip.name for clip in clips],
+        "clips": identity(clips, modified=True),
         "segment_seconds": config.segment_seconds,
         "max_frames": config.max_frames,
     }

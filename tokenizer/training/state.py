@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import zlib
@@ -14,8 +15,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tokenizer.checking import storing
+from tokenizer.checkpoint import module_bytes
 
 FORMAT_VERSION = 1
+
+
+def weights_digest(module: nn.Module) -> str:
+    """Sixteen hex digits of a module's weights: where a run begins is a part of what it is."""
+    return hashlib.sha256(module_bytes(module)).hexdigest()[:16]
 
 
 def make_optimizer(
@@ -85,6 +92,7 @@ class State:
         average: Its averaged weights, which are what the run delivers.
         adversary: Discriminators, if the run has any.
         adversary_optimizer: Theirs.
+        scaler: Of float16's losses, if the run has one.
         step: Steps taken.
     """
 
@@ -93,6 +101,7 @@ class State:
     average: WeightAverage
     adversary: nn.Module | None = None
     adversary_optimizer: torch.optim.Optimizer | None = None
+    scaler: torch.amp.GradScaler | None = None
     step: int = 0
 
     def files(self) -> dict[str, dict[str, Tensor]]:
@@ -119,7 +128,13 @@ def save_checkpoint(folder: Path, state: State, config: dict[str, Any]) -> None:
         with storing(path):
             save_file({k: v.contiguous() for k, v in tensors.items()}, path)
         checksums[name] = _checksum(path)
-    described = {"format_version": FORMAT_VERSION, "step": state.step, "checksums": checksums}
+    described: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "step": state.step,
+        "checksums": checksums,
+    }
+    if state.scaler is not None:
+        described["scaler"] = state.scaler.state_dict()
     (new / "state.json").write_text(json.dumps(described | {"config": config}, indent=1))
     # After a kill between the renames the old one is all there is: it stays until the new one has
     # its name.
@@ -159,6 +174,8 @@ def load_checkpoint(folder: Path, state: State, config: dict[str, Any]) -> None:
         state.adversary.load_state_dict(load_file(folder / "adversary.safetensors"))
         tensors = load_file(folder / "adversary_optimizer.safetensors")
         _restore_optimizer(state.adversary_optimizer, tensors)
+    if state.scaler is not None and saved.get("scaler"):
+        state.scaler.load_state_dict(saved["scaler"])
     state.step = saved["step"]
 
 
