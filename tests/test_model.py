@@ -1,11 +1,14 @@
+import pickle
 import subprocess
 import sys
 from copy import deepcopy
 
 import pytest
 import torch
+from datasets.fingerprint import Hasher
 from models import CODEBOOKS, DIM, ENTRIES, HOP, RATE, REFUSED, make_autoencoder, tone
 from safetensors.torch import load_file, save_file
+from torch.nn import functional
 from transformers import AutoConfig, AutoModel
 
 from tokenizer import LatentTokenizer, load_tokenizer
@@ -159,6 +162,31 @@ def test_fingerprint_is_that_of_config_and_weights(tokenizer, tmp_path):
     assert changed.fingerprint != tokenizer.fingerprint
 
 
+def test_copies_are_made_of_what_the_tokenizer_is_made_of_now(beam_tokenizer, tmp_path):
+    latents = beam_tokenizer.encode(wave(2.0)).latents
+    tokenizer = deepcopy(beam_tokenizer)
+    told = tokenizer.fingerprint, Hasher.hash(tokenizer.encode_codes)
+    assert tokenizer.quantizer is not None
+    tokenizer.quantizer.beam_width = 1
+    codes = tokenizer.quantize(latents)
+    assert (codes != beam_tokenizer.quantize(latents)).any()
+    # Another search gives other codes, so it may not share a cache; but they mean the same.
+    assert tokenizer.fingerprint != told[0]
+    assert Hasher.hash(tokenizer.encode_codes) != told[1]
+    assert tokenizer.codes_fingerprint == beam_tokenizer.codes_fingerprint
+    tokenizer.finetuned_decoder = None
+    tokenizer.save_pretrained(tmp_path)
+    for again in (
+        deepcopy(tokenizer),
+        pickle.loads(pickle.dumps(tokenizer)),
+        LatentTokenizer.from_pretrained(tmp_path),
+    ):
+        assert again.config.quantizer["beam_width"] == again.quantizer.beam_width == 1
+        assert again.codes_decoder == "continuous"
+        assert again.fingerprint == tokenizer.fingerprint
+        assert torch.equal(again.quantize(latents), codes)
+
+
 def test_checkpoints_that_do_not_fit_are_refused(tokenizer, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         LatentTokenizer.from_pretrained(tmp_path / "nowhere")
@@ -221,6 +249,45 @@ def test_unfitted_models_say_what_is_missing():
 def test_bad_tensors_are_refused(tokenizer, call, message):
     with pytest.raises(ValueError, match=message):
         call(tokenizer)
+
+
+def test_what_comes_out_can_be_trained_on(tokenizer):
+    x = wave()
+    latents = tokenizer.encode(x).latents  # [1, D, T]
+    codes = tokenizer.quantize(latents)  # [1, K, T]
+    again = tokenizer.dequantize(codes)
+    audio = tokenizer.decode(latents, decoder="continuous")
+    view = DiffusersView(tokenizer)
+    normal = view.encode(x).latent_dist.sample()
+    tiles = torch.cat(list(tokenizer.encode_stream([x])), -1)
+    pieces = torch.cat(list(tokenizer.decode_stream([latents], "continuous", None)), -1)
+    sounds = (audio, tokenizer(x), view.decode(normal).sample, pieces)
+
+    embedding, linear = torch.nn.Embedding(ENTRIES, 4), torch.nn.Linear(DIM, ENTRIES)
+    scale = torch.nn.Parameter(torch.ones(1))
+    losses = [embedding(codes).sum()]
+    for z in (latents, again, normal, tiles):
+        predicted = linear(z.transpose(1, 2))  # [1, T, S]
+        losses.append(functional.cross_entropy(predicted.transpose(1, 2), codes[:, 0]))
+        losses.append(functional.mse_loss(scale * z, z))
+    losses += [functional.l1_loss(scale * sound, sound) for sound in sounds]
+    for loss in losses:
+        loss.backward()
+    assert all(p.grad is not None for p in (*embedding.parameters(), *linear.parameters(), scale))
+    assert not any(p.grad is not None for p in tokenizer.parameters())
+    # In place, as biases and positions are added.
+    for z in (latents, again, normal, tiles, *sounds):
+        z.add_(scale).sum().backward()
+
+
+def test_streams_leave_the_mode_to_who_takes_their_tiles(tokenizer):
+    for tiles in (
+        tokenizer.encode_stream([wave()]),
+        tokenizer.decode_stream([torch.zeros(1, DIM, 3)], "continuous", None),
+    ):
+        assert not next(tiles).requires_grad
+        assert torch.is_grad_enabled()
+        assert not torch.is_inference_mode_enabled()
 
 
 def test_diffusers_view(tokenizer):

@@ -141,6 +141,7 @@ class Checkpoint(PreTrainedModel):
                 for name, value in self.state_dict().items()
             }
         folder = Path(save_directory)
+        self.update_config()
         self.config.weights_checksum = weights_checksum(kwargs.get("state_dict", self.state_dict()))
         if kwargs.get("push_to_hub"):
             kwargs.setdefault("repo_id", folder.name)
@@ -162,7 +163,15 @@ class Checkpoint(PreTrainedModel):
         """Sixteen hex digits: a hash of configuration and weights, on any device."""
         return hashlib.sha256(self._as_bytes()).hexdigest()[:16]
 
+    def update_config(self) -> None:
+        """Writes into ``config`` what the model is made of now; a class with such parts does it.
+
+        It is called before anything is told or made of ``config``: a copy would otherwise not be
+        the model that a user changed, and a cache would serve what another one had made.
+        """
+
     def _as_bytes(self) -> bytes:
+        self.update_config()
         config = {
             key: getattr(self.config, key)
             for key in ("autoencoder", "quantizer", "has_finetuned_decoder", "default_gain")

@@ -51,6 +51,16 @@ def _lengths(mask: Tensor, num_items: int, num_samples: int) -> list[int]:
     return here.sum(-1).tolist()
 
 
+def _without_gradients(tiles: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Computes tiles without gradients; between them, whoever takes them has their own mode."""
+    while True:
+        with torch.no_grad():
+            tile = next(tiles, None)
+        if tile is None:
+            return
+        yield tile
+
+
 @dataclass
 class EncodeOutput:
     """What `TokenizerCore.encode` returns.
@@ -70,7 +80,8 @@ class EncodeOutput:
 class TokenizerCore(Checkpoint):
     """Everything of `tokenizer.LatentTokenizer` that takes and returns tensors.
 
-    All of it runs without gradients and in evaluation mode; training code uses `autoencoder`,
+    All of it runs without gradients and in evaluation mode. What comes out are tensors as any
+    others, to train other models on; code that trains the tokenizer uses `autoencoder`,
     `quantizer` and `finetuned_decoder` directly.
 
     Args:
@@ -224,7 +235,8 @@ class TokenizerCore(Checkpoint):
 
     # Tensors in, tensors out
 
-    @torch.inference_mode()
+    # Not in inference mode: autograd refuses its tensors, also as constants, for ever after.
+    @torch.no_grad()
     def encode(
         self,
         input_values: Float[Tensor, "B C N"],
@@ -309,7 +321,7 @@ class TokenizerCore(Checkpoint):
             raise ValueError(f"gain={gain!r:.60}, but this model takes audio at its own level.")
         return np.broadcast_to(values.reshape(-1), (count,)).copy()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def quantize(
         self,
         latents: Float[Tensor, "B D T"],
@@ -323,7 +335,7 @@ class TokenizerCore(Checkpoint):
         codes = quantizer.encode(z.reshape(-1, self.coded_dim).contiguous(), n)
         return codes.reshape(len(z), -1, n).transpose(1, 2)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def dequantize(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, audio_codes: Int[Tensor, "B n T"]
     ) -> Float[Tensor, "B D T"]:
@@ -338,7 +350,9 @@ class TokenizerCore(Checkpoint):
         codes = audio_codes.to(self.device, torch.int64)
         flat = codes.transpose(1, 2).reshape(-1, codes.shape[1])
         z = self._fitted_quantizer().decode(flat)
-        return self.pad_detail(z.reshape(len(codes), codes.shape[2], -1).transpose(1, 2))
+        z = self.pad_detail(z.reshape(len(codes), codes.shape[2], -1).transpose(1, 2))
+        # As a view made without gradients it could not be added to in place with them.
+        return z.detach()
 
     def pad_detail(self, latents: Float[Tensor, "B d T"]) -> Float[Tensor, "B D T"]:
         """Latents in float32 where the tokenizer is, with zeros for detail where they have none.
@@ -365,7 +379,7 @@ class TokenizerCore(Checkpoint):
             self._fitted_quantizer().noise_levels[self._check_n_codebooks(n_codebooks) - 1]
         )
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(
         self,
         latents: Float[Tensor, "B D T"],
@@ -411,8 +425,9 @@ class TokenizerCore(Checkpoint):
         self, blocks: Iterable[Float[Tensor, "G M _"]]
     ) -> Iterator[Float[Tensor, "G D _"]]:
         """Latents of a normalised signal that arrives in blocks: see `encode_tiles`."""
-        with torch.inference_mode():
-            yield from encode_tiles(self.autoencoder, blocks)
+        with torch.no_grad():
+            tiles = encode_tiles(self.autoencoder, blocks)
+        yield from _without_gradients(tiles)
 
     def decode_stream(
         self,
@@ -422,8 +437,9 @@ class TokenizerCore(Checkpoint):
     ) -> Iterator[Float[Tensor, "G M _"]]:
         """Normalised audio of latents that arrive in pieces: see `decode_tiles`."""
         level = self.noise_level(n_codebooks)
-        with torch.inference_mode():
-            yield from decode_tiles(self.autoencoder, self.decoder(decoder), latents, level)
+        with torch.no_grad():
+            tiles = decode_tiles(self.autoencoder, self.decoder(decoder), latents, level)
+        yield from _without_gradients(tiles)
 
     def forward(
         self,
@@ -468,12 +484,20 @@ class TokenizerCore(Checkpoint):
         if not bool(quantizer.fitted):
             raise RuntimeError("The quantizer is not fitted: call its fit() first.")
         self.quantizer = quantizer.to(self.device)
-        self.config.quantizer = {"kind": quantizer.kind, **quantizer.to_config()}
-        self.finetuned_decoder, self.config.has_finetuned_decoder = None, False
+        self.finetuned_decoder = None
+        self.update_config()
         return self
 
     def add_finetuned_decoder(self) -> Decoder:
         """Starts a finetuned decoder as a copy of the continuous one, and returns it."""
         self.finetuned_decoder = deepcopy(self.autoencoder.decoder)
-        self.config.has_finetuned_decoder = True
+        self.update_config()
         return self.finetuned_decoder
+
+    def update_config(self) -> None:
+        """Writes into ``config`` what quantizer and decoder are now, e.g. another beam width."""
+        quantizer = self.quantizer
+        self.config.quantizer = (
+            None if quantizer is None else {"kind": quantizer.kind, **quantizer.to_config()}
+        )
+        self.config.has_finetuned_decoder = self.finetuned_decoder is not None
