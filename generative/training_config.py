@@ -59,9 +59,7 @@ class TrainingConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.seed >= 2**63:
-            raise ValueError(
-                f"seed must be below 2**63, which is what torch takes, got {self.seed}."
-            )
+            raise ValueError(f"seed must be below 2**63, got {self.seed}.")
         if self.mixed_precision not in ("no", "bf16", "fp16"):
             raise ValueError(f"mixed_precision={self.mixed_precision!r} is not no, bf16 or fp16.")
 
