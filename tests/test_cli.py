@@ -52,6 +52,45 @@ def test_encode_info_decode(model, folder, tmp_path, capsys):
     assert (tmp_path / "c.ltk").read_bytes() == (tmp_path / "a.ltk").read_bytes()
 
 
+def test_originals_are_not_overwritten(model, folder, tmp_path, capsys):
+    original = (folder / "0.wav").read_bytes()
+    a, b, codes = tmp_path / "a.wav", tmp_path / "b.wav", tmp_path / "a.ltk"
+    for path in (a, b):
+        path.write_bytes(original)
+    m = ("--model", model)
+    assert latok("encode", a, *m) == 0
+    # Codes are made again at another rate, and audio from them where nothing is.
+    size = codes.stat().st_size
+    assert latok("encode", a, "--codebooks", 1, *m) == 0
+    assert codes.stat().st_size < size
+    nameless = tmp_path / "clip"
+    nameless.write_bytes(original)
+    exported = tmp_path / "model"
+    load_tokenizer(model).save_pretrained(exported)
+    weights = (exported / "model.safetensors").read_bytes()
+    capsys.readouterr()
+    for part, arguments in {
+        "a.wav is there already": ("decode", codes, *m),
+        "b.wav has a suffix of audio": ("encode", a, b, *m),  # latok encode *.wav
+        "c.MP3 has a suffix of audio": ("encode", a, tmp_path / "c.MP3", *m),
+        "d.ltk has the suffix of codes": ("decode", codes, tmp_path / "d.ltk", *m),
+        "a.ltk is the file to read": ("decode", codes, codes, *m),
+        "clip is the file to read": ("encode", nameless, nameless, *m),
+        "holds": ("demo", a, "--out", tmp_path, *m),
+        "is the model itself": ("export", exported, exported),
+    }.items():
+        assert latok(*arguments) == 2, part
+        (line,) = capsys.readouterr().err.splitlines()
+        assert part in line
+        assert all(path.read_bytes() == original for path in (a, b, nameless))
+    assert (exported / "model.safetensors").read_bytes() == weights
+    assert latok("decode", codes, b, *m) == 0  # who names a file may replace it
+    assert b.read_bytes() != original
+    a.unlink()
+    assert latok("decode", codes, *m) == 0
+    assert soundfile.info(a).frames == RATE
+
+
 def test_beam_width_of_the_search(beam_tokenizer, tokenizer, model, folder, tmp_path, capsys):
     beam_tokenizer.save_pretrained(tmp_path / "beam")
     codes = {}
@@ -234,6 +273,18 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path, model, capsys):
         assert lines[-1].startswith("latok: "), name
         assert part in lines[-1], name
         assert sorted(tmp_path.rglob("*")) == before, name
+
+
+def test_numbers_out_of_range_are_one_line_and_exit_2(model, tmp_path, capsys):
+    out = tmp_path / "out.ltk"
+    live = ("encode", "-", out, "--gain", 0.1, "--model", model, "--chunk-frames")
+    for arguments in [(*live, frames) for frames in (0, -1)] + [
+        ("app", "--model", model, "--port", port) for port in (99999, 65536, 0, -1)
+    ]:
+        assert latok(*arguments) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{arguments[-2]} {arguments[-1]}" in line
+    assert not out.exists()
 
 
 def test_usage_errors_exit_2():

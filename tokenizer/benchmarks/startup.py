@@ -35,7 +35,7 @@ def startup_lines() -> list[dict[str, Any]]:
         wav, out = Path(folder) / "a.wav", Path(folder) / "a.ltk"
         soundfile.write(wav, clip(10.0, 44_100).T, 44_100)
         commands["latok encode, 10 s"] = ["-m", "tokenizer", "encode", str(wav), str(out)]
-        commands["latok decode, 10 s"] = ["-m", "tokenizer", "decode", str(out)]
+        commands["latok decode, 10 s"] = ["-m", "tokenizer", "decode", str(out), str(wav)]
         best = dict.fromkeys(commands, float("inf"))
         for _ in range(REPETITIONS):
             for name, command in commands.items():

@@ -13,13 +13,28 @@ from tokenizer.cli.options import add_model, add_rate, add_search, load, tty
 def _demo(options: argparse.Namespace) -> None:
     from tokenizer.demo import run_demo
 
+    if options.audio is not None and Path(options.audio).resolve().parent == options.out.resolve():
+        raise ValueError(
+            f"--out {options.out} holds {options.audio} itself, which the demo's files might "
+            "replace: name another folder."
+        )
     print(run_demo(load(options.model, options.device), options.audio, options.out))
 
 
 PIPE = "-"
 
 
+def _target(source: str, out: str | None, suffix: str) -> str:
+    """Where a command writes; without OUT into a pipe from a pipe, else beside the source."""
+    beside = PIPE if source == PIPE else str(Path(source).with_suffix(suffix))
+    name = beside if out is None else out
+    if PIPE not in (source, name) and Path(name).resolve() == Path(source).resolve():
+        raise ValueError(f"{name} is the file to read: name another one as OUT.")
+    return name
+
+
 def _encode(options: argparse.Namespace) -> None:
+    from tokenizer.data import AUDIO_SUFFIXES
     from tokenizer.live import encode_live
     from tokenizer.pcm import PcmFormat
     from tokenizer.transcode import encode_file
@@ -30,11 +45,19 @@ def _encode(options: argparse.Namespace) -> None:
         raise ValueError("--raw and --chunk-frames are for live audio: `latok encode - --gain G`.")
     if live and options.downmix:
         raise ValueError("--downmix is not for live audio.")
+    if options.chunk_frames is not None and options.chunk_frames < 1:
+        raise ValueError(f"--chunk-frames {options.chunk_frames}: it must be at least 1.")
+    name = _target(options.audio, options.out, ".ltk")
+    # As of `latok encode *.wav` in a folder of two.
+    if Path(name).suffix.lower() in AUDIO_SUFFIXES:
+        raise ValueError(
+            f"{name} has a suffix of audio, but would become a file of codes: encode one file at a "
+            "time, into an OUT that ends in .ltk."
+        )
     pcm = None if options.raw is None else PcmFormat.parse(options.raw)
     tokenizer = load(options.model, options.device, options.beam_width)
     bitrate = None if options.bitrate is None else options.bitrate * 1000
     n = tokenizer.resolve_codebooks(options.codebooks, bitrate)
-    name = options.out or (PIPE if piped else str(Path(options.audio).with_suffix(".ltk")))
     out = sys.stdout.buffer if name == PIPE else Path(name)
     if live:
         seconds = encode_live(
@@ -44,7 +67,7 @@ def _encode(options: argparse.Namespace) -> None:
             gain=options.gain,
             pcm=pcm,
             n_codebooks=n,
-            chunk_frames=options.chunk_frames or 25,
+            chunk_frames=25 if options.chunk_frames is None else options.chunk_frames,
         )
     else:
         seconds = encode_file(
@@ -65,9 +88,19 @@ def _decode(options: argparse.Namespace) -> None:
     from tokenizer.live import decode_live
     from tokenizer.transcode import decode_file
 
-    tokenizer = load(options.model, options.device)
     piped = options.codes == PIPE
-    name = options.out or (PIPE if piped else str(Path(options.codes).with_suffix(".wav")))
+    name = _target(options.codes, options.out, ".wav")
+    if Path(name).suffix.lower() == ".ltk":
+        raise ValueError(
+            f"{name} has the suffix of codes, but would become audio: decode one file at a time, "
+            "into an OUT such as decoded.wav."
+        )
+    # Codes are made anew from audio, audio from codes only nearly.
+    if options.out is None and name != PIPE and Path(name).exists():
+        raise ValueError(
+            f"{name} is there already, perhaps as the original: name the file to write as OUT."
+        )
+    tokenizer = load(options.model, options.device)
     rate = {"n_codebooks": options.codebooks, "decoder": options.decoder}
     if piped or name == PIPE:
         codes = sys.stdin.buffer if piped else options.codes
@@ -86,6 +119,11 @@ def _info(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
+    if Path(options.model).resolve() == options.out.resolve():
+        raise ValueError(
+            f"{options.out} is the model itself, whose weights would be rounded: name another "
+            "folder."
+        )
     tokenizer = load(options.model, "cpu")
     tokenizer.save_pretrained(options.out, half=True)
     print(f"{options.out}: {load(options.out, 'cpu').fingerprint}")
@@ -137,7 +175,9 @@ def register(commands: Any, command: str | None) -> None:  # noqa: ARG001
     p.set_defaults(run=_decode)
     p.add_argument("codes", help=".ltk file; - for standard input, decoded as it comes")
     p.add_argument(
-        "out", nargs="?", help="default: the same name with .wav; - for WAV on standard output"
+        "out",
+        nargs="?",
+        help="default: the same name with .wav, if there is none yet; - for WAV on standard output",
     )
     p.add_argument(
         "--codebooks", type=int, help="use only the first ones; default: all in the file"
