@@ -51,8 +51,9 @@ def _prepare(options: argparse.Namespace) -> int:
     else:
         from datasets_scripts.prepare import prepare_dataset
 
+        processes = 1 if options.num_proc is None else options.num_proc
         manifest = prepare_dataset(
-            options.corpus, options.root, options.out, num_proc=options.num_proc or 1, **asked
+            options.corpus, options.root, options.out, num_proc=processes, **asked
         )
     _report(manifest, options.out)
     if options.push_to_hub:

@@ -78,7 +78,8 @@ def encode_tasks(
             so.
     """
     encoder = _Encoder(tokenizer, options)
-    batch = round(resources.batch_seconds * tokenizer.sampling_rate)
+    # With none at all, no event would ever be taken.
+    batch = max(1, round(resources.batch_seconds * tokenizer.sampling_rate))
     window = WINDOW_BATCHES * batch
     reader = ClipReader(
         target_rate=tokenizer.sampling_rate,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,9 @@ class Resources:
     num_readers: int = 2
 
     def __post_init__(self) -> None:
-        if self.batch_seconds <= 0:
-            raise ValueError(f"batch_seconds={self.batch_seconds:g}; it must be positive.")
+        if not 0 < self.batch_seconds < math.inf:
+            raise ValueError(
+                f"batch_seconds={self.batch_seconds:g}; it must be positive and finite."
+            )
         if self.num_readers < 1:
             raise ValueError(f"num_readers={self.num_readers}; it must be at least 1.")

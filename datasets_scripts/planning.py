@@ -1,9 +1,13 @@
-"""Which clips a run has to prepare: all of a split, less those whose shards are whole already."""
+"""Which clips a run has to prepare: all of a split, less those whose shards are whole already.
+
+And whether a split that is finished still consists of the clips that it was made of.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby, zip_longest
 
 import numpy as np
 
@@ -116,3 +120,40 @@ class Plan:
             f"The corpus is not what it was when shard {shard} of {self._split!r} was written:"
             " clips were added, removed or renamed since. Prepare it into another --out."
         )
+
+
+def check_same(
+    split: str,
+    items: Iterable[Clip | Missing],
+    clips_per_shard: int,
+    then: Sequence[tuple[int, str]],
+) -> None:
+    """Refuses a corpus that yields other clips than those a finished split was made of.
+
+    Args:
+        split: For messages.
+        items: What the corpus yields for the split; their audio is not read.
+        clips_per_shard: See `RowOptions`.
+        then: For each shard of the split: how many clips it has, and the `IdHash` of their ids.
+
+    Raises:
+        ValueError: If clips were added, removed or renamed.
+    """
+    now = list(_shards(items, clips_per_shard))
+    different = [i for i, (a, b) in enumerate(zip_longest(now, then)) if a != b]
+    if different:
+        before, after = (sum(clips for clips, _ in shards) for shards in (then, now))
+        raise ValueError(
+            f"The corpus is not what it was: {split!r} had {before} clips when it was prepared and"
+            f" has {after} now, others from shard {different[0]} on. Prepare it into another --out."
+        )
+
+
+def _shards(items: Iterable[Clip | Missing], clips_per_shard: int) -> Iterator[tuple[int, str]]:
+    """The number of clips of each shard, and the `IdHash` of their ids."""
+    for _, group in groupby(enumerate(items), key=lambda pair: pair[0] // clips_per_shard):
+        ids, clips = IdHash(), 0
+        for _, item in group:
+            ids.add(item.id)
+            clips += 1
+        yield clips, ids.hexdigest()

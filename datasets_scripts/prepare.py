@@ -18,7 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from datasets_scripts.card import write_card
-from datasets_scripts.corpus import CorpusInfo
+from datasets_scripts.corpus import Clip, CorpusInfo, Missing
 from datasets_scripts.encoding import Encoded, Task, encode_tasks
 from datasets_scripts.manifest import (
     MANIFEST,
@@ -33,12 +33,13 @@ from datasets_scripts.manifest import (
     write_progress,
 )
 from datasets_scripts.options import Resources, RowOptions
-from datasets_scripts.planning import IdHash, Plan
+from datasets_scripts.planning import IdHash, Plan, check_same
 from datasets_scripts.shards import DATA, shard_name, split_name, writing_shard
 from datasets_scripts.storage import Folder
 from datasets_scripts.summary import Statistics, total
 from datasets_scripts.workers import encode_in_processes
 from tokenizer import LatentTokenizer, load_tokenizer
+from tokenizer.devices import device_of
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,20 @@ class Job:
     def plan(self, split: str, done: dict[int, ShardRecord]) -> Plan:
         """The clips of a split that are still to do."""
         known = {index: (record.clips, record.clip_ids) for index, record in done.items()}
+        return Plan(split, self._items(split), self.options.clips_per_shard, known)
+
+    def check_finished(self) -> None:
+        """Raises ValueError if a split that is whole has other clips in the corpus by now."""
+        for split in self.splits:
+            name = split_name(split)
+            if name in self.header.splits:
+                records = (record for record in self.header.shards if record.split == name)
+                then = [(record.clips, record.clip_ids) for record in records]
+                check_same(split, self._items(split), self.options.clips_per_shard, then)
+
+    def _items(self, split: str) -> Iterator[Clip | Missing]:
         corpus = find_corpus(self.info.name)
-        items = corpus.prepare(self.root, split, **self.corpus_options)
-        return Plan(split, items, self.options.clips_per_shard, known)
+        return corpus.prepare(self.root, split, **self.corpus_options)
 
     def no_statistics(self) -> Statistics:
         """Sums over no rows, of the right sizes."""
@@ -132,7 +144,7 @@ def start_job(
     Raises:
         FileNotFoundError: If there is nothing of the corpus at ``root``.
         ValueError: If there is no such corpus or split, the tokenizer cannot do what is asked for,
-            or ``out`` was prepared with something else.
+            or ``out`` was prepared with something else, or the corpus has changed since.
     """
     theirs = dict(corpus_options or {})
     info = describe_corpus(corpus, root, theirs)
@@ -140,7 +152,7 @@ def start_job(
     for split in wanted:
         info.check_split(split)
     made = tokenizer if isinstance(tokenizer, LatentTokenizer) else load_tokenizer(tokenizer)
-    made = made.to(device)  # pyright: ignore[reportArgumentType]
+    made = made.to(device_of(device))  # pyright: ignore[reportArgumentType]
     options = (options or RowOptions()).resolved(made)
     if isinstance(tokenizer, LatentTokenizer):
         name = str(made.name_or_path) or "unnamed"
@@ -170,14 +182,16 @@ def start_job(
         )
     if existing is None and folder.names(DATA):
         raise ValueError(f"{folder.path(DATA)} holds files of something else: use another --out.")
-    if existing is not None:
-        header = existing
+    header = existing or header
+    job = Job(info, str(root), wanted, options, theirs, made, folder, header)
+    # Before anything is written: a dataset that was complete stays so if its corpus is refused.
+    job.check_finished()
     if not set(map(split_name, wanted)) <= set(header.splits):
-        header = replace(header, complete=False)
-        folder.write_json(MANIFEST, header.to_json())
+        job = replace(job, header=replace(header, complete=False))
+        folder.write_json(MANIFEST, job.header.to_json())
     for place in ("", DATA, PROGRESS):
         folder.remove_partial(place)
-    return Job(info, str(root), wanted, options, theirs, made, folder, header)
+    return job
 
 
 def write_shard(

@@ -23,6 +23,7 @@ from datasets_scripts.options import Resources, RowOptions
 from datasets_scripts.prepare import Job, prepare_splits, start_job, write_shard
 from datasets_scripts.shards import DATA
 from tokenizer import LatentTokenizer
+from tokenizer.devices import device_of
 
 # Another share of a core than the actors': Ray Data would else run both steps in the same actor.
 _READER_CORES = 0.5
@@ -100,6 +101,10 @@ def prepare_with_ray(
         ValueError: As `prepare_dataset`; also if the cluster has no device for an actor.
         RuntimeError: As `prepare_dataset`.
     """
+    if num_actors is not None and num_actors < 1:
+        raise ValueError(f"num_actors={num_actors}; it must be at least 1.")
+    if not device.startswith("cuda"):  # GPUs are the actors', and seldom this machine's.
+        device_of(device)
     ray = _ray()
     job = start_job(
         corpus,
@@ -174,7 +179,7 @@ class _ShardActor:
 
         torch.set_num_threads(cores)
         found: Job = _ray().get(job)
-        tokenizer: Any = found.tokenizer.to(device)  # pyright: ignore[reportArgumentType]
+        tokenizer: Any = found.tokenizer.to(device_of(device))  # pyright: ignore[reportArgumentType]
         self._job = replace(found, tokenizer=tokenizer)
         self._split, self._resources = split, resources
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -12,15 +13,19 @@ def segment_length(seconds: float | int, sampling_rate: int, hop_length: int) ->
     """Samples of a segment: whole latent frames, so that no frame is coded twice.
 
     Raises:
-        ValueError: If that is less than a frame.
+        ValueError: If that is less than a frame, or no finite number of them.
     """
-    frames = round(seconds * sampling_rate / hop_length)
-    if frames < 1:
+    frames = seconds * sampling_rate / hop_length
+    if not math.isfinite(frames):
+        raise ValueError(
+            f"segment_seconds={seconds:g} is no finite time: leave it out for a row a clip."
+        )
+    if round(frames) < 1:
         raise ValueError(
             f"segment_seconds={seconds:g} is less than one frame"
             f" ({hop_length / sampling_rate:g} s)."
         )
-    return frames * hop_length
+    return round(frames) * hop_length
 
 
 def cut(

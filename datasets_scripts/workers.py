@@ -20,6 +20,7 @@ from typing import Any
 from datasets_scripts.encoding import Encoded, Task, encode_tasks
 from datasets_scripts.options import Resources, RowOptions
 from tokenizer import LatentTokenizer
+from tokenizer.devices import device_of
 
 # Rows and ends of clips that a worker may be ahead of the others: a pipe alone holds a row or two,
 # and then workers that batch by length wait for each other's turn at every batch.
@@ -234,10 +235,11 @@ def _work(
         while (task := tasks.recv()) is not None:
             yield task
 
-    here: Any = tokenizer.to(device)  # pyright: ignore[reportArgumentType]
     sender = _Sender(events)
     sender.start()
     try:
+        # In here: a worker that died of its device would not have said so.
+        here: Any = tokenizer.to(device_of(device))  # pyright: ignore[reportArgumentType]
         for event in encode_tasks(here, received(), options, resources):
             sender.put(event)
     except (BrokenPipeError, EOFError, KeyboardInterrupt):

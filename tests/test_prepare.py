@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +21,10 @@ from datasets_scripts import (
 )
 from datasets_scripts.cli import main
 from datasets_scripts.corpus import Clip, CorpusInfo, Missing
-from datasets_scripts.encoding import by_length
+from datasets_scripts.encoding import Task, by_length, encode_tasks
 from datasets_scripts.planning import SeenIds
 from datasets_scripts.reading import trim
-from datasets_scripts.segments import cut
+from datasets_scripts.segments import cut, segment_length
 from datasets_scripts.storage import Folder
 
 BOTH = RowOptions(codes=True, latents=True, clips_per_shard=4)
@@ -148,6 +150,18 @@ def test_long_files_are_streamed_with_the_same_result(corpus, prepared, tokenize
         "audiofolder", corpus, tmp_path / "o", tokenizer=tokenizer, options=BOTH, resources=tiny
     )
     assert_same_rows(rows_of(tmp_path / "o"), rows_of(prepared))
+
+
+def test_a_batch_of_less_than_a_sample_still_takes_clips(tokenizer, tmp_path):
+    tasks = [Task(0, Clip("x", write(tmp_path / "x.wav", 0.1)))]
+    tiny = Resources(batch_seconds=1e-9)
+    # In a thread: it once went round for ever.
+    found = []
+    run = partial(encode_tasks, tokenizer, tasks, RowOptions(), tiny)
+    thread = threading.Thread(target=lambda: found.extend(run()), daemon=True)
+    thread.start()
+    thread.join(timeout=30)
+    assert [event.clip_id for event in found] == ["x", "x"]
 
 
 # Segments
@@ -419,6 +433,7 @@ def test_a_run_that_stopped_anywhere_goes_on(corpus, prepared, tokenizer, tmp_pa
 def test_a_second_run_does_nothing(corpus, prepared, tokenizer, tmp_path, monkeypatch):
     shutil.copytree(prepared, tmp_path / "o")
     monkeypatch.setattr(Folder, "writing", None)
+    monkeypatch.setattr("datasets_scripts.reading.open_audio", None)
     prepare_dataset("audiofolder", corpus, tmp_path / "o", tokenizer=tokenizer, options=BOTH)
     assert files_of(tmp_path / "o") == files_of(prepared)
 
@@ -470,6 +485,55 @@ def test_a_corpus_that_changed_meanwhile_is_refused(tmp_path, tokenizer, stand_i
     stand_in(*others)
     with pytest.raises(ValueError, match="The corpus is not what it was"):
         prepare_dataset("x", tmp_path, out, tokenizer=tokenizer, options=options)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("abcd", "had 3 clips when it was prepared and has 4 now, others from shard 1 on"),
+        ("abcdefg", "has 7 now, others from shard 1 on"),
+        ("xabc", "has 4 now, others from shard 0 on"),
+        ("ab", "has 2 now, others from shard 1 on"),
+        ("", "has 0 now, others from shard 0 on"),
+        ("axc", "has 3 now, others from shard 0 on"),
+    ],
+)
+def test_a_finished_split_of_a_corpus_that_changed_is_refused(
+    tmp_path, tokenizer, stand_in, names, message
+):
+    good = write(tmp_path / "x.wav")
+    options = RowOptions(clips_per_shard=2)
+    out = tmp_path / "o"
+    stand_in(*(Clip(name, good) for name in "abc"))
+    prepare_dataset("x", tmp_path, out, tokenizer=tokenizer, options=options)
+    before = files_of(out)
+    stand_in(*(Clip(name, good) for name in names))
+    with pytest.raises(ValueError, match=rf"'train' .*{message}\. .* another --out"):
+        prepare_dataset("x", tmp_path, out, tokenizer=tokenizer, options=options)
+    assert files_of(out) == before
+
+
+def test_a_folder_that_grew_is_refused_before_its_other_splits_are_prepared(
+    tmp_path, tokenizer, capsys
+):
+    make_folder(tmp_path / "in" / "train", 2)
+    make_folder(tmp_path / "in" / "test", 1)
+    tokenizer.save_pretrained(tmp_path / "tok")
+    out = tmp_path / "o"
+    command = ["prepare", "audiofolder", str(tmp_path / "in"), "--out", str(out)]
+    command += ["--tokenizer", str(tmp_path / "tok")]
+    assert main([*command, "--split", "train"]) == 0
+    before = files_of(out)
+    write(tmp_path / "in" / "train" / "new.wav")
+    capsys.readouterr()
+    assert main([*command, "--split", "test", "train"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "'train' had 2 clips when it was prepared and has 3 now" in line
+    # Complete as it was, though another split was asked for.
+    assert files_of(out) == before
+    assert verify_dataset(out) == []
+    assert main([*command, "--split", "test"]) == 0
+    assert read_manifest(Folder(out)).splits == ("train", "test")
 
 
 def test_a_last_shard_that_would_grow_is_refused(tmp_path, tokenizer, stand_in, monkeypatch):
@@ -731,7 +795,40 @@ def test_seen_ids_agree_with_a_set():
     assert len(seen._sorted) > 0
 
 
+@pytest.mark.parametrize("seconds", [float("inf"), float("-inf"), float("nan"), 1e308, 0, -1])
+def test_segments_last_a_finite_time(seconds):
+    with pytest.raises(ValueError, match="segment_seconds"):
+        segment_length(seconds, RATE, HOP)
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), float("nan"), 0, -1])
+def test_batches_last_a_finite_time(seconds):
+    with pytest.raises(ValueError, match=r"batch_seconds.* positive and finite"):
+        Resources(batch_seconds=seconds)
+
+
 # The command line
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--segment-seconds", "inf"), "segment_seconds=inf is no finite time"),
+        (("--segment-seconds", "nan"), "segment_seconds=nan is no finite time"),
+        (("--batch-seconds", "inf"), "batch_seconds=inf; it must be positive and finite"),
+        (("--num-proc", "0"), "num_proc=0; it must be at least 1"),
+        (("--device", "cuda:99"), "Device 'cuda:99' cannot be used here"),
+        (("--device", "gpu"), "Device 'gpu' cannot be used here"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_line(corpus, tokenizer, tmp_path, capsys, option, message):
+    tokenizer.save_pretrained(tmp_path / "tok")
+    command = ["prepare", "audiofolder", str(corpus), "--out", str(tmp_path / "o")]
+    capsys.readouterr()
+    assert main([*command, "--tokenizer", str(tmp_path / "tok"), *option]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert message in line
+    assert not (tmp_path / "o").exists()
 
 
 def test_the_commands(corpus, prepared, tokenizer, tmp_path, capsys):

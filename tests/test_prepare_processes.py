@@ -70,6 +70,13 @@ def test_errors_pass_from_process_to_process(tokenizer, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_device_that_is_not_there_is_named(corpus, tokenizer, tmp_path):
+    how = {"tokenizer": tokenizer, "num_proc": 2, "device": "cuda:99"}
+    with pytest.raises(RuntimeError, match="Device 'cuda:99' cannot be used here"):
+        prepare_dataset("audiofolder", corpus, tmp_path / "o", **how)
+
+
+@pytest.mark.slow
 def test_a_worker_that_dies_is_named(corpus, prepared, tokenizer, tmp_path):
     out = tmp_path / "o"
     options = {"tokenizer": tokenizer, "options": OPTIONS}

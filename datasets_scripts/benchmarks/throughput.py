@@ -27,6 +27,7 @@ from datasets_scripts.options import Resources, RowOptions
 from datasets_scripts.prepare import prepare_dataset
 from datasets_scripts.workers import available_cores
 from tokenizer import LatentTokenizer, load_tokenizer, open_audio
+from tokenizer.devices import device_of
 
 _RATE = 48_000
 
@@ -119,6 +120,7 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=100_000.0, help="of the corpus to estimate")
     parser.add_argument("--price", type=float, default=0.04, help="of a core (or GPU) and hour")
     options = parser.parse_args()
+    device_of(options.device)  # Processes that died of it would be waited for in vain.
     options.threads = max(1, available_cores() // options.num_proc)
     tokenizer = load_tokenizer(options.model)
     alone, whole, alone_cpu, whole_cpu = [], [], [], []
