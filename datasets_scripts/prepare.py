@@ -38,8 +38,7 @@ from datasets_scripts.shards import DATA, shard_name, split_name, writing_shard
 from datasets_scripts.storage import Folder
 from datasets_scripts.summary import Statistics, total
 from datasets_scripts.workers import encode_in_processes
-from tokenizer import LatentTokenizer, load_tokenizer
-from tokenizer.devices import device_of
+from tokenizer import LatentTokenizer, device_of, load_tokenizer
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,7 @@ from datasets_scripts.manifest import Manifest, ShardRecord
 from datasets_scripts.options import Resources, RowOptions
 from datasets_scripts.prepare import Job, prepare_splits, start_job, write_shard
 from datasets_scripts.shards import DATA
-from tokenizer import LatentTokenizer
-from tokenizer.devices import device_of
+from tokenizer import LatentTokenizer, device_of
 
 # Another share of a core than the actors': Ray Data would else run both steps in the same actor.
 _READER_CORES = 0.5

@@ -19,8 +19,7 @@ from typing import Any
 
 from datasets_scripts.encoding import Encoded, Task, encode_tasks
 from datasets_scripts.options import Resources, RowOptions
-from tokenizer import LatentTokenizer
-from tokenizer.devices import device_of
+from tokenizer import LatentTokenizer, device_of
 
 # Rows and ends of clips that a worker may be ahead of the others: a pipe alone holds a row or two,
 # and then workers that batch by length wait for each other's turn at every batch.

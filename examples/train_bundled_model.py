@@ -5,8 +5,8 @@
 
 It runs `latok train` (twice: the second time with more weight on the mel distance and less noise),
 `latok fit`, `latok train` with that quantizer in place of the noise, `latok fit` anew, `latok
-finetune` (twice: a decoder of codes; then the continuous one further, with detail for exact
-latents) and `latok export`, and prints each command before it does.
+finetune` (twice: the continuous decoder further, with detail for exact latents; from it a decoder
+of codes) and `latok export`, and prints each command before it does.
 Stopped and started again, it goes on where it was: in the middle of training too.
 ``DIR/model`` is the tokenizer. With ``--held-out`` it is measured on clips that are not in AUDIO,
 and ``DIR/curve.md`` and ``DIR/curve.png`` show quality against training time.
@@ -38,8 +38,8 @@ BUDGETS = {
         "fit": _SMALL,
         "joint": f"--preset tiny --steps 2 {_SHORT} --codebooks 4 --codebook-size 16",
         "refit": _SMALL,
-        "finetune": f"--steps 2 {_SHORT}",
         "latents": f"--steps 2 {_SHORT} --detail-dim 8",
+        "finetune": f"--steps 2 {_SHORT}",
     },
     "cpu-hours": {
         "train": f"--steps 4500 {_CPU}",
@@ -47,8 +47,8 @@ BUDGETS = {
         "fit": "--max-frames 1600000",
         "joint": f"--steps 2100 {_CPU}",
         "refit": "--max-frames 1600000",
-        "finetune": f"--steps 600 {_CPU}",
         "latents": f"--steps 4300 {_CPU}",
+        "finetune": f"--steps 4800 {_CPU}",
     },
     "cpu-night": {
         "train": f"--steps 16000 {_CPU}",
@@ -56,8 +56,8 @@ BUDGETS = {
         "fit": "--max-frames 2200000",
         "joint": f"--steps 8000 {_CPU}",
         "refit": "--max-frames 2200000",
-        "finetune": f"--steps 6000 {_CPU}",
         "latents": f"--steps 12000 {_CPU}",
+        "finetune": f"--steps 12000 {_CPU}",
     },
     "gpu": {
         "train": f"--steps 30000 {_GPU}",
@@ -65,11 +65,11 @@ BUDGETS = {
         "fit": "--max-frames 2200000 --device cuda",
         "joint": f"--steps 15000 {_GPU}",
         "refit": "--max-frames 2200000 --device cuda",
-        "finetune": f"--steps 15000 {_GPU}",
         "latents": f"--steps 10000 {_GPU}",
+        "finetune": f"--steps 15000 {_GPU}",
     },
 }
-_STAGE3 = "--learning-rate 5e-4 --ema-decay 0.998 --warmup-steps 50"
+_STAGE3 = "--mel-weight 12 --learning-rate 7e-4 --warmup-steps 100"
 _FIT = "--codebooks 24 --beam-width 4 --iterations 10 --max-points 1600000"
 _FIT += " --quantizer rvq:refinements=1"
 # What all budgets but the rehearsal share.
@@ -79,8 +79,8 @@ SHARED = {
     "fit": _FIT,
     "joint": "--preset base --codebooks 24 --learning-rate 6e-4 --mel-weight 4",
     "refit": _FIT,
-    "finetune": f"--mel-weight 5 {_STAGE3}",
-    "latents": "--detail-dim 80 --mel-weight 12 --learning-rate 7e-4 --warmup-steps 100",
+    "latents": f"--detail-dim 80 {_STAGE3}",
+    "finetune": _STAGE3,
 }
 # LAST is the model of the stage before.
 COMMANDS = {
@@ -90,8 +90,8 @@ COMMANDS = {
     "joint": "train --init LAST --init-quantizer LAST --bottleneck rvq --codebook-decay 1"
     " --commitment-weight 0.1 --codebook-dropout 0.45 --exact-share 0.35 --init-share 0.5",
     "refit": "fit LAST",
-    "finetune": "finetune LAST",
     "latents": "finetune LAST --decoder continuous --noise-range -1 0.4",
+    "finetune": "finetune LAST",
 }
 
 

@@ -17,8 +17,7 @@ from jaxtyping import Float
 from generative.pictures import save_picture
 from generative.protocol import CodeSampling, DiffusionSampling, GenerationRequest, Row
 from generative.run_log import replace_text
-from tokenizer import LatentTokenizer, load_tokenizer, write_audio
-from tokenizer.devices import device_of
+from tokenizer import LatentTokenizer, device_of, load_tokenizer, write_audio
 
 # What describes a run, besides its model.
 RUN_FILE = "run.json"

@@ -43,7 +43,7 @@ LAYERS = (
     ("stepping",),
     ("pcm",),
     ("layers", "deviation", "spectral", "config", "audio", "_clash"),
-    ("checking", "onnx_runner", "truncation"),
+    ("checking", "devices", "onnx_runner", "truncation"),
 )
 LINE = {name: number for number, names in enumerate(LAYERS) for name in names}
 

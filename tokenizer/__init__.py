@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tokenizer.codefile import CodeFileError
     from tokenizer.config import LatentTokenizerConfig
     from tokenizer.core import EncodeOutput
+    from tokenizer.devices import device_of
     from tokenizer.diffusers_view import DiffusersView
     from tokenizer.inputs import open_audio
     from tokenizer.loading import load_tokenizer
@@ -55,6 +56,7 @@ _EXPORTS = {
     "encode_file": "tokenizer.transcode",
     "launch_app": "tokenizer.app.serving",
     "load_tokenizer": "tokenizer.loading",
+    "device_of": "tokenizer.devices",
     "open_audio": "tokenizer.inputs",
     "register_quantizer": "tokenizer.quantizers",
     "sample_frames": "tokenizer.quantizers.sources",
@@ -77,6 +79,7 @@ __all__ = [
     "ResidualVectorQuantizer",
     "TensorSource",
     "decode_file",
+    "device_of",
     "encode_file",
     "launch_app",
     "load_tokenizer",

@@ -26,8 +26,7 @@ from datasets_scripts.encoding import by_length
 from datasets_scripts.options import Resources, RowOptions
 from datasets_scripts.prepare import prepare_dataset
 from datasets_scripts.workers import available_cores
-from tokenizer import LatentTokenizer, load_tokenizer, open_audio
-from tokenizer.devices import device_of
+from tokenizer import LatentTokenizer, device_of, load_tokenizer, open_audio
 
 _RATE = 48_000
 
