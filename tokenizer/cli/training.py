@@ -114,7 +114,8 @@ def _fit(options: argparse.Namespace) -> None:
     said = {name: getattr(options, name) for name in _SHORTHANDS}
     said = {name: value for name, value in said.items() if value is not None}
     spec = QuantizerSpec(spec.kind, {**said, **spec.options})
-    tokenizer = load_for_fitting(options.model).to(device_of(options.device))
+    device = device_of(options.device)
+    tokenizer = load_for_fitting(options.model).to(device)  # pyright: ignore[reportArgumentType]
     quantizer = spec.build(
         tokenizer.coded_dim, num_codebooks=options.codebooks, codebook_size=options.codebook_size
     )

@@ -141,7 +141,9 @@ def is_main_process() -> bool:
 
 def training_device() -> torch.device:
     """Where this process trains: its GPU, or the CPU."""
-    return _processes().device
+    device = _processes().device
+    assert device is not None
+    return device
 
 
 def num_processes() -> int:
