@@ -14,6 +14,7 @@ from tokenizer.model import LatentTokenizer
 
 HOST = "127.0.0.1"
 MAX_UPLOAD = "500mb"
+LAST_PORT = 65_535
 # Of the system: nothing is fetched.
 _FONTS, _MONOSPACED = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
 
@@ -67,9 +68,11 @@ def launch_app(
 
     Raises:
         ImportError: If Gradio is not installed.
-        ValueError: If there is no model, or one without a quantizer.
+        ValueError: If there is no such port, no model, or one without a quantizer.
         OSError: If the port is taken.
     """
+    if port is not None and not 1 <= port <= LAST_PORT:
+        raise ValueError(f"Port {port} is no port: choose one from 1 to {LAST_PORT}.")
     gr = import_gradio()
     files = tempfile.TemporaryDirectory(prefix="latok-app-")
     try:

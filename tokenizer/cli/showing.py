@@ -10,14 +10,10 @@ from tokenizer.cli.options import add_device, load
 if TYPE_CHECKING:
     from tokenizer.app import RunningApp
 
-LAST_PORT = 65_535
-
 
 def _app(options: argparse.Namespace) -> None:
     from tokenizer.app import launch_app
 
-    if options.port is not None and not 1 <= options.port <= LAST_PORT:
-        raise ValueError(f"--port {options.port} is no port: choose one from 1 to {LAST_PORT}.")
     models = {name: load(path, options.device) for name, path in named_models(options.model)}
     serve(launch_app(models, host=options.host, port=options.port, open_browser=options.browser))
 

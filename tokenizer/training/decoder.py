@@ -245,6 +245,7 @@ def finetune_decoder(
         num_held_out=num_held_out,
     )
     adversary = make_adversary(adversarial, loop.mixed_precision, loop.seed)
+    tokenizer.update_config()
     description = {
         "autoencoder": tokenizer.config.autoencoder,
         "quantizer": tokenizer.config.quantizer,
