@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import struct
-from typing import BinaryIO
+from io import BufferedIOBase
 
 _CHUNKED = ("WAV", "WAVEX", "RF64", "AIFF", "CAF")
 _MAX_CHUNKS = 1000
@@ -25,7 +25,7 @@ _SLACK_MP3 = 2 * 1152
 _MAX_OGG_PAGE = 27 + 255 + 255 * 255
 
 
-def find_cut(stream: BinaryIO, form: str, promised: int, found: int) -> str | None:
+def find_cut(stream: BufferedIOBase, form: str, promised: int, found: int) -> str | None:
     """Looks for signs that the end of an audio file is missing, in a few kilobytes of it.
 
     Three things cannot be told: an MP3 file without a Xing header, other formats than those above,
@@ -54,7 +54,7 @@ def find_cut(stream: BinaryIO, form: str, promised: int, found: int) -> str | No
     return f"its header promises {promised:,} {unit}, and {found:,} are there"
 
 
-def _sizes(stream: BinaryIO) -> tuple[int, int]:
+def _sizes(stream: BufferedIOBase) -> tuple[int, int]:
     """Bytes of samples that a header promises, and those that are there; zeros if unknown."""
     kind = stream.read(4)
     caf = kind == b"caff"
@@ -79,7 +79,7 @@ def _sizes(stream: BinaryIO) -> tuple[int, int]:
     return 0, 0
 
 
-def _says_its_length(stream: BinaryIO) -> bool:
+def _says_its_length(stream: BufferedIOBase) -> bool:
     """Whether an MP3 file counts its frames; else libsndfile guesses from the size of the file."""
     head = stream.read(10)
     if head[:3] == b"ID3":
@@ -92,7 +92,7 @@ def _says_its_length(stream: BinaryIO) -> bool:
     return bool(flags & 1 and num_frames)
 
 
-def _ends_within_a_page(stream: BinaryIO) -> bool:
+def _ends_within_a_page(stream: BufferedIOBase) -> bool:
     size = stream.seek(0, os.SEEK_END)
     stream.seek(max(0, size - _MAX_OGG_PAGE))
     tail = stream.read()
