@@ -112,7 +112,8 @@ def test_greedy_codes_of_fewer_codebooks_are_a_prefix(fitted):
 def test_codes_of_a_frame_do_not_depend_on_its_company(fitted, width):
     x = _latents(2 * block_rows(16) + 5, seed=1)
     codes = fitted.encode(x, beam_width=width)
-    for start, stop in ((0, 1), (0, 7), (3, 300), (1020, 1030), (1024, 2053), (2052, 2053)):
+    parts = ((0, 1), (0, 7), (0, 30), (5, 90), (7, 200), (3, 300))
+    for start, stop in (*parts, (1020, 1030), (1024, 2053), (2052, 2053)):
         assert torch.equal(fitted.encode(x[start:stop], beam_width=width), codes[start:stop])
     assert fitted.encode(x[:0], 2, width).shape == (0, 2)
     assert fitted.decode(codes[:0]).shape == (0, 8)
@@ -128,8 +129,36 @@ def test_a_beam_of_one_is_greedy(fitted):
         )
         for k, book in enumerate(fitted.codebooks)
     ]
-    scores = Scores(64, 32, x.device, 32)
+    scores = Scores(64, stages[0], 32)
     assert torch.equal(beam(x, stages, 1, scores), greedy(x, stages, scores))
+
+
+def _reference_beam(quantizer, x, width):
+    """Codes of a float64 beam, and by how much the choices of each stage were clear."""
+    error, codes = x.double()[:, None], x.new_zeros(len(x), 1, 0, dtype=torch.int64)
+    clear = torch.full((len(x),), torch.inf, dtype=torch.float64)
+    for book, w in zip(quantizer.codebooks.double(), _weights(quantizer), strict=True):
+        left = error[:, :, None] - book  # [M, H, S, D]
+        distances = (left @ w).square().sum(-1).flatten(1)
+        kept = min(width, distances.shape[1])
+        nearest = distances.topk(min(kept + 1, distances.shape[1]), largest=False)
+        gaps = nearest.values.diff(dim=1)
+        clear = clear.minimum(gaps.amin(1) / distances.mean(1))
+        best = nearest.indices[:, :kept]
+        index = best[..., None].expand(-1, -1, x.shape[1])
+        error = left.flatten(1, 2).gather(1, index)
+        history = codes.gather(1, (best // len(book))[..., None].expand(-1, -1, codes.shape[2]))
+        codes = torch.cat([history, (best % len(book))[..., None]], 2)
+    return codes[:, 0], clear
+
+
+@pytest.mark.parametrize("width", [2, 5])
+def test_a_beam_finds_what_a_float64_beam_does(fitted, width):
+    x = _latents(600, seed=1)
+    expected, clear = _reference_beam(fitted, x, width)
+    assert (clear > 1e-5).float().mean() > 0.9
+    codes = fitted.encode(x, beam_width=width)
+    assert torch.equal(codes[clear > 1e-5], expected[clear > 1e-5])
 
 
 def test_a_beam_lowers_the_error(fitted):

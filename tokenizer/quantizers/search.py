@@ -17,85 +17,119 @@ from tokenizer.quantizers.kmeans import argmax_rows, fused, half_squared_norms, 
 from tokenizer.standardizer import Standardizer
 
 # The beam looks for the best scores in two steps, by groups of which only the best are opened.
-_GROUPS = 32
-# Vectors of one product. On a CPU the scores stay in a core's cache; a GPU wants work worth the
-# launch. A stream that has a single frame should not pay for many more.
-_CPU_PRODUCT, _GPU_PRODUCT, _SMALL_PRODUCT = 128, 16_384, 32
-# Products that are searched together, so that choosing costs few calls.
-_CPU_PRODUCTS = 8
+_GROUPS = 64
+# Vectors of one product: so many that all cores have work worth sharing, and so few that a CPU's
+# cache holds their scores. Fewer vectors are not filled up to as many where that changes no bit.
+_CPU_PRODUCT, _GPU_PRODUCT = 1024, 16_384
+_SMALLER_PRODUCTS = (32, 128, 256, 512)
 
 
 @dataclass(frozen=True)
 class Stage:
     """What the search needs of one codebook.
 
+    One product gives distances: ``(u, 1, -|u|^2 / 2) . (c, -|c|^2 / 2, 1) = -|u - c|^2 / 2``.
+
     Attributes:
         centroids: ``[S, D]``, as they are subtracted from the residual.
-        keys: ``[P, D]``, the same in the space where distances are measured, and zeros up to a
-            multiple of `_GROUPS`.
-        bias: ``[P]``, minus half the squared norms of the keys; minus infinity for the padding,
-            which therefore never wins.
+        lifted: ``[P, D + 2]``, the right factors of that product for the same entries in the space
+            where distances are measured; and up to a multiple of `_GROUPS`, zeros with a norm of
+            infinity, which therefore never win.
         standardizer: Maps residuals to that space; None where it is the residuals' own.
     """
 
     centroids: Tensor
-    keys: Tensor
-    bias: Tensor
+    lifted: Tensor
     standardizer: Standardizer | None
 
     @classmethod
     def build(cls, centroids: Float[Tensor, "S D"], standardizer: Standardizer | None) -> Stage:
         """Prepares a codebook."""
         keys = centroids if standardizer is None else standardizer.project(centroids)
-        missing = -len(keys) % _GROUPS
-        bias = functional.pad(-half_squared_norms(keys), (0, missing), value=-torch.inf)
-        return cls(centroids, functional.pad(keys, (0, 0, 0, missing)), bias, standardizer)
+        size, dim = keys.shape
+        lifted = keys.new_empty(size + -size % _GROUPS, dim + 2)
+        lifted[:size, :dim] = keys
+        lifted[size:, :dim] = 0
+        lifted[:size, dim] = -half_squared_norms(keys)
+        lifted[size:, dim] = -torch.inf
+        lifted[:, dim + 1] = 1
+        return cls(centroids, lifted, standardizer)
+
+    @property
+    def keys(self) -> Float[Tensor, "P D"]:
+        """The entries in the space where distances are measured."""
+        return self.lifted[:, :-2]
+
+    @property
+    def bias(self) -> Float[Tensor, " P"]:
+        """Minus half the squared norms of the keys."""
+        return self.lifted[:, -2]
 
     def measured(self, residual: Float[Tensor, "R D"]) -> Float[Tensor, "R D"]:
         """Residuals in the space where distances are measured."""
         return residual if self.standardizer is None else self.standardizer.project(residual)
 
 
-class Scores:
-    """Scores of vectors against a codebook, in products of one fixed shape.
+def lift(u: Float[Tensor, "R D"]) -> Float[Tensor, "R D+2"]:
+    """The left factors of the product that gives distances (see `Stage`)."""
+    lifted = functional.pad(u, (0, 2), value=1.0)
+    lifted[:, -1] = u.square().sum(1) / -2
+    return lifted
 
-    The score of u and c is ``u.c - |c|^2 / 2``: half of ``|u|^2 - |u - c|^2``. Whatever comes in
-    one call, each product has the same shape, the last one filled up with zeros: so the scores of a
-    vector, and its codes, do not depend on how many others it comes with.
+
+class Scores:
+    """Scores of vectors against a codebook: minus half the squared distances.
+
+    A vector's scores, and its codes, do not depend on how many others it comes with: products have
+    one shape, to which zeros fill up, or a smaller one that gets the bits of that one.
     """
 
-    def __init__(self, vectors: int, size: int, device: torch.device, product: int) -> None:
+    def __init__(self, vectors: int, stage: Stage, product: int) -> None:
         self.product = product
-        rows = -(-vectors // self.product) * self.product
+        rows = -(-vectors // product) * product
         # One buffer for all scores: to allocate it anew costs more than to choose among them.
-        self._buffer = torch.empty(rows, size, device=device)
+        self._buffer = stage.lifted.new_empty(rows, len(stage.lifted))
 
-    def __call__(
-        self, stage: Stage, residual: Float[Tensor, "R D"], *, norms: bool = False
-    ) -> tuple[Float[Tensor, "R P"], Float[Tensor, " R"] | None, Float[Tensor, "R groups"] | None]:
-        """Scores, and on demand half the vectors' squared norms and the groups' largest scores."""
-        count, product, keys = len(residual), self.product, stage.keys.T
-        squares, maxima = [], []
-        for start in range(0, count, product):
-            block = residual[start : start + product]
-            u = stage.measured(block if len(block) == product else self.filled(block))
-            scores = self._buffer[start : start + product]
+    def __call__(self, stage: Stage, residual: Float[Tensor, "R D+2"]) -> Float[Tensor, "R P"]:
+        """Scores of lifted residuals, in a buffer that the next call overwrites."""
+        count, keys = len(residual), stage.lifted.T
+        for start in range(0, count, self.product):
+            u = residual[start : start + self.product]
+            if stage.standardizer is None:
+                u = filled(u, self._rows(len(u), *keys.shape))
+            else:
+                u = lift(stage.standardizer.project(filled(u[:, :-2], self.product)))
             # A product with `out=` takes no part in autocast: it stays float32.
-            torch.addmm(stage.bias, u, keys, out=scores)
-            if norms:
-                # Now, while the scores are in cache.
-                maxima.append(scores.view(product, -1, _GROUPS).amax(1))
-                if stage.standardizer is not None:
-                    squares.append(u.square().sum(1))
-        if not norms:
-            return self._buffer[:count], None, None
-        squared = torch.cat(squares)[:count] if squares else residual.square().sum(1)
-        return self._buffer[:count], squared / 2, torch.cat(maxima)[:count]
+            torch.mm(u, keys, out=self._buffer[start : start + len(u)])
+        return self._buffer[:count]
 
-    def filled(self, block: Float[Tensor, "R D"]) -> Float[Tensor, "product D"]:
-        """Vectors and zeros, as many as a product has."""
-        missing = self.product - len(block)
-        return functional.pad(block, (0, 0, 0, missing)) if missing else block
+    def _rows(self, vectors: int, dim: int, size: int) -> int:
+        """Rows of the product for so many vectors."""
+        if self._buffer.device.type == "cpu":
+            for rows in _SMALLER_PRODUCTS:
+                if vectors <= rows < self.product and _same_bits(
+                    rows, self.product, dim, size, torch.get_num_threads()
+                ):
+                    return rows
+        return self.product
+
+
+def filled(block: Float[Tensor, "R D"], rows: int) -> Float[Tensor, "rows D"]:
+    """Vectors and zeros, so many."""
+    missing = rows - len(block)
+    return functional.pad(block, (0, 0, 0, missing)) if missing else block
+
+
+@lru_cache(maxsize=256)
+def _same_bits(rows: int, usual: int, dim: int, size: int, threads: int) -> bool:  # noqa: ARG001
+    """Whether products of so many rows get the bits of the usual ones.
+
+    As in `tokenizer.stepping`: what is summed does not change the order of sums, so noise shows it.
+    """
+    g = torch.Generator().manual_seed(0)
+    x, keys = (torch.randn(n, dim, generator=g) for n in (usual, size))
+    parts = [torch.mm(part.clone(), keys.T) for part in x.split(rows)]
+    return torch.equal(torch.cat(parts), torch.mm(x, keys.T))
 
 
 @torch.no_grad()
@@ -117,51 +151,34 @@ def search(
     Returns:
         int64 codes, which do not depend on what other vectors there are.
     """
-    size, on_cpu = len(stages[0].keys), x.device.type == "cpu"
-    product = _CPU_PRODUCT if on_cpu else _GPU_PRODUCT
-    few = on_cpu and len(x) * width <= _SMALL_PRODUCT
-    if few and common is None and all(stage.standardizer is None for stage in stages):
-        product = _smaller_product(x.shape[1], size, torch.get_num_threads())
-    together = product * (_CPU_PRODUCTS if on_cpu else 1)
-    rows = min(max(together // width, 1), max(len(x), 1))
-    scores = Scores(rows * width, size, x.device, product)
+    product = _CPU_PRODUCT if x.device.type == "cpu" else _GPU_PRODUCT
+    rows = min(max(product // width, 1), max(len(x), 1))
+    scores = Scores(rows * width, stages[0], product)
     codes = torch.empty(len(x), len(stages), dtype=torch.int64, device=x.device)
     for start in range(0, len(x), rows):
         block = x[start : start + rows]
         if common is not None:
-            pieces = [common.project(scores.filled(piece)) for piece in block.split(product)]
-            block = torch.cat(pieces)[: len(block)]
+            block = common.project(filled(block, product))[: len(block)]
         found = greedy(block, stages, scores) if width == 1 else beam(block, stages, width, scores)
         codes[start : start + rows] = found
     return codes
 
 
-@lru_cache(maxsize=64)
-def _smaller_product(dim: int, size: int, threads: int) -> int:  # noqa: ARG001
-    """The rows of the small product if they get the bits of the usual one, else of that.
-
-    As in `tokenizer.stepping`: what is summed does not change the order of sums, so noise shows it.
-    """
-    g = torch.Generator().manual_seed(0)
-    x, keys = torch.randn(_CPU_PRODUCT, dim, generator=g), torch.randn(size, dim, generator=g)
-    bias = torch.randn(size, generator=g)
-    whole = torch.addmm(bias, x, keys.T)
-    parts = [torch.addmm(bias, part.clone(), keys.T) for part in x.split(_SMALL_PRODUCT)]
-    return _SMALL_PRODUCT if torch.equal(torch.cat(parts), whole) else _CPU_PRODUCT
-
-
 def greedy(x: Float[Tensor, "R D"], stages: list[Stage], scores: Scores) -> Int[Tensor, "R n"]:
     """In each stage the entry nearest to what the stages before have left."""
-    residual = x
+    residual = lift(x)
+    # What all entries' scores have in common need not be right, and is most precise if it is zero.
+    residual[:, -1] = 0
     nearest = fused(x.device)
     codes = []
     for stage in stages:
         if nearest is None:
-            codes.append(argmax_rows(scores(stage, residual)[0]))
+            codes.append(argmax_rows(scores(stage, residual)))
         else:
-            codes.append(nearest(stage.measured(residual), stage.keys, stage.bias)[0])
+            u = stage.measured(residual[:, :-2])
+            codes.append(nearest(u, stage.keys, stage.bias)[0])
         if len(codes) < len(stages):
-            residual = residual - stage.centroids.index_select(0, codes[-1])
+            residual[:, :-2] -= stage.centroids.index_select(0, codes[-1])
     return torch.stack(codes, 1)
 
 
@@ -175,26 +192,19 @@ def beam(
     rows = len(x)
     first_row = torch.arange(rows, device=x.device)[:, None]
     hypotheses = 1
-    residual = x  # [R H, D]
+    residual = lift(x)  # [R H, D + 2]
     steps = []
     for stage in stages:
-        found, before, maxima = scores(stage, residual, norms=True)
-        assert before is not None
-        assert maxima is not None
         size = len(stage.centroids)
         kept = min(width, hypotheses * size)
-        parent_RH, entry_RH = _best(
-            found.view(rows, hypotheses, -1),
-            maxima.view(rows, hypotheses, -1),
-            # Hypotheses differ in what they had left before, which the scores leave out.
-            before.view(rows, hypotheses),
-            size,
-            kept,
-        )
+        found = scores(stage, residual).view(rows, hypotheses, -1)
+        parent_RH, entry_RH, score_RH = _best(found, size, kept)
         steps.append((parent_RH, entry_RH))
         parents = (parent_RH + first_row * hypotheses).view(-1)
         residual = residual.index_select(0, parents)
-        residual -= stage.centroids.index_select(0, entry_RH.view(-1))
+        residual[:, :-2] -= stage.centroids.index_select(0, entry_RH.view(-1))
+        # The distance to an entry is the length of what it leaves.
+        residual[:, -1] = score_RH.view(-1)
         hypotheses = kept
     # Back from the best hypothesis, which comes first.
     hypothesis = torch.zeros_like(first_row)
@@ -206,29 +216,23 @@ def beam(
 
 
 def _best(
-    scores_RHP: Float[Tensor, "R H P"],
-    maxima_RHG: Float[Tensor, "R H G"],
-    before_RH: Float[Tensor, "R H"],
-    num_entries: int,
-    kept: int,
-) -> tuple[Int[Tensor, "R kept"], Int[Tensor, "R kept"]]:
-    """Hypotheses and entries of the ``kept`` largest ``score - before`` of each row, best first.
+    scores_RHP: Float[Tensor, "R H P"], num_entries: int, kept: int
+) -> tuple[Int[Tensor, "R kept"], Int[Tensor, "R kept"], Float[Tensor, "R kept"]]:
+    """Hypotheses, entries and scores of the ``kept`` largest scores of each row, best first.
 
-    The entries fall into groups (entry modulo `_GROUPS`), whose largest scores are given. The best
-    candidates lie in the groups with the best maxima, so only as many groups as candidates are
-    opened: maxima are cheap, and ranking all candidates would cost as much as the matrix product.
+    The entries fall into groups (entry modulo `_GROUPS`). The best candidates lie in the groups
+    with the best maxima, so only as many groups as candidates are opened: maxima are cheap, and
+    ranking all candidates would cost as much as the matrix product.
     """
     rows, hypotheses, size = scores_RHP.shape
-    maxima = maxima_RHG - before_RH[..., None]
+    maxima = scores_RHP.view(rows, hypotheses, -1, _GROUPS).amax(2)
     # Groups of nothing but padding are never opened.
     opened = min(kept, hypotheses * min(_GROUPS, num_entries))
     group = largest_in_rows(maxima.view(rows, -1), opened)
-    parent = group // _GROUPS
     lane = torch.arange(0, size, _GROUPS, device=group.device)
     # Where the members of the opened groups are among the row's hypotheses * size scores.
-    members = ((group + parent * (size - _GROUPS))[..., None] + lane).view(rows, -1)
-    candidates = scores_RHP.view(rows, -1).gather(1, members)
-    candidates.view(rows, opened, -1).sub_(before_RH.gather(1, parent)[..., None])
-    best = members.gather(1, largest_in_rows(candidates, kept))
+    members = ((group + (group // _GROUPS) * (size - _GROUPS))[..., None] + lane).view(rows, -1)
+    scores = scores_RHP.view(rows, -1)
+    best = members.gather(1, largest_in_rows(scores.gather(1, members), kept))
     parent = best // size
-    return parent, best - parent * size
+    return parent, best - parent * size, scores.gather(1, best)
