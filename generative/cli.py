@@ -116,6 +116,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     from generative.judging import evaluate_run
     from generative.run_log import replace_text
 
+    if options.json is not None:
+        # Before hours of work rather than after them.
+        options.json.parent.mkdir(parents=True, exist_ok=True)
     result = evaluate_run(
         options.run_folder,
         options.data,

@@ -105,6 +105,8 @@ class Conditioner(nn.Module):
         super().__init__()
         if not 0 <= dropout <= 1:
             raise ValueError(f"dropout={dropout:g} is no probability.")
+        if width < 1:
+            raise ValueError(f"width={width} must be at least 1.")
         self.width, self.labels, self.dropout = width, tuple(labels), float(dropout)
         # Entry 0 is "no label".
         self.label = nn.Embedding(1 + len(self.labels), width)

@@ -7,7 +7,6 @@ out.audios  # float32 [B, C, N] at out.sampling_rate
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from generative.latent_diffusion import LatentDiffusion
-from generative.sampling import encoder_fingerprint
+from generative.sampling import encoder_fingerprint, num_samples_of
 from tokenizer import LatentTokenizer
 
 # `diffusers` looks for it here: see `LatentDiffusionPipeline.register_to_config`.
@@ -110,11 +109,7 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         """
         labels, captions = _pair(label, caption)
         tokenizer, model = self.tokenizer, self.model
-        if not math.isfinite(seconds):
-            raise ValueError(f"seconds={seconds:g}: a clip has a length.")
-        num_samples = round(seconds * tokenizer.sampling_rate)
-        if num_samples < 1:
-            raise ValueError(f"seconds={seconds:g}: nothing to generate.")
+        num_samples = num_samples_of(seconds, tokenizer.sampling_rate)
         unknown = [name for name in labels if name is not None and name not in model.labels]
         if unknown:
             known_names = ", ".join(model.labels) or "none"

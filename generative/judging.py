@@ -55,6 +55,8 @@ def evaluate_run(
         FileNotFoundError: If there is no such run or dataset.
         ValueError: If there is too little to compare, or no such device.
     """
+    if seed < 0:
+        raise ValueError(f"seed={seed} must not be negative.")
     model, tok, info = load_run(run, tokenizer, device)
     reads = model.conditioner.text is not None
     data = load_prepared(folder, info["column"], held_out, captions=reads)

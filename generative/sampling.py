@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,8 @@ from tokenizer import LatentTokenizer, device_of, load_tokenizer, write_audio
 
 # What describes a run, besides its model.
 RUN_FILE = "run.json"
+# Seconds: a day.
+_LONGEST = 86_400
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,19 @@ class GeneratedClip:
     audio: Float[np.ndarray, "C N"]
     label: str | None
     caption: str | None
+
+
+def num_samples_of(seconds: float | int, sampling_rate: int) -> int:
+    """Samples of a clip of this length.
+
+    Raises:
+        ValueError: If nothing is left to generate, or no end of it.
+    """
+    if not abs(seconds) <= _LONGEST:
+        raise ValueError(f"seconds={seconds:g}: a clip has a length, of {_LONGEST:,} at most.")
+    if (count := round(seconds * sampling_rate)) < 1:
+        raise ValueError(f"seconds={seconds:g}: nothing to generate.")
+    return count
 
 
 def make_request(
@@ -70,11 +84,7 @@ def make_request(
     Raises:
         ValueError: If nothing is left to generate, or no end of it.
     """
-    if not math.isfinite(seconds):
-        raise ValueError(f"seconds={seconds:g}: a clip has a length.")
-    num_samples = round(seconds * tokenizer.sampling_rate)
-    if num_samples < 1:
-        raise ValueError(f"seconds={seconds:g}: nothing to generate.")
+    num_samples = num_samples_of(seconds, tokenizer.sampling_rate)
     request = GenerationRequest(
         num_frames=tokenizer.autoencoder.num_frames(num_samples),
         num_samples=num_samples,

@@ -135,5 +135,7 @@ def test_wrong_conditions_are_refused():
         conditioner({"label": torch.tensor([0]), "caption": ["a dog"]})
     with pytest.raises(REFUSED, match="2 captions for 1 labels"):
         conditioner({"label": torch.tensor([0]), "caption": [None, None]})
+    with pytest.raises(REFUSED, match="width=-4"):
+        Conditioner(-4)
     with pytest.raises(REFUSED, match="no probability"):
         make(dropout=1.5)

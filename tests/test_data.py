@@ -60,6 +60,20 @@ def test_scan_lists_audio_in_a_stable_order(folder):
     assert [clip.num_channels for clip in clips] == [1, 2, 1, 1]
 
 
+def test_scan_finds_what_libsndfile_reads(tmp_path):
+    suffixes = {
+        "OGG": "oga",
+        "AIFF": "aifc",
+        "RF64": "rf64",
+        "W64": "w64",
+        "CAF": "caf",
+        "AU": "au",
+    }
+    for kind, suffix in suffixes.items():
+        soundfile.write(tmp_path / f"a.{suffix}", tone(0.5).T, 8000, format=kind)
+    assert [clip.num_samples for clip in scan(tmp_path)] == [4000] * len(suffixes)
+
+
 def test_scan_refuses_what_is_no_audio(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         scan(tmp_path / "nowhere")

@@ -145,7 +145,7 @@ def test_report_is_one_page_that_needs_nothing(folder, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["lm", "diffusion"])
 def test_evaluate(folder, tmp_path, capsys, family):
-    out = tmp_path / "result.json"
+    out = tmp_path / "new" / "result.json"
     command = ["evaluate", folder / family, folder / "data", "--json", out, "--held-out", 0.4]
     assert call(*command, "--clips", 4, "--seconds", 0.3) == 0
     result = json.loads(out.read_text())

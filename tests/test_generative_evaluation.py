@@ -18,6 +18,7 @@ from generative.evaluation import (
     gaussian_rows,
     train_classifier,
 )
+from generative.judging import evaluate_run
 from generative.lm_bits import language_model_bits, unigram_bits
 
 
@@ -175,6 +176,8 @@ def test_rows_that_do_not_go_together_are_refused(tokenizer):
     codes = make_rows(tokenizer, "codes", 4)
     with pytest.raises(REFUSED, match="a real row has none"):
         evaluate_generations(real, codes, tokenizer)
+    with pytest.raises(ValueError, match="seed=-1"):
+        evaluate_run("nowhere", "nowhere", seed=-1)
     few = [row | {"codes": row["codes"][:, :2]} for row in codes]
     with pytest.raises(REFUSED, match="4 codebooks, a real row 2"):
         evaluate_generations(few, codes, tokenizer)

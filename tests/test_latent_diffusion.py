@@ -355,6 +355,9 @@ def test_refusals(model, tokenizer):
         model.generate_rows(make_request(tokenizer, 1.0, labels=["wind"]), seeded())
     with pytest.raises(ValueError, match="nothing to generate"):
         make_request(tokenizer, 0.0)
+    for seconds in (1e30, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="a clip has a length"):
+            pipe("rain", seconds=seconds)
     with pytest.raises(ValueError, match="both"):
         pipe("rain", audio=tone(0.1))
     with pytest.raises(ValueError, match="labels is empty"):

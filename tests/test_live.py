@@ -91,8 +91,9 @@ def test_raw_samples_and_what_follows_the_data():
     known = np.concatenate(list(PcmReader(Pipe(data + b"LIST\4\0\0\0abcd"))), axis=1)
     assert known.shape == (1, 80)
     place = data.index(b"data") + 4
-    endless = data[:place] + struct.pack("<I", 2**32 - 1) + data[place + 4 :]
-    assert np.concatenate(list(PcmReader(Pipe(endless))), axis=1).shape == (1, 80)
+    for size in (0, 2**31 - 36, 2**32 - 1):
+        endless = data[:place] + struct.pack("<I", size) + data[place + 4 :]
+        assert np.concatenate(list(PcmReader(Pipe(endless))), axis=1).shape == (1, 80)
 
 
 def test_bad_streams_are_refused(tokenizer, tmp_path):
@@ -100,6 +101,7 @@ def test_bad_streams_are_refused(tokenizer, tmp_path):
         (b"", "ends within its WAV header"),
         (b"fLaC" + bytes(40), "not as a WAV file does"),
         (wav(tone(0.01), "PCM_U8"), "8 bits cannot be read"),
+        (wav(tone(1.0), "PCM_16")[:-10], "ends 10 bytes before its WAV header says"),
     ):
         with pytest.raises(ValueError, match=message):
             encode_live(tokenizer, Pipe(data), tmp_path / "a.ltk", gain=GAIN)

@@ -20,7 +20,10 @@ import soxr
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aif", ".aiff", ".caf", ".w64", ".au")
+AUDIO_SUFFIXES = (
+    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".caf", ".w64",
+    ".rf64", ".au",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,10 @@ from tokenizer.audio import check_rate
 
 # Bytes read at once, at most.
 _READ = 2**16
-# A chunk of this size is not known to end, as in what ffmpeg writes to a pipe.
+# The size of a chunk that is not known to end, as ffmpeg writes it to a pipe. Other programs write
+# the largest that they know, which is 2^31 for some, less the header.
 _ENDLESS = 2**32 - 1
+_PROBABLY_ENDLESS = 2**31 - 2**16
 _FORMATS = ("s16le", "s24le", "s32le", "f32le")
 
 
@@ -88,7 +90,8 @@ class PcmReader:
         pcm: What the samples are.
 
     Raises:
-        ValueError: If there is no such header, or WAV of a kind that is not known.
+        ValueError: If there is no such header, or WAV of a kind that is not known; while reading,
+            if the stream ends before its header says.
     """
 
     def __init__(self, stream: Any, pcm: PcmFormat | None = None) -> None:
@@ -102,6 +105,11 @@ class PcmReader:
         while self._left is None or self._left > 0:
             data = self._read(_READ if self._left is None else min(_READ, self._left))
             if not data:
+                if self._left:
+                    raise ValueError(
+                        f"The stream ends {self._left:,} bytes before its WAV header says: it is "
+                        "cut off. If that is all there is, send raw samples (--raw)."
+                    )
                 break
             if self._left is not None:
                 self._left -= len(data)
@@ -139,7 +147,7 @@ class PcmReader:
                 pcm = self._wav_format(body)
         if pcm is None:
             raise ValueError("The stream's WAV header does not say what its samples are.")
-        self._left = None if size in (0, _ENDLESS) else size
+        self._left = size if 0 < size < _PROBABLY_ENDLESS else None
         return pcm
 
     @staticmethod

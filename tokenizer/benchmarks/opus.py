@@ -10,7 +10,6 @@ no less than ours. Channels are averaged into one first, as that is what our bit
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import subprocess
 import tempfile
@@ -26,7 +25,7 @@ from tokenizer.evaluation import as_table
 from tokenizer.inputs import open_audio
 from tokenizer.metrics import quality
 from tokenizer.perceptual import METRICS, PerceptualMetrics
-from tokenizer.transcode import write_row
+from tokenizer.transcode import coded_size
 
 
 def opus(audio: np.ndarray, rate: int, bitrate: float) -> tuple[np.ndarray, int]:
@@ -75,11 +74,10 @@ def compare(
             row = tokenizer.encode_codes(
                 {"array": original, "sampling_rate": rate}, bitrate=1000 * bitrate
             )
-            buffer = io.BytesIO()
-            write_row(buffer, row, tokenizer)
+            size = coded_size(row, tokenizer)
             coded = {
-                "Latent Tokenizer": (tokenizer.decode_codes(row), buffer.tell()),
-                "Opus": opus_of_size(original, rate, buffer.tell()),
+                "Latent Tokenizer": (tokenizer.decode_codes(row), size),
+                "Opus": opus_of_size(original, rate, size),
             }
             for codec, (decoded, size) in coded.items():
                 measured = quality(decoded, original, rate)

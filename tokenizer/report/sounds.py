@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from tokenizer.metrics import code_use, si_sdr
 from tokenizer.model import LatentTokenizer
 from tokenizer.report.pictures import draw_spectrogram, spectrogram_db
 from tokenizer.rows import Row
-from tokenizer.transcode import write_row
+from tokenizer.transcode import coded_size
 
 # More channels than a pair of loudspeakers are left out.
 _MAX_CHANNELS = 2
@@ -142,7 +141,7 @@ def make_sounds(
             sound.si_sdr = si_sdr(torch.from_numpy(audio), torch.from_numpy(wave))
             sound.mel = references[i].distance(audio)
             if row is not None:
-                size = write_row(io.BytesIO(), row, tokenizer)
+                size = coded_size(row, tokenizer)
                 sound.kbps = 8e-3 * size / sounds.seconds[i]
                 codes.append(row["codes"])
             found.append(sound)
