@@ -24,7 +24,7 @@ from torch import Tensor
 # Frames of a block: weights are prepared for a product once a block, so large ones are faster; and
 # those of the smaller blocks that parts are computed in, each a multiple of the next.
 CPU_ROWS, GPU_ROWS = 512, 1024
-SMALLER = (128, 32)
+SMALLER = (256, 128, 32)
 
 
 def block_frames(device: torch.device) -> int:

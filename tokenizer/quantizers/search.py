@@ -196,7 +196,7 @@ def beam(
     steps = []
     for stage in stages:
         size = len(stage.centroids)
-        kept = min(width, hypotheses * size)
+        kept = min(width, hypotheses * size) if stage is not stages[-1] else 1
         found = scores(stage, residual).view(rows, hypotheses, -1)
         parent_RH, entry_RH, score_RH = _best(found, size, kept)
         steps.append((parent_RH, entry_RH))
@@ -229,9 +229,10 @@ def _best(
     # Groups of nothing but padding are never opened.
     opened = min(kept, hypotheses * min(_GROUPS, num_entries))
     group = largest_in_rows(maxima.view(rows, -1), opened)
-    lane = torch.arange(0, size, _GROUPS, device=group.device)
-    # Where the members of the opened groups are among the row's hypotheses * size scores.
-    members = ((group + (group // _GROUPS) * (size - _GROUPS))[..., None] + lane).view(rows, -1)
+    # Where the members of each group are among the row's hypotheses * size scores.
+    places = torch.arange(hypotheses * size, device=group.device).view(hypotheses, -1, _GROUPS)
+    members = places.transpose(1, 2).reshape(hypotheses * _GROUPS, -1)
+    members = members.index_select(0, group.view(-1)).view(rows, -1)
     scores = scores_RHP.view(rows, -1)
     best = members.gather(1, largest_in_rows(scores.gather(1, members), kept))
     parent = best // size
