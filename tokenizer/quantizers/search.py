@@ -90,7 +90,7 @@ class Scores:
         # One buffer for all scores: to allocate it anew costs more than to choose among them.
         self._buffer = stage.lifted.new_empty(rows, len(stage.lifted))
 
-    def __call__(self, stage: Stage, residual: Float[Tensor, "R D+2"]) -> Float[Tensor, "R P"]:
+    def __call__(self, stage: Stage, residual: Float[Tensor, "R L"]) -> Float[Tensor, "R P"]:
         """Scores of lifted residuals, in a buffer that the next call overwrites."""
         count, keys = len(residual), stage.lifted.T
         for start in range(0, count, self.product):
