@@ -98,6 +98,7 @@ class PcmReader:
         # As much as there is, not as much as is asked for: nothing waits in a buffer.
         self._read = getattr(stream, "read1", stream.read)
         self._left: int | None = None  # bytes of the data chunk; None: to the end
+        self._exact = False  # whether there must be so many
         self.pcm = self._wav_header() if pcm is None else pcm
 
     def __iter__(self) -> Iterator[Float32[np.ndarray, "C n"]]:
@@ -105,7 +106,7 @@ class PcmReader:
         while self._left is None or self._left > 0:
             data = self._read(_READ if self._left is None else min(_READ, self._left))
             if not data:
-                if self._left:
+                if self._left and self._exact:
                     raise ValueError(
                         f"The stream ends {self._left:,} bytes before its WAV header says: it is "
                         "cut off. If that is all there is, send raw samples (--raw)."
@@ -147,7 +148,8 @@ class PcmReader:
                 pcm = self._wav_format(body)
         if pcm is None:
             raise ValueError("The stream's WAV header does not say what its samples are.")
-        self._left = size if 0 < size < _PROBABLY_ENDLESS else None
+        self._left = None if size in (0, _ENDLESS) else size
+        self._exact = size < _PROBABLY_ENDLESS
         return pcm
 
     @staticmethod
