@@ -48,7 +48,7 @@ def num_samples_of(seconds: float | int, sampling_rate: int) -> int:
         ValueError: If nothing is left to generate, or no end of it.
     """
     if not abs(seconds) <= _LONGEST:
-        raise ValueError(f"seconds={seconds:g}: a clip has a length, of {_LONGEST:,} at most.")
+        raise ValueError(f"seconds={seconds:g}: a clip has a length, of {_LONGEST:,} s at most.")
     if (count := round(seconds * sampling_rate)) < 1:
         raise ValueError(f"seconds={seconds:g}: nothing to generate.")
     return count

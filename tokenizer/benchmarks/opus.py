@@ -74,10 +74,10 @@ def compare(
             row = tokenizer.encode_codes(
                 {"array": original, "sampling_rate": rate}, bitrate=1000 * bitrate
             )
-            size = coded_size(row, tokenizer)
+            ours = coded_size(row, tokenizer)
             coded = {
-                "Latent Tokenizer": (tokenizer.decode_codes(row), size),
-                "Opus": opus_of_size(original, rate, size),
+                "Latent Tokenizer": (tokenizer.decode_codes(row), ours),
+                "Opus": opus_of_size(original, rate, ours),
             }
             for codec, (decoded, size) in coded.items():
                 measured = quality(decoded, original, rate)
