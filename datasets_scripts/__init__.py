@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 import tokenizer
 
 if TYPE_CHECKING:
-    from datasets_scripts.batches import (
+    from datasets_scripts.dataset.batches import (
         CodesCollator,
         LatentsCollator,
         LengthBucketSampler,
         frame_lengths,
     )
-    from datasets_scripts.hub import push_dataset, save_to_disk
-    from datasets_scripts.manifest import Manifest, read_manifest
-    from datasets_scripts.options import Resources, RowOptions
-    from datasets_scripts.prepare import prepare_dataset
-    from datasets_scripts.ray_prepare import prepare_with_ray
-    from datasets_scripts.verify import verify_dataset
+    from datasets_scripts.dataset.hub import push_dataset, save_to_disk
+    from datasets_scripts.dataset.manifest import Manifest, read_manifest
+    from datasets_scripts.dataset.verify import verify_dataset
+    from datasets_scripts.preparation.options import Resources, RowOptions
+    from datasets_scripts.preparation.prepare import prepare_dataset
+    from datasets_scripts.preparation.ray_prepare import prepare_with_ray
 
 # PyPI's `tokenizer` may hide ours: then nothing of ours has run yet, and this is the first place
 # that can tell.
@@ -38,19 +38,19 @@ if "LatentTokenizer" not in getattr(tokenizer, "__all__", ()):
     )
 
 _EXPORTS = {
-    "CodesCollator": "datasets_scripts.batches",
-    "LatentsCollator": "datasets_scripts.batches",
-    "LengthBucketSampler": "datasets_scripts.batches",
-    "Manifest": "datasets_scripts.manifest",
-    "Resources": "datasets_scripts.options",
-    "RowOptions": "datasets_scripts.options",
-    "frame_lengths": "datasets_scripts.batches",
-    "prepare_dataset": "datasets_scripts.prepare",
-    "prepare_with_ray": "datasets_scripts.ray_prepare",
-    "push_dataset": "datasets_scripts.hub",
-    "read_manifest": "datasets_scripts.manifest",
-    "save_to_disk": "datasets_scripts.hub",
-    "verify_dataset": "datasets_scripts.verify",
+    "CodesCollator": "datasets_scripts.dataset.batches",
+    "LatentsCollator": "datasets_scripts.dataset.batches",
+    "LengthBucketSampler": "datasets_scripts.dataset.batches",
+    "Manifest": "datasets_scripts.dataset.manifest",
+    "Resources": "datasets_scripts.preparation.options",
+    "RowOptions": "datasets_scripts.preparation.options",
+    "frame_lengths": "datasets_scripts.dataset.batches",
+    "prepare_dataset": "datasets_scripts.preparation.prepare",
+    "prepare_with_ray": "datasets_scripts.preparation.ray_prepare",
+    "push_dataset": "datasets_scripts.dataset.hub",
+    "read_manifest": "datasets_scripts.dataset.manifest",
+    "save_to_disk": "datasets_scripts.dataset.hub",
+    "verify_dataset": "datasets_scripts.dataset.verify",
 }
 
 __all__ = [

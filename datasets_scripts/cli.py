@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from datasets_scripts.options import Resources, RowOptions
+from datasets_scripts.preparation.options import Resources, RowOptions
 
 if TYPE_CHECKING:
-    from datasets_scripts.manifest import Manifest
+    from datasets_scripts.dataset.manifest import Manifest
 
 
 def _prepare(options: argparse.Namespace) -> int:
@@ -41,7 +41,7 @@ def _prepare(options: argparse.Namespace) -> int:
         "progress": sys.stderr.isatty(),
     }
     if options.ray is not None:
-        from datasets_scripts.ray_prepare import connect, prepare_with_ray
+        from datasets_scripts.preparation.ray_prepare import connect, prepare_with_ray
 
         connect(options.ray)
         actors = options.num_proc
@@ -49,7 +49,7 @@ def _prepare(options: argparse.Namespace) -> int:
             options.corpus, options.root, options.out, num_actors=actors, **asked
         )
     else:
-        from datasets_scripts.prepare import prepare_dataset
+        from datasets_scripts.preparation.prepare import prepare_dataset
 
         processes = 1 if options.num_proc is None else options.num_proc
         manifest = prepare_dataset(
@@ -57,7 +57,7 @@ def _prepare(options: argparse.Namespace) -> int:
         )
     _report(manifest, options.out)
     if options.push_to_hub:
-        from datasets_scripts.hub import push_dataset
+        from datasets_scripts.dataset.hub import push_dataset
 
         print(push_dataset(options.out, options.push_to_hub))
     return 0
@@ -74,7 +74,7 @@ def _corpus_options(options: argparse.Namespace) -> dict[str, str]:
 
 
 def _download(options: argparse.Namespace) -> int:
-    from datasets_scripts.prepare import find_corpus
+    from datasets_scripts.preparation.prepare import find_corpus
 
     corpus = find_corpus(options.corpus)
     theirs = _corpus_options(options)
@@ -99,7 +99,7 @@ def _report(manifest: Manifest, out: str) -> None:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from datasets_scripts.verify import verify_dataset
+    from datasets_scripts.dataset.verify import verify_dataset
 
     problems = verify_dataset(options.dataset, progress=sys.stderr.isatty())
     for problem in problems:
@@ -110,7 +110,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from datasets_scripts.hub import save_to_disk
+    from datasets_scripts.dataset.hub import save_to_disk
 
     save_to_disk(options.dataset, options.out)
     print(f"{options.out}: for datasets.load_from_disk")
@@ -118,7 +118,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _info(options: argparse.Namespace) -> int:
-    from datasets_scripts.prepare import describe_corpus, find_corpus
+    from datasets_scripts.preparation.prepare import describe_corpus, find_corpus
 
     info = find_corpus(options.corpus).INFO
     if options.root is not None:

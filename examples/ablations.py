@@ -20,13 +20,13 @@ from typing import Any, ClassVar
 import torch
 
 from tokenizer.autoencoders import AUTOENCODERS
-from tokenizer.autoencoders.lapped import LappedAutoencoder, LappedConfig, LappedEncoder
-from tokenizer.data import Augmentation, Clip, scan, split_clips
-from tokenizer.evaluation import Condition, as_table, evaluate
-from tokenizer.model import LatentTokenizer
+from tokenizer.autoencoders.lapped.model import LappedAutoencoder, LappedConfig, LappedEncoder
+from tokenizer.evaluation.evaluate import Condition, as_table, evaluate
+from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.quantizers.residual import ResidualVectorQuantizer
 from tokenizer.training.adversarial import AdversarialConfig
 from tokenizer.training.autoencoder import ReconstructionConfig, train_autoencoder
+from tokenizer.training.data import Augmentation, Clip, scan, split_clips
 from tokenizer.training.decoder import FinetuneConfig, finetune_decoder
 from tokenizer.training.loop import LoopConfig
 from tokenizer.training.quantizer import FitConfig, fit_quantizer

@@ -19,11 +19,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from tokenizer import LatentTokenizer, ResidualVectorQuantizer, TensorSource, load_tokenizer
-from tokenizer.core import DecoderName
-from tokenizer.demo import EXAMPLE
-from tokenizer.inputs import open_audio
-from tokenizer.metrics import quality
-from tokenizer.spectral import stft_magnitude
+from tokenizer.audio.inputs import open_audio
+from tokenizer.evaluation.demo import EXAMPLE
+from tokenizer.evaluation.metrics import quality
+from tokenizer.model.core import DecoderName
+from tokenizer.networks.spectral import stft_magnitude
 
 INK, PALE, BLUE, GREEN, ORANGE = "#222831", "#c9d1d9", "#2f6db5", "#2e8b57", "#d9822b"
 STYLE: Any = {

@@ -23,10 +23,10 @@ from torch.nn.functional import avg_pool2d, pad
 from tqdm import tqdm
 
 from tokenizer import open_audio
-from tokenizer.data import scan
-from tokenizer.evaluation import as_table
-from tokenizer.metrics import mel_distance, si_sdr
-from tokenizer.spectral import imdct, mdct
+from tokenizer.evaluation.evaluate import as_table
+from tokenizer.evaluation.metrics import mel_distance, si_sdr
+from tokenizer.networks.spectral import imdct, mdct
+from tokenizer.training.data import scan
 
 RATE, HOP = 44_100, 441
 # Power of the noise that fills what is not coded, over the power that is missing.

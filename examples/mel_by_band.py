@@ -20,10 +20,10 @@ from torch.nn.functional import avg_pool1d
 from tqdm import tqdm
 
 from tokenizer import load_tokenizer, open_audio
-from tokenizer.data import scan
-from tokenizer.evaluation import as_table
-from tokenizer.losses import MEL_BINS, MEL_WINDOWS, log_mel
-from tokenizer.spectral import mel_filters, stft_magnitude
+from tokenizer.evaluation.evaluate import as_table
+from tokenizer.networks.spectral import mel_filters, stft_magnitude
+from tokenizer.training.data import scan
+from tokenizer.training.losses import MEL_BINS, MEL_WINDOWS, log_mel
 
 EDGES_HZ = (0, 1000, 2000, 4000, 8000, 12_000, 16_000, 30_000)
 FLOOR = 1e-5

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenizer.comparison import (
+from tokenizer.evaluation.comparison import (
     CompareConfig,
     Competitor,
     QuantizerSpec,
@@ -32,10 +32,10 @@ from tokenizer.comparison import (
     read_specs,
     write_summary,
 )
-from tokenizer.comparison.units import write_json
-from tokenizer.data import scan
-from tokenizer.evaluation import as_table
-from tokenizer.loading import BUNDLED
+from tokenizer.evaluation.comparison.units import write_json
+from tokenizer.evaluation.evaluate import as_table
+from tokenizer.model.loading import BUNDLED
+from tokenizer.training.data import scan
 from tokenizer.training.loop import LoopConfig
 from tokenizer.training.quantizer import FitConfig
 

@@ -17,23 +17,23 @@ from typing import TYPE_CHECKING, Any
 import tokenizer
 
 if TYPE_CHECKING:
-    from generative.codec_lm import CodecLM
     from generative.conditioning import Conditioner, TextEncoder
-    from generative.diffusion_pipeline import LatentDiffusionPipeline
-    from generative.exporting import export_run
-    from generative.judging import evaluate_run
-    from generative.latent_diffusion import LatentDiffusion, make_scheduler
-    from generative.lm_config import CodecLMConfig
-    from generative.patterns import make_pattern
+    from generative.diffusion.latent_diffusion import LatentDiffusion, make_scheduler
+    from generative.evaluation.judging import evaluate_run
+    from generative.evaluation.report import write_report
+    from generative.language_model.codec_lm import CodecLM
+    from generative.language_model.lm_config import CodecLMConfig
+    from generative.language_model.patterns import make_pattern
     from generative.protocol import (
         CodeSampling,
         DiffusionSampling,
         GenerationRequest,
         GenerativeModel,
     )
-    from generative.report import write_report
-    from generative.runs import train_diffusion, train_language_model
-    from generative.sampling import (
+    from generative.runs.diffusion_pipeline import LatentDiffusionPipeline
+    from generative.runs.exporting import export_run
+    from generative.runs.runs import train_diffusion, train_language_model
+    from generative.runs.sampling import (
         GeneratedClip,
         decode,
         generate,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         make_request,
         save_clips,
     )
-    from generative.training_config import TrainingConfig
+    from generative.training.training_config import TrainingConfig
 
 # PyPI's `tokenizer` may hide ours: then nothing of ours has run yet, and this is the first place
 # that can tell.
@@ -55,30 +55,30 @@ if "LatentTokenizer" not in getattr(tokenizer, "__all__", ()):
 
 _EXPORTS = {
     "CodeSampling": "generative.protocol",
-    "CodecLM": "generative.codec_lm",
-    "CodecLMConfig": "generative.lm_config",
+    "CodecLM": "generative.language_model.codec_lm",
+    "CodecLMConfig": "generative.language_model.lm_config",
     "Conditioner": "generative.conditioning",
     "DiffusionSampling": "generative.protocol",
-    "GeneratedClip": "generative.sampling",
+    "GeneratedClip": "generative.runs.sampling",
     "GenerationRequest": "generative.protocol",
     "GenerativeModel": "generative.protocol",
-    "LatentDiffusion": "generative.latent_diffusion",
-    "LatentDiffusionPipeline": "generative.diffusion_pipeline",
+    "LatentDiffusion": "generative.diffusion.latent_diffusion",
+    "LatentDiffusionPipeline": "generative.runs.diffusion_pipeline",
     "TextEncoder": "generative.conditioning",
-    "TrainingConfig": "generative.training_config",
-    "decode": "generative.sampling",
-    "evaluate_run": "generative.judging",
-    "export_run": "generative.exporting",
-    "generate": "generative.sampling",
-    "load_model": "generative.sampling",
-    "load_run": "generative.sampling",
-    "make_pattern": "generative.patterns",
-    "make_request": "generative.sampling",
-    "make_scheduler": "generative.latent_diffusion",
-    "save_clips": "generative.sampling",
-    "train_diffusion": "generative.runs",
-    "train_language_model": "generative.runs",
-    "write_report": "generative.report",
+    "TrainingConfig": "generative.training.training_config",
+    "decode": "generative.runs.sampling",
+    "evaluate_run": "generative.evaluation.judging",
+    "export_run": "generative.runs.exporting",
+    "generate": "generative.runs.sampling",
+    "load_model": "generative.runs.sampling",
+    "load_run": "generative.runs.sampling",
+    "make_pattern": "generative.language_model.patterns",
+    "make_request": "generative.runs.sampling",
+    "make_scheduler": "generative.diffusion.latent_diffusion",
+    "save_clips": "generative.runs.sampling",
+    "train_diffusion": "generative.runs.runs",
+    "train_language_model": "generative.runs.runs",
+    "write_report": "generative.evaluation.report",
 }
 
 __all__ = [

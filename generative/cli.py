@@ -29,9 +29,9 @@ _HELP = {
 
 
 def _train(options: argparse.Namespace, family: str) -> None:
-    from generative.prepared import training_splits
-    from generative.runs import train_diffusion, train_language_model
-    from generative.training_config import TrainingConfig
+    from generative.runs.prepared import training_splits
+    from generative.runs.runs import train_diffusion, train_language_model
+    from generative.training.training_config import TrainingConfig
 
     values = {f.name: getattr(options, f.name) for f in fields(TrainingConfig)}
     shared: dict[str, Any] = {
@@ -58,7 +58,7 @@ def _train(options: argparse.Namespace, family: str) -> None:
 
 def _sample(options: argparse.Namespace) -> None:
     from generative.protocol import CodeSampling, DiffusionSampling
-    from generative.sampling import generate, load_run, make_request, save_clips
+    from generative.runs.sampling import generate, load_run, make_request, save_clips
 
     model, tokenizer, info = load_run(options.run_folder, options.tokenizer, options.device)
     if options.snap is not None and info["column"] == "codes":
@@ -113,8 +113,8 @@ def _conditions(
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from generative.judging import evaluate_run
-    from generative.run_log import replace_text
+    from generative.evaluation.judging import evaluate_run
+    from generative.training.run_log import replace_text
 
     if options.json is not None:
         # Before hours of work rather than after them.
@@ -137,7 +137,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from generative.report import write_report
+    from generative.evaluation.report import write_report
 
     write_report(
         options.out,
@@ -150,14 +150,14 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from generative.exporting import export_run
+    from generative.runs.exporting import export_run
 
     export_run(options.run_folder, options.out, tokenizer=options.tokenizer, half=options.half)
     print(options.out)
 
 
 def _app(options: argparse.Namespace) -> None:
-    from generative.app import app_parts
+    from generative.runs.app import app_parts
     from tokenizer import launch_app
 
     models, generators = app_parts(options.run_folders, options.tokenizer, options.device)
@@ -173,7 +173,7 @@ def _app(options: argparse.Namespace) -> None:
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
-    from generative.training_config import TrainingConfig
+    from generative.training.training_config import TrainingConfig
 
     group = parser.add_argument_group("training")
     for field in fields(TrainingConfig):

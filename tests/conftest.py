@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from models import RATE, make_tokenizer, tone
 
-from tokenizer import data
-from tokenizer.audio import write_audio
-from tokenizer.model import LatentTokenizer
+from tokenizer.audio.source import write_audio
+from tokenizer.model.latent_tokenizer import LatentTokenizer
+from tokenizer.training import data
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -19,48 +19,48 @@ from tokenizer._clash import check_clash
 if TYPE_CHECKING:
     from tokenizer.app.generating import AppGenerator
     from tokenizer.app.serving import launch_app
-    from tokenizer.audio import AudioSource, write_audio
+    from tokenizer.audio.inputs import open_audio
+    from tokenizer.audio.source import AudioSource, write_audio
     from tokenizer.autoencoders.base import Autoencoder, Decoder, Encoder
     from tokenizer.codefile import CodeFileError
-    from tokenizer.config import LatentTokenizerConfig
-    from tokenizer.core import EncodeOutput
     from tokenizer.devices import device_of
-    from tokenizer.diffusers_view import DiffusersView
-    from tokenizer.inputs import open_audio
-    from tokenizer.loading import load_tokenizer
-    from tokenizer.model import LatentTokenizer
+    from tokenizer.export.diffusers_view import DiffusersView
+    from tokenizer.model.config import LatentTokenizerConfig
+    from tokenizer.model.core import EncodeOutput
+    from tokenizer.model.latent_tokenizer import LatentTokenizer
+    from tokenizer.model.loading import load_tokenizer
     from tokenizer.quantizers import register_quantizer
     from tokenizer.quantizers.base import Quantizer
     from tokenizer.quantizers.residual import ResidualVectorQuantizer
     from tokenizer.quantizers.sources import LatentSource, TensorSource, sample_frames
-    from tokenizer.transcode import decode_file, encode_file
+    from tokenizer.transcoding.files import decode_file, encode_file
 
 check_clash()
 
 _EXPORTS = {
     "AppGenerator": "tokenizer.app.generating",
-    "AudioSource": "tokenizer.audio",
+    "AudioSource": "tokenizer.audio.source",
     "Autoencoder": "tokenizer.autoencoders.base",
     "CodeFileError": "tokenizer.codefile",
     "Decoder": "tokenizer.autoencoders.base",
-    "DiffusersView": "tokenizer.diffusers_view",
-    "EncodeOutput": "tokenizer.core",
+    "DiffusersView": "tokenizer.export.diffusers_view",
+    "EncodeOutput": "tokenizer.model.core",
     "Encoder": "tokenizer.autoencoders.base",
     "LatentSource": "tokenizer.quantizers.sources",
-    "LatentTokenizer": "tokenizer.model",
-    "LatentTokenizerConfig": "tokenizer.config",
+    "LatentTokenizer": "tokenizer.model.latent_tokenizer",
+    "LatentTokenizerConfig": "tokenizer.model.config",
     "Quantizer": "tokenizer.quantizers.base",
     "ResidualVectorQuantizer": "tokenizer.quantizers.residual",
     "TensorSource": "tokenizer.quantizers.sources",
-    "decode_file": "tokenizer.transcode",
+    "decode_file": "tokenizer.transcoding.files",
     "device_of": "tokenizer.devices",
-    "encode_file": "tokenizer.transcode",
+    "encode_file": "tokenizer.transcoding.files",
     "launch_app": "tokenizer.app.serving",
-    "load_tokenizer": "tokenizer.loading",
-    "open_audio": "tokenizer.inputs",
+    "load_tokenizer": "tokenizer.model.loading",
+    "open_audio": "tokenizer.audio.inputs",
     "register_quantizer": "tokenizer.quantizers",
     "sample_frames": "tokenizer.quantizers.sources",
-    "write_audio": "tokenizer.audio",
+    "write_audio": "tokenizer.audio.source",
 }
 
 __all__ = [

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from datasets_scripts.encoding import by_length
-from datasets_scripts.options import Resources, RowOptions
-from datasets_scripts.prepare import prepare_dataset
-from datasets_scripts.workers import available_cores
+from datasets_scripts.preparation.encoding import by_length
+from datasets_scripts.preparation.options import Resources, RowOptions
+from datasets_scripts.preparation.prepare import prepare_dataset
+from datasets_scripts.preparation.workers import available_cores
 from tokenizer import LatentTokenizer, device_of, load_tokenizer, open_audio
 
 _RATE = 48_000

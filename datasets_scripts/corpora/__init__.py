@@ -22,7 +22,7 @@ _MODULES = {
 
 
 class _Corpora(Mapping[str, ModuleType]):
-    """Names of corpora to their modules, which are `datasets_scripts.corpus.Corpus`.
+    """Names of corpora to their modules, which are `datasets_scripts.sources.corpus.Corpus`.
 
     A module is imported when it is asked for.
     """

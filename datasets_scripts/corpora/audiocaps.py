@@ -8,11 +8,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from datasets_scripts.corpora.tables import Row, read_csv
-from datasets_scripts.corpora.tree import Tree, find_tree
-from datasets_scripts.corpora.videos import OPTIONS, Videos, check_video, find_videos, seconds
-from datasets_scripts.corpus import Clip, CorpusInfo, Download, Missing
-from datasets_scripts.download import locate_or_download
+from datasets_scripts.sources.corpus import Clip, CorpusInfo, Download, Missing
+from datasets_scripts.sources.download import locate_or_download
+from datasets_scripts.sources.tables import Row, read_csv
+from datasets_scripts.sources.tree import Tree, find_tree
+from datasets_scripts.sources.videos import OPTIONS, Videos, check_video, find_videos, seconds
 
 _SPLITS = ("train", "val", "test")
 _SECONDS = 10

@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from datasets_scripts.corpora.listing import Listing, not_text
-from datasets_scripts.corpora.tables import (
+from datasets_scripts.sources.corpus import Clip, CorpusInfo, Missing
+from datasets_scripts.sources.download import locate
+from datasets_scripts.sources.listing import Listing, not_text
+from datasets_scripts.sources.tables import (
     Row,
     pick,
     read_csv,
@@ -16,9 +18,7 @@ from datasets_scripts.corpora.tables import (
     read_parquet,
     without_empty,
 )
-from datasets_scripts.corpora.tree import Tree, checked_name, is_audio
-from datasets_scripts.corpus import Clip, CorpusInfo, Missing
-from datasets_scripts.download import locate
+from datasets_scripts.sources.tree import Tree, checked_name, is_audio
 
 # The words by which `datasets` knows splits, under the names that it gives them.
 SPLITS = {

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from datasets_scripts.corpora.listing import Listing
-from datasets_scripts.corpora.tables import read_csv
-from datasets_scripts.corpora.tree import Tree, checked_name, find_tree
-from datasets_scripts.corpus import Clip, CorpusInfo, Download, Missing
-from datasets_scripts.download import locate_or_download
+from datasets_scripts.sources.corpus import Clip, CorpusInfo, Download, Missing
+from datasets_scripts.sources.download import locate_or_download
+from datasets_scripts.sources.listing import Listing
+from datasets_scripts.sources.tables import read_csv
+from datasets_scripts.sources.tree import Tree, checked_name, find_tree
 
 INFO = CorpusInfo(
     name="esc50",

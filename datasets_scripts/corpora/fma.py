@@ -7,11 +7,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from datasets_scripts.corpora.listing import Listing
-from datasets_scripts.corpora.tables import check_columns, csv_cells, without_empty
-from datasets_scripts.corpora.tree import Tree, find_tree
-from datasets_scripts.corpus import Clip, CorpusInfo, Download, Missing
-from datasets_scripts.download import locate_or_download
+from datasets_scripts.sources.corpus import Clip, CorpusInfo, Download, Missing
+from datasets_scripts.sources.download import locate_or_download
+from datasets_scripts.sources.listing import Listing
+from datasets_scripts.sources.tables import check_columns, csv_cells, without_empty
+from datasets_scripts.sources.tree import Tree, find_tree
 
 _SUBSETS = ("small", "medium", "large", "full")
 _HOST = "https://os.unil.cloud.switch.ch/fma"

@@ -8,11 +8,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from datasets_scripts.corpora.listing import Listing
-from datasets_scripts.corpora.tables import read_csv, without_empty
-from datasets_scripts.corpora.tree import Tree, checked_name, find_tree
-from datasets_scripts.corpus import Clip, CorpusInfo, Download, Missing
-from datasets_scripts.download import locate_or_download
+from datasets_scripts.sources.corpus import Clip, CorpusInfo, Download, Missing
+from datasets_scripts.sources.download import locate_or_download
+from datasets_scripts.sources.listing import Listing
+from datasets_scripts.sources.tables import read_csv, without_empty
+from datasets_scripts.sources.tree import Tree, checked_name, find_tree
 
 _DEV, _EVAL = ("train", "val"), ("eval",)
 

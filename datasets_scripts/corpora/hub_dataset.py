@@ -9,11 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from datasets_scripts.corpora.audiofolder import CAPTION_COLUMNS
-from datasets_scripts.corpora.listing import not_text, not_texts
-from datasets_scripts.corpora.tables import as_row, pick
-from datasets_scripts.corpora.tree import is_address
-from datasets_scripts.corpus import AudioBytes, Clip, ClipAudio, CorpusInfo, Missing, RemoteFile
-from datasets_scripts.download import locate
+from datasets_scripts.sources.corpus import (
+    AudioBytes,
+    Clip,
+    ClipAudio,
+    CorpusInfo,
+    Missing,
+    RemoteFile,
+)
+from datasets_scripts.sources.download import locate
+from datasets_scripts.sources.listing import not_text, not_texts
+from datasets_scripts.sources.tables import as_row, pick
+from datasets_scripts.sources.tree import is_address
 
 INFO = CorpusInfo(
     name="hub_dataset",

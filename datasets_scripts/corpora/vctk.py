@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from datasets_scripts.corpora.listing import Listing
-from datasets_scripts.corpora.tree import Tree, find_tree
-from datasets_scripts.corpus import Clip, CorpusInfo, Download, Missing
-from datasets_scripts.download import locate_or_download
+from datasets_scripts.sources.corpus import Clip, CorpusInfo, Download, Missing
+from datasets_scripts.sources.download import locate_or_download
+from datasets_scripts.sources.listing import Listing
+from datasets_scripts.sources.tree import Tree, find_tree
 
 INFO = CorpusInfo(
     name="vctk",

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from datasets_scripts.corpora.audiofolder import CAPTION_COLUMNS, SPLITS
-from datasets_scripts.corpora.listing import not_text, not_texts
-from datasets_scripts.corpora.tables import as_row, pick
-from datasets_scripts.corpora.tree import Tree, checked_name, is_address, is_audio
-from datasets_scripts.corpus import AudioBytes, Clip, CorpusInfo, Missing, TarMember
-from datasets_scripts.download import locate
+from datasets_scripts.sources.corpus import AudioBytes, Clip, CorpusInfo, Missing, TarMember
+from datasets_scripts.sources.download import locate
+from datasets_scripts.sources.listing import not_text, not_texts
+from datasets_scripts.sources.tables import as_row, pick
+from datasets_scripts.sources.tree import Tree, checked_name, is_address, is_audio
 
 _SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _TEXTS = ("json", "txt", "cls")

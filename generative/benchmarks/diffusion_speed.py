@@ -13,9 +13,9 @@ import time
 import numpy as np
 import torch
 
-from generative.latent_diffusion import LatentDiffusion
+from generative.diffusion.latent_diffusion import LatentDiffusion
 from generative.protocol import DiffusionSampling
-from generative.sampling import generate, load_run, make_request
+from generative.runs.sampling import generate, load_run, make_request
 from tokenizer import load_tokenizer
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from generative.codec_lm import CodecLM, CodecLMConfig
+from generative.language_model.codec_lm import CodecLM, CodecLMConfig
 from generative.protocol import CodeSampling
 
 CODEBOOK_SIZE, TOP_K = 1024, 250

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tokenizer.audio import read_beginning, write_audio
-from tokenizer.inputs import open_audio
-from tokenizer.metrics import mel_distance, si_sdr
-from tokenizer.model import LatentTokenizer
-from tokenizer.report.pictures import draw_spectrogram, spectrogram_db
-from tokenizer.transcode import write_row
+from tokenizer.audio.inputs import open_audio
+from tokenizer.audio.source import read_beginning, write_audio
+from tokenizer.evaluation.metrics import mel_distance, si_sdr
+from tokenizer.evaluation.report.pictures import draw_spectrogram, spectrogram_db
+from tokenizer.model.latent_tokenizer import LatentTokenizer
+from tokenizer.transcoding.files import write_row
 
 MAX_SECONDS = 60
 # Those of a pair of loudspeakers; further ones are left out.

@@ -12,8 +12,8 @@ from typing import Any
 
 from tokenizer.app.coding import Coded, Shown, code_audio, show
 from tokenizer.app.generating import AppGenerator, Wish
-from tokenizer.demo import EXAMPLE
-from tokenizer.model import LatentTokenizer
+from tokenizer.evaluation.demo import EXAMPLE
+from tokenizer.model.latent_tokenizer import LatentTokenizer
 
 DEFAULT_KBPS = 16
 MAX_GENERATED = 60

@@ -9,8 +9,8 @@ from typing import Any
 
 from tokenizer.app.generating import AppGenerator
 from tokenizer.app.page import Page, build_page, import_gradio
-from tokenizer.demo import EXAMPLE
-from tokenizer.model import LatentTokenizer
+from tokenizer.evaluation.demo import EXAMPLE
+from tokenizer.model.latent_tokenizer import LatentTokenizer
 
 HOST = "127.0.0.1"
 MAX_UPLOAD = "500mb"

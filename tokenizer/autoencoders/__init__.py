@@ -9,7 +9,7 @@ from tokenizer.autoencoders.base import Autoencoder, Decoder, Encoder
 
 # Imported only when used: the adapters need diffusers or more of transformers.
 AUTOENCODERS = {
-    "lapped": ("tokenizer.autoencoders.lapped", "LappedAutoencoder"),
+    "lapped": ("tokenizer.autoencoders.lapped.model", "LappedAutoencoder"),
     "oobleck": ("tokenizer.autoencoders.oobleck", "OobleckAutoencoder"),
     "dac": ("tokenizer.autoencoders.dac", "DacAutoencoder"),
     "encodec": ("tokenizer.autoencoders.encodec", "EncodecAutoencoder"),

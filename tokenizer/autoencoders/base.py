@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tokenizer.stepping import Stepper
+from tokenizer.networks.stepping import Stepper
 
 
 class Encoder(nn.Module, ABC):

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from tokenizer.evaluation import as_table
+from tokenizer.evaluation.evaluate import as_table
 
 RATE = 44_100
 

@@ -20,12 +20,12 @@ import soundfile
 from tqdm import tqdm
 
 from tokenizer import LatentTokenizer, load_tokenizer
-from tokenizer.data import Clip, scan
-from tokenizer.evaluation import as_table
-from tokenizer.inputs import open_audio
-from tokenizer.metrics import quality
-from tokenizer.perceptual import METRICS, PerceptualMetrics
-from tokenizer.transcode import coded_size
+from tokenizer.audio.inputs import open_audio
+from tokenizer.evaluation.evaluate import as_table
+from tokenizer.evaluation.metrics import quality
+from tokenizer.evaluation.perceptual import METRICS, PerceptualMetrics
+from tokenizer.training.data import Clip, scan
+from tokenizer.transcoding.files import coded_size
 
 
 def opus(audio: np.ndarray, rate: int, bitrate: float) -> tuple[np.ndarray, int]:

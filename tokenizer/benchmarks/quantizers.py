@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenizer.comparison.specs import parse_spec
-from tokenizer.evaluation import as_table
+from tokenizer.evaluation.comparison.specs import parse_spec
+from tokenizer.evaluation.evaluate import as_table
 from tokenizer.quantizers import MemmapSource, TensorSource
 
 OURS = (

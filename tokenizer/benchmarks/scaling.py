@@ -21,7 +21,7 @@ import numpy as np
 import soundfile
 
 from tokenizer.benchmarks.machine import describe
-from tokenizer.evaluation import as_table
+from tokenizer.evaluation.evaluate import as_table
 
 RATE = 44_100
 

@@ -26,7 +26,7 @@ from tokenizer.benchmarks.machine import (
     peak_mib,
 )
 from tokenizer.benchmarks.peers import PEERS, ours
-from tokenizer.evaluation import as_table
+from tokenizer.evaluation.evaluate import as_table
 
 # The peers search greedily: theirs is the task of those rows.
 OURS = ("latents", "3", "10", "16", "24", "3 greedy", "10 greedy", "16 greedy", "24 greedy")

@@ -15,7 +15,7 @@ from typing import Any
 import soundfile
 
 from tokenizer.benchmarks.peers import clip
-from tokenizer.evaluation import as_table
+from tokenizer.evaluation.evaluate import as_table
 
 REPETITIONS = 5
 STATEMENTS = {

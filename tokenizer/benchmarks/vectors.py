@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tokenizer.benchmarks.machine import best_of, describe, matmul_rate
 from tokenizer.benchmarks.quantizers import mixture, split
-from tokenizer.evaluation import as_table
+from tokenizer.evaluation.evaluate import as_table
 from tokenizer.quantizers import ResidualVectorQuantizer, TensorSource
 from tokenizer.quantizers.kmeans import kmeans, nearest
 

@@ -11,7 +11,7 @@ from tokenizer.cli.options import add_model, add_rate, add_search, load, tty
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from tokenizer.demo import run_demo
+    from tokenizer.evaluation.demo import run_demo
 
     if options.audio is not None and Path(options.audio).resolve().parent == options.out.resolve():
         raise ValueError(
@@ -34,10 +34,10 @@ def _target(source: str, out: str | None, suffix: str) -> str:
 
 
 def _encode(options: argparse.Namespace) -> None:
-    from tokenizer.data import AUDIO_SUFFIXES
-    from tokenizer.live import encode_live
-    from tokenizer.pcm import PcmFormat
-    from tokenizer.transcode import encode_file
+    from tokenizer.audio.pcm import PcmFormat
+    from tokenizer.training.data import AUDIO_SUFFIXES
+    from tokenizer.transcoding.files import encode_file
+    from tokenizer.transcoding.piping import encode_live
 
     piped = options.audio == PIPE
     live = piped and options.gain is not None
@@ -85,8 +85,8 @@ def _encode(options: argparse.Namespace) -> None:
 
 
 def _decode(options: argparse.Namespace) -> None:
-    from tokenizer.live import decode_live
-    from tokenizer.transcode import decode_file
+    from tokenizer.transcoding.files import decode_file
+    from tokenizer.transcoding.piping import decode_live
 
     piped = options.codes == PIPE
     name = _target(options.codes, options.out, ".wav")
@@ -112,7 +112,7 @@ def _decode(options: argparse.Namespace) -> None:
 
 
 def _info(options: argparse.Namespace) -> None:
-    from tokenizer.transcode import describe
+    from tokenizer.transcoding.files import describe
 
     for name, value in describe(options.what).items():
         print(f"{name}: {value}")
@@ -130,7 +130,7 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _export_onnx(options: argparse.Namespace) -> None:
-    from tokenizer.onnx_export import export_onnx
+    from tokenizer.export.onnx_export import export_onnx
 
     tokenizer = load(options.model, "cpu")
     folder = export_onnx(

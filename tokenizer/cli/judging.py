@@ -21,9 +21,9 @@ _LOOP_OPTIONS = (
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from tokenizer.data import scan
-    from tokenizer.evaluation import default_conditions, evaluate, evaluation_table
-    from tokenizer.perceptual import PerceptualMetrics
+    from tokenizer.evaluation.evaluate import default_conditions, evaluate, evaluation_table
+    from tokenizer.evaluation.perceptual import PerceptualMetrics
+    from tokenizer.training.data import scan
 
     _check_folder(options.json)
     perceptual = PerceptualMetrics(options.perceptual, options.speech_clips)
@@ -48,15 +48,15 @@ def _check_folder(file: Path | None) -> None:
 def _compare(options: argparse.Namespace) -> None:
     from math import log2
 
-    from tokenizer.comparison import (
+    from tokenizer.evaluation.comparison import (
         CompareConfig,
         Competitor,
         compare,
         read_specs,
         write_summary,
     )
-    from tokenizer.data import scan
-    from tokenizer.loading import load_for_fitting
+    from tokenizer.model.loading import load_for_fitting
+    from tokenizer.training.data import scan
     from tokenizer.training.loop import LoopConfig
     from tokenizer.training.quantizer import FitConfig
 
@@ -87,9 +87,9 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from tokenizer.comparison import Competitor
-    from tokenizer.data import scan
-    from tokenizer.report import ReportConfig, build_report
+    from tokenizer.evaluation.comparison import Competitor
+    from tokenizer.evaluation.report import ReportConfig, build_report
+    from tokenizer.training.data import scan
 
     config = ReportConfig(
         bitrates=tuple(1000 * rate for rate in options.bitrates),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from tokenizer.model import LatentTokenizer
+    from tokenizer.model.latent_tokenizer import LatentTokenizer
 
 Config = TypeVar("Config")
 
@@ -39,7 +39,7 @@ def take(config: type[Config], options: argparse.Namespace) -> Config:
 def load(name: str | Path | None, device: str, beam_width: int | None = None) -> LatentTokenizer:
     """The tokenizer of ``--model``, on ``--device``, with the search of ``--beam-width``."""
     from tokenizer.devices import device_of
-    from tokenizer.loading import load_tokenizer
+    from tokenizer.model.loading import load_tokenizer
 
     tokenizer = load_tokenizer(name)
     if beam_width is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tokenizer.cli.options import add_device, add_fields, take
 
 if TYPE_CHECKING:
-    from tokenizer.model import LatentTokenizer
+    from tokenizer.model.latent_tokenizer import LatentTokenizer
 
 # Sizes of the bundled family: "base" is the shipped model, "tiny" is for trying things out.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -43,16 +43,16 @@ _SHORTHANDS = ("standardization", "beam_width", "max_points", "iterations")
 def _train(options: argparse.Namespace) -> None:
     import torch
 
-    from tokenizer.autoencoders.lapped import LappedAutoencoder, LappedConfig
-    from tokenizer.data import Augmentation, scan
-    from tokenizer.loading import load_for_fitting, load_tokenizer
-    from tokenizer.model import LatentTokenizer
+    from tokenizer.autoencoders.lapped.model import LappedAutoencoder, LappedConfig
+    from tokenizer.model.latent_tokenizer import LatentTokenizer
+    from tokenizer.model.loading import load_for_fitting, load_tokenizer
     from tokenizer.training.adversarial import AdversarialConfig
     from tokenizer.training.autoencoder import (
         ReconstructionConfig,
         mix_weights,
         train_autoencoder,
     )
+    from tokenizer.training.data import Augmentation, scan
     from tokenizer.training.loop import LoopConfig
 
     loop = take(LoopConfig, options)
@@ -87,7 +87,7 @@ def _train(options: argparse.Namespace) -> None:
         _deliver(LatentTokenizer.from_autoencoder(autoencoder), options.out)
         return
 
-    from tokenizer.bottlenecks import BottleneckConfig
+    from tokenizer.training.bottlenecks import BottleneckConfig
     from tokenizer.training.end_to_end import train_end_to_end
 
     settings |= {"kind": options.bottleneck, "config": take(BottleneckConfig, options)}
@@ -104,10 +104,10 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _fit(options: argparse.Namespace) -> None:
-    from tokenizer.comparison.specs import QuantizerSpec, parse_spec
-    from tokenizer.data import scan
     from tokenizer.devices import device_of
-    from tokenizer.loading import load_for_fitting
+    from tokenizer.evaluation.comparison.specs import QuantizerSpec, parse_spec
+    from tokenizer.model.loading import load_for_fitting
+    from tokenizer.training.data import scan
     from tokenizer.training.quantizer import FitConfig, fit_quantizer
 
     spec = parse_spec(options.quantizer)
@@ -131,10 +131,10 @@ def _fit(options: argparse.Namespace) -> None:
 
 
 def _finetune(options: argparse.Namespace) -> None:
-    from tokenizer.data import Augmentation, scan
-    from tokenizer.loading import load_tokenizer
+    from tokenizer.model.loading import load_tokenizer
     from tokenizer.training.adversarial import AdversarialConfig
     from tokenizer.training.autoencoder import ReconstructionConfig
+    from tokenizer.training.data import Augmentation, scan
     from tokenizer.training.decoder import FinetuneConfig, finetune_decoder
     from tokenizer.training.detail import add_detail
     from tokenizer.training.loop import LoopConfig
@@ -173,9 +173,9 @@ def _deliver(tokenizer: LatentTokenizer, out: Path, *, report: bool = False) -> 
 
 
 def _training_options(parser: argparse.ArgumentParser, learning_rate: float) -> None:
-    from tokenizer.data import Augmentation
     from tokenizer.training.adversarial import AdversarialConfig
     from tokenizer.training.autoencoder import ReconstructionConfig
+    from tokenizer.training.data import Augmentation
     from tokenizer.training.loop import LoopConfig
 
     parser.add_argument(
@@ -194,8 +194,8 @@ def register(commands: Any, command: str | None) -> None:
     p.set_defaults(run=_train)
     p.add_argument("audio", help="folder of audio, saved dataset, or dataset:NAME")
     if command == "train":
-        from tokenizer.autoencoders.lapped import LappedConfig
-        from tokenizer.bottlenecks import BOTTLENECKS, BottleneckConfig
+        from tokenizer.autoencoders.lapped.model import LappedConfig
+        from tokenizer.training.bottlenecks import BOTTLENECKS, BottleneckConfig
 
         p.add_argument("--init", help="tokenizer of the same sizes to start from")
         p.add_argument(

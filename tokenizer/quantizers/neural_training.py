@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from tokenizer.checking import storing
 from tokenizer.quantizers.kmeans import half_squared_norms, largest_in_rows
 from tokenizer.quantizers.residual import ResidualVectorQuantizer
 from tokenizer.quantizers.sources import TensorSource
+from tokenizer.saving import storing
 
 # All that is trained, with its axes after the first, which is the codebook's number: D dimensions,
 # S entries, H hidden units, L blocks.

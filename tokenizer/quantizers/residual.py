@@ -16,7 +16,7 @@ from tokenizer.quantizers.kmeans import kmeans, nearest
 from tokenizer.quantizers.refine import refine
 from tokenizer.quantizers.search import Stage, search
 from tokenizer.quantizers.sources import sample_frames
-from tokenizer.standardizer import Standardizer
+from tokenizer.quantizers.standardizer import Standardizer
 
 _MEASURE_BATCH = 16_384
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tokenizer.quantizers.kmeans import argmax_rows, fused, half_squared_norms, largest_in_rows
-from tokenizer.standardizer import Standardizer
+from tokenizer.quantizers.standardizer import Standardizer
 
 # The beam looks for the best scores in two steps, by groups of which only the best are opened.
 _GROUPS = 64
@@ -124,7 +124,8 @@ def filled(block: Float[Tensor, "R D"], rows: int) -> Float[Tensor, "rows D"]:
 def _same_bits(rows: int, usual: int, dim: int, size: int, threads: int) -> bool:  # noqa: ARG001
     """Whether products of so many rows get the bits of the usual ones.
 
-    As in `tokenizer.stepping`: what is summed does not change the order of sums, so noise shows it.
+    As in `tokenizer.networks.stepping`: what is summed does not change the order of sums, so noise
+    shows it.
     """
     g = torch.Generator().manual_seed(0)
     x, keys = (torch.randn(n, dim, generator=g) for n in (usual, size))

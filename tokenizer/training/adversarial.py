@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tokenizer.discriminators import Discriminators
+from tokenizer.training.discriminators import Discriminators
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tokenizer.autoencoders.lapped import LappedAutoencoder, LappedEncoder
-from tokenizer.autoencoders.lapped_paths import LevelStatistics, log_magnitudes
-from tokenizer.data import (
+from tokenizer.autoencoders.lapped.model import LappedAutoencoder, LappedEncoder
+from tokenizer.autoencoders.lapped.paths import LevelStatistics, log_magnitudes
+from tokenizer.networks.spectral import mdct
+from tokenizer.training.adversarial import AdversarialConfig, Adversary, make_adversary
+from tokenizer.training.data import (
     Augmentation,
     Clip,
     CropDataset,
@@ -20,15 +22,13 @@ from tokenizer.data import (
     crop_datasets,
     identity,
 )
-from tokenizer.losses import (
+from tokenizer.training.loop import LoopConfig, item_generators, num_processes, run
+from tokenizer.training.losses import (
     MEL_WINDOWS,
     MelDistance,
     band_energy_distance,
     waveform_distortion,
 )
-from tokenizer.spectral import mdct
-from tokenizer.training.adversarial import AdversarialConfig, Adversary, make_adversary
-from tokenizer.training.loop import LoopConfig, item_generators, num_processes, run
 from tokenizer.training.state import weights_digest
 
 
@@ -141,7 +141,7 @@ class AutoencoderTask:
         self.mel = MelDistance(autoencoder.sampling_rate)
 
     def batches(self, first_step: int, rank: int, world_size: int) -> Iterator[dict[str, Tensor]]:
-        """Random crops; see `tokenizer.data`."""
+        """Random crops; see `tokenizer.training.data`."""
         return crop_batches(
             self.train,
             batch_size=self.loop.batch_size,

@@ -10,14 +10,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tokenizer.data import Augmentation, Clip, CropDataset, crop_batches, crop_datasets, identity
-from tokenizer.losses import MelDistance, waveform_distortion
-from tokenizer.model import LatentTokenizer
+from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.training.adversarial import AdversarialConfig, Adversary, make_adversary
 from tokenizer.training.autoencoder import (
     ReconstructionConfig,
     add_noise,
     reconstruction_losses,
+)
+from tokenizer.training.data import (
+    Augmentation,
+    Clip,
+    CropDataset,
+    crop_batches,
+    crop_datasets,
+    identity,
 )
 from tokenizer.training.loop import (
     LoopConfig,
@@ -26,6 +32,7 @@ from tokenizer.training.loop import (
     run,
     training_device,
 )
+from tokenizer.training.losses import MelDistance, waveform_distortion
 from tokenizer.training.state import weights_digest
 
 
@@ -82,7 +89,7 @@ class DecoderTask:
         self.mel = MelDistance(tokenizer.sampling_rate)
 
     def batches(self, first_step: int, rank: int, world_size: int) -> Iterator[dict[str, Tensor]]:
-        """Random crops; see `tokenizer.data`."""
+        """Random crops; see `tokenizer.training.data`."""
         return crop_batches(
             self.train,
             batch_size=self.loop.batch_size,

@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenizer.autoencoders.lapped import LappedAutoencoder, LappedDecoder, LappedEncoder
-from tokenizer.autoencoders.resizing import copy_common
-from tokenizer.config import LatentTokenizerConfig
-from tokenizer.data import Augmentation, Clip, CropDataset
-from tokenizer.model import LatentTokenizer
-from tokenizer.spectral import mdct
+from tokenizer.autoencoders.lapped.model import LappedAutoencoder, LappedDecoder, LappedEncoder
+from tokenizer.autoencoders.lapped.resizing import copy_common
+from tokenizer.model.config import LatentTokenizerConfig
+from tokenizer.model.latent_tokenizer import LatentTokenizer
+from tokenizer.networks.spectral import mdct
+from tokenizer.training.data import Augmentation, Clip, CropDataset
 
 _NUM_CROPS, _CROP_SECONDS = 400, 1.5
 # What is added to the coefficients' covariance, relative to its mean: bins that are always silent
@@ -43,7 +43,7 @@ def add_detail(
     """A copy of a tokenizer whose latents end with ``count`` numbers that codes leave out.
 
     They are the principal components of what the continuous decoder loses, as far as they can be
-    predicted linearly from the audio's MDCT. As in `tokenizer.autoencoders.lapped_paths` each has
+    predicted linearly from the audio's MDCT. As in `tokenizer.autoencoders.lapped.paths` each has
     the square root of its component's deviation. The decoder only has their linear path, and has to
     be finetuned (`tokenizer.training.decoder`); the finetuned decoder does not hear them.
 

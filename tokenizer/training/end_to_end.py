@@ -10,16 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tokenizer.autoencoders.lapped import LappedAutoencoder
-from tokenizer.bottlenecks import (
-    Bottleneck,
-    BottleneckConfig,
-    make_bottleneck,
-    make_quantizer,
-)
-from tokenizer.data import Augmentation, Clip, CropDataset, crop_datasets, identity
-from tokenizer.losses import waveform_distortion
-from tokenizer.model import LatentTokenizer
+from tokenizer.autoencoders.lapped.model import LappedAutoencoder
+from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.quantizers.base import Quantizer
 from tokenizer.quantizers.sources import TensorSource
 from tokenizer.training.adversarial import AdversarialConfig, Adversary, make_adversary
@@ -29,7 +21,15 @@ from tokenizer.training.autoencoder import (
     initialize,
     reconstruction_losses,
 )
+from tokenizer.training.bottlenecks import (
+    Bottleneck,
+    BottleneckConfig,
+    make_bottleneck,
+    make_quantizer,
+)
+from tokenizer.training.data import Augmentation, Clip, CropDataset, crop_datasets, identity
 from tokenizer.training.loop import LoopConfig, item_generators, num_processes, run
+from tokenizer.training.losses import waveform_distortion
 from tokenizer.training.quantizer import FitConfig, cache_latents, latent_statistics
 from tokenizer.training.state import weights_digest
 

@@ -16,13 +16,13 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from tokenizer.data import Clip, identity, read_window
-from tokenizer.losses import MEL_BINS, MEL_WINDOWS, log_mel
-from tokenizer.model import LatentTokenizer
+from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.quantizers.base import Quantizer
 from tokenizer.quantizers.neural import ImplicitNeuralQuantizer
 from tokenizer.quantizers.residual import ResidualVectorQuantizer
 from tokenizer.quantizers.sources import MemmapSource
+from tokenizer.training.data import Clip, identity, read_window
+from tokenizer.training.losses import MEL_BINS, MEL_WINDOWS, log_mel
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tokenizer.checking import storing
-from tokenizer.checkpoint import module_bytes
+from tokenizer.model.checkpoint import module_bytes
+from tokenizer.saving import storing
 
 FORMAT_VERSION = 1
 

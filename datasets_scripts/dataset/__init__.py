@@ -1,0 +1,1 @@
+"""Prepared datasets: shards, manifest, card, verification, batches."""

@@ -1,0 +1,81 @@
+"""Prepared datasets for others: on the Hugging Face hub, or as `datasets` saves them to disk."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from datasets_scripts.dataset.manifest import MANIFEST, PROGRESS, read_manifest
+from datasets_scripts.dataset.storage import Folder
+
+
+def push_dataset(folder: str | Path, repo: str, *, private: bool = False) -> str:
+    """Uploads a prepared dataset, as it is, to the hub.
+
+    Log in first: ``hf auth login``. What the hub has already is not uploaded again.
+
+    Args:
+        folder: A prepared dataset on this machine.
+        repo: "user/name".
+        private: Whether only you may see it, if the repository is made now.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        ValueError: If there is no complete dataset in the folder.
+    """
+    from huggingface_hub import HfApi
+
+    _require_complete(folder)
+    api = HfApi()
+    address = api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
+    api.upload_folder(
+        repo_id=repo,
+        repo_type="dataset",
+        folder_path=str(folder),
+        ignore_patterns=[f"{PROGRESS}/*", ".*", "**/.*"],
+        commit_message="Prepared by latent-tokenizer",
+    )
+    return str(address)
+
+
+def save_to_disk(folder: str | Path, out: str | Path) -> None:
+    """Writes a prepared dataset as `datasets.load_from_disk` reads it (a `DatasetDict`).
+
+    Args:
+        folder: A prepared dataset: folder or fsspec address.
+        out: The folder to write.
+
+    Raises:
+        ValueError: If there is no complete dataset in the folder, or ``out`` exists.
+    """
+    import datasets
+
+    splits = _require_complete(folder)
+    if Path(out).exists():
+        raise ValueError(f"{out} exists already: name a folder that does not.")
+    source = Folder(folder)
+    files = {split: [source.path(shard) for shard in shards] for split, shards in splits.items()}
+    parent = Path(out).absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    # The cache would hold everything a second time, and longer than it is needed.
+    with tempfile.TemporaryDirectory(dir=parent, prefix=".saving-") as partial:
+        found: Any = datasets.load_dataset(
+            "parquet", data_files=files, cache_dir=f"{partial}/cache"
+        )
+        found.save_to_disk(f"{partial}/saved")
+        Path(f"{partial}/saved").replace(out)
+
+
+def _require_complete(folder: str | Path) -> dict[str, list[str]]:
+    manifest = read_manifest(Folder(folder))
+    if manifest is None or not manifest.complete:
+        raise ValueError(
+            f"{folder} holds no {MANIFEST} of a complete dataset: run `prepare` to its end first."
+        )
+    return {
+        split: [shard.file for shard in manifest.shards if shard.split == split]
+        for split in manifest.splits
+    }

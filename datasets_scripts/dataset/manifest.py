@@ -1,0 +1,226 @@
+"""What a prepared dataset consists of, and how far its preparation has come.
+
+While it is prepared, every shard that is whole has a record in ``progress/``, written after the
+shard itself. When a split is whole its records are moved into ``manifest.json`` and
+``statistics.json``. So whatever is killed when, a shard either counts or is written again with the
+same bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from datasets_scripts.dataset.shards import DATA, RowFormat
+from datasets_scripts.dataset.storage import Folder
+
+FORMAT_VERSION = 1
+MANIFEST, STATISTICS, PROGRESS = "manifest.json", "statistics.json", "progress"
+
+# What may differ from run to run: it does not change the rows.
+_FREE = ("root", "tokenizer")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A clip, or what should have been one, that is not in the dataset (or not all of it).
+
+    Attributes:
+        split: Of the dataset.
+        id: The clip's.
+        reason: Why, for people.
+        rows_kept: Segments of it that came before the damage, and are in the dataset.
+    """
+
+    split: str
+    id: str
+    reason: str
+    rows_kept: int = 0
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """A shard that is whole.
+
+    Attributes:
+        file: Path in the dataset's folder.
+        split: Of the dataset.
+        index: Number of the shard in its split.
+        clips: How many clips of the corpus it stands for, failures included.
+        rows: Rows in the file.
+        bytes: Of the file.
+        sha256: Of the file.
+        clip_ids: A hash of the clips' ids, by which a changed corpus is noticed.
+        failures: Of its clips.
+    """
+
+    file: str
+    split: str
+    index: int
+    clips: int
+    rows: int
+    bytes: int
+    sha256: str
+    clip_ids: str
+    failures: tuple[Failure, ...] = ()
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> ShardRecord:
+        """The inverse of ``dataclasses.asdict``; other keys are passed over."""
+        names = cls.__dataclass_fields__
+        known = {key: item for key, item in value.items() if key in names}
+        failures = tuple(Failure(**failure) for failure in value["failures"])
+        return cls(**{**known, "failures": failures})
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """``manifest.json``.
+
+    Attributes:
+        corpus: Name of the corpus.
+        root: Where it was read from.
+        tokenizer: Folder or hub id of the tokenizer; None for the bundled one.
+        fingerprint: `LatentTokenizer.fingerprint`: everything, decoders included.
+        codes_fingerprint: Of encoder and quantizer only, by which codes can be decoded; None
+            without a quantizer.
+        sampling_rate: Hz of ``num_samples`` and ``start``.
+        hop_length: Samples per frame.
+        frame_rate: Frames per second.
+        latent_dim: D.
+        channels_coded_jointly: 1, or 2 for stereo models.
+        codebook_sizes: Entries of each codebook in use; empty without codes.
+        options: The `RowOptions` that decide the rows.
+        complete: Whether all splits that were asked for are whole.
+        splits: Those that are whole.
+        shards: Their shards, split by split, in order.
+        failures: Clips that are not, or not wholly, in them.
+        format_version: Of this file.
+    """
+
+    corpus: str
+    root: str
+    tokenizer: str | None
+    fingerprint: str
+    codes_fingerprint: str | None
+    sampling_rate: int
+    hop_length: int
+    frame_rate: float
+    latent_dim: int
+    channels_coded_jointly: int
+    codebook_sizes: tuple[int, ...]
+    options: dict[str, Any]
+    complete: bool = False
+    splits: tuple[str, ...] = ()
+    shards: tuple[ShardRecord, ...] = ()
+    failures: tuple[Failure, ...] = field(default=())
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def code_dtype(self) -> str:
+        """The smaller of int16 and int32 that holds the codes."""
+        return "int16" if max(self.codebook_sizes, default=0) <= 2**15 else "int32"
+
+    def row_format(self) -> RowFormat:
+        """The columns of the rows."""
+        return RowFormat(
+            n_codebooks=len(self.codebook_sizes) if self.options["codes"] else None,
+            code_dtype=self.code_dtype,
+            latent_dim=self.latent_dim if self.options["latents"] else None,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values; failures are listed once, not with their shards too."""
+        value = asdict(self)
+        for shard in value["shards"]:
+            shard["failures"] = len(shard["failures"])
+        return value
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Manifest:
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError: If a newer version of this library wrote it, or something else did.
+        """
+        version = value.get("format_version")
+        if not isinstance(version, int) or version > FORMAT_VERSION:
+            raise ValueError(
+                f"{MANIFEST} has format version {version}; this library reads up to"
+                f" {FORMAT_VERSION}. Update latent-tokenizer."
+            )
+        failures = tuple(Failure(**failure) for failure in value["failures"])
+        shards = tuple(ShardRecord.from_json({**s, "failures": ()}) for s in value["shards"])
+        for shard in shards:
+            check_shard_file(shard.file)
+        known = {key: item for key, item in value.items() if key in cls.__dataclass_fields__}
+        lists = {"codebook_sizes": tuple(value["codebook_sizes"]), "splits": tuple(value["splits"])}
+        return cls(**{**known, **lists, "shards": shards, "failures": failures})
+
+    def differences(self, other: Manifest) -> list[str]:
+        """In what two preparations differ such that their rows cannot be mixed."""
+        mine, theirs = (_flat(value.to_json()) for value in (self, other))
+        keys = [k for k in mine if k not in _FREE and k not in _STATE]
+        return [f"{k} {mine[k]!r}, not {theirs.get(k)!r}" for k in keys if mine[k] != theirs.get(k)]
+
+
+def check_shard_file(file: str) -> None:
+    """Raises ValueError unless this is a shard's path in its dataset, and leads nowhere else."""
+    if not re.fullmatch(rf"{DATA}/[\w.]+-\d+\.parquet", file) or ".." in file:
+        raise ValueError(f"{MANIFEST} names {file!r}; expected {DATA}/train-00000.parquet.")
+
+
+_STATE = ("complete", "splits", "shards", "failures", "format_version")
+
+
+def _flat(value: Mapping[str, Any]) -> dict[str, Any]:
+    options = value["options"]
+    return {key: item for key, item in value.items() if key != "options"} | options
+
+
+def read_manifest(folder: Folder) -> Manifest | None:
+    """The manifest of a prepared dataset, or None if there is none.
+
+    Raises:
+        ValueError: If there is one that cannot be understood.
+    """
+    if not folder.exists(MANIFEST):
+        return None
+    value = folder.read_json(MANIFEST)
+    try:
+        return Manifest.from_json(value)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{folder.path(MANIFEST)} is damaged: {error!r}.") from error
+
+
+def progress_name(split: str, index: int) -> str:
+    """Path of a shard's record."""
+    return f"{PROGRESS}/{split}-{index:05d}.json"
+
+
+def write_progress(folder: Folder, record: ShardRecord, statistics: Mapping[str, Any]) -> None:
+    """Notes that a shard is whole."""
+    value = asdict(record) | {"statistics": dict(statistics)}
+    folder.write_json(progress_name(record.split, record.index), value)
+
+
+def read_progress(folder: Folder, split: str) -> dict[int, ShardRecord]:
+    """The records of a split's shards that are whole, by index."""
+    written = set(folder.names(DATA))
+    found = {}
+    for name in folder.names(PROGRESS):
+        if name.rpartition("-")[0] != split:
+            continue
+        value = folder.read_json(f"{PROGRESS}/{name}")
+        record = None if value is None else ShardRecord.from_json(value)
+        # The record follows the shard, but somebody may have removed that.
+        if record is not None and record.file.rpartition("/")[2] in written:
+            found[record.index] = record
+    return found
+
+
+def read_shard_statistics(folder: Folder, record: ShardRecord) -> dict[str, Any]:
+    """What `write_progress` was given with a record."""
+    return folder.read_json(progress_name(record.split, record.index))["statistics"]

@@ -1,0 +1,162 @@
+"""Checks a prepared dataset against its manifest: every byte, every row, every code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from datasets_scripts.dataset.manifest import (
+    MANIFEST,
+    STATISTICS,
+    Manifest,
+    ShardRecord,
+    read_manifest,
+)
+from datasets_scripts.dataset.shards import DATA, checksum, read_rows
+from datasets_scripts.dataset.storage import Folder
+from datasets_scripts.dataset.summary import Statistics
+from datasets_scripts.sources.ids import SeenIds
+
+_COLUMNS = ("id", "codes", "latents", "num_samples", "num_channels", "gain", "fingerprint")
+
+
+def verify_dataset(address: str | Path, *, progress: bool = False) -> list[str]:
+    """Reads a prepared dataset and compares it with its manifest and statistics.
+
+    Args:
+        address: Folder or fsspec address.
+        progress: Whether to show a bar.
+
+    Returns:
+        What is wrong, a line each; empty if nothing is. Damaged files do not end the search.
+
+    Raises:
+        FileNotFoundError: If there is no manifest.
+        ValueError: If the manifest cannot be understood.
+    """
+    folder = Folder(address)
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise FileNotFoundError(f"There is no {folder.path(MANIFEST)}: not a prepared dataset.")
+    problems: list[str] = []
+    if not manifest.complete:
+        problems.append("the preparation is not complete: run it again, it goes on where it was")
+    listed = {shard.file.rpartition("/")[2] for shard in manifest.shards}
+    problems += [
+        f"{DATA}/{name} is not in {MANIFEST}"
+        for name in folder.names(DATA)
+        if manifest.complete and name not in listed
+    ]
+    statistics = folder.read_json(STATISTICS) or {"splits": {}}
+    with tqdm(total=len(manifest.shards), unit="shard", disable=not progress) as bar:
+        for split in manifest.splits:
+            check = _Split(folder, manifest)
+            for shard in manifest.shards:
+                if shard.split == split:
+                    problems += check.shard(shard)
+                    bar.update()
+            problems += check.statistics(split, statistics)
+    return problems
+
+
+class _Split:
+    """Goes through the shards of one split."""
+
+    def __init__(self, folder: Folder, manifest: Manifest) -> None:
+        self._folder, self._manifest = folder, manifest
+        self._ids = SeenIds()
+        latents = manifest.latent_dim if manifest.options["latents"] else 0
+        self._sums = Statistics(manifest.codebook_sizes, latents)
+        self._whole = True
+        self._schema = manifest.row_format().features().arrow_schema
+
+    def shard(self, record: ShardRecord) -> list[str]:
+        """What is wrong with a shard."""
+        problems = list(self._shard(record))
+        self._whole = self._whole and not problems
+        return [f"{record.file}: {problem}" for problem in problems]
+
+    def _shard(self, record: ShardRecord) -> Iterator[str]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            with self._folder.open(record.file) as stream:
+                size, digest = checksum(stream)
+        except OSError as error:
+            yield f"cannot be read ({error})"
+            return
+        if (size, digest) != (record.bytes, record.sha256):
+            yield f"has {size} bytes and SHA-256 {digest[:16]}..., not {record.bytes} and" + (
+                f" {record.sha256[:16]}..."
+            )
+        try:
+            with self._folder.open(record.file) as stream:
+                file = pq.ParquetFile(stream)
+                if file.schema_arrow != self._schema:
+                    yield "has other columns or types than the manifest says"
+                    return
+                rows = 0
+                for batch in file.iter_batches(batch_size=100):
+                    rows += len(batch)
+                    for row in read_rows(batch, _COLUMNS):
+                        yield from self._row(row)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            yield f"is no Parquet file that can be read ({error})"
+            return
+        if rows != record.rows:
+            yield f"has {rows} rows, not {record.rows}"
+
+    def _row(self, row: dict[str, Any]) -> Iterator[str]:
+        name = f"row {row['id']!r}"
+        if self._ids.add(str(row["id"])):
+            yield f"{name}: the id occurs twice"
+        if row["fingerprint"] != self._manifest.fingerprint:
+            yield f"{name}: made by the tokenizer {row['fingerprint']}"
+        sizes = np.array(self._manifest.codebook_sizes)
+        codes, latents = row["codes"], row["latents"]
+        if codes is not None and bool(((codes < 0) | (codes >= sizes)).any()):
+            yield f"{name}: a code is out of range"
+            return
+        if latents is not None and not np.isfinite(latents.astype(np.float32)).all():
+            yield f"{name}: latents that are not finite"
+        for key, asked in (("codes", codes), ("latents", latents)):
+            if (asked is not None) != self._manifest.options[key]:
+                yield f"{name}: {key} are {'there' if asked is not None else 'missing'}"
+                return
+        groups = -(-row["num_channels"] // self._manifest.channels_coded_jointly)
+        for values in (codes, latents):
+            if values is not None and (len(values) == 0 or len(values) % groups):
+                yield f"{name}: {len(values)} frames for {row['num_channels']} channels"
+        if len(row["gain"] or ()) != row["num_channels"]:
+            yield f"{name}: {len(row['gain'] or ())} gains for {row['num_channels']} channels"
+        self._sums.add_row({"codes": codes, "latents": latents, "num_samples": row["num_samples"]})
+
+    def statistics(self, split: str, statistics: dict[str, Any]) -> Iterator[str]:
+        """What is wrong with a split's statistics."""
+        part = statistics["splits"].get(split)
+        if part is None:
+            yield f"{STATISTICS} has no split {split!r}"
+        elif self._whole:
+            sums = self._sums.to_json()
+            wrong = [
+                key
+                for key, value in sums.items()
+                if not _close(_flat(value), _flat(part["sums"][key]))
+            ]
+            if wrong:
+                yield f"{STATISTICS}: {', '.join(wrong)} of {split!r} are not those of the rows"
+
+
+def _close(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and np.allclose(a, b, rtol=1e-9)
+
+
+def _flat(value: Any) -> np.ndarray:
+    if isinstance(value, list) and value and isinstance(value[0], list):
+        return np.concatenate([np.asarray(part, dtype=np.float64) for part in value])
+    return np.asarray(value, dtype=np.float64)

@@ -1,0 +1,1 @@
+"""Preparation: from clips of a corpus to rows of a dataset."""

@@ -1,0 +1,236 @@
+"""Clips in, rows out, in order: the part that one process, several, and a cluster have in common.
+
+A row depends on its clip, the tokenizer and `RowOptions` alone: not on what it is batched with, nor
+on how many threads read or compute.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from datasets_scripts.preparation.options import Resources, RowOptions
+from datasets_scripts.preparation.read_ahead import ReadAhead
+from datasets_scripts.preparation.reading import ClipReader, Piece
+from datasets_scripts.preparation.segments import segment_length
+from datasets_scripts.sources.corpus import Clip, Missing
+from tokenizer import LatentTokenizer
+
+Row = dict[str, Any]
+
+# Batches from which one is chosen by length.
+WINDOW_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class Task:
+    """A clip to prepare.
+
+    Attributes:
+        index: Its number in the split, missing clips counted.
+        item: The clip, or what is there instead.
+    """
+
+    index: int
+    item: Clip | Missing
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One event of `encode_tasks`: a row, or the end of a clip.
+
+    Attributes:
+        index: The task's.
+        clip_id: The clip's.
+        row: A row; None at the end of a clip.
+        error: At the end of a clip: why it, or the rest of it, could not be encoded.
+    """
+
+    index: int
+    clip_id: str
+    row: Row | None = None
+    error: str | None = None
+
+
+def encode_tasks(
+    tokenizer: LatentTokenizer,
+    tasks: Iterable[Task],
+    options: RowOptions,
+    resources: Resources = Resources(),  # noqa: B008 - frozen.
+) -> Generator[Encoded, None, None]:
+    """Encodes clips while the next ones are read.
+
+    Args:
+        tokenizer: On the device it shall run on.
+        tasks: What to encode; taken in a thread.
+        options: What the rows hold.
+        resources: How much memory and how many threads to use.
+
+    Yields:
+        For each task, in order, its rows and then its end.
+
+    Raises:
+        Exception: What ``tasks`` raises. A clip that cannot be read raises nothing: its end says
+            so.
+    """
+    encoder = _Encoder(tokenizer, options)
+    # With none at all, no event would ever be taken.
+    batch = max(1, round(resources.batch_seconds * tokenizer.sampling_rate))
+    window = WINDOW_BATCHES * batch
+    reader = ClipReader(
+        target_rate=tokenizer.sampling_rate,
+        segment=None
+        if options.segment_seconds is None
+        else segment_length(options.segment_seconds, tokenizer.sampling_rate, tokenizer.hop_length),
+        downmix=options.downmix,
+        longest=window,
+    )
+    # A window is encoded while the next one is read.
+    with ReadAhead(
+        tasks,
+        lambda task: reader.pieces(task.item),
+        num_threads=resources.num_readers,
+        limit=2 * window,
+    ) as ahead:
+        failed: dict[int, str] = {}
+        while not ahead.finished:
+            events = _take_window(ahead, window)
+            pieces = {i: (t, e) for i, (t, e) in enumerate(events) if isinstance(e, Piece)}
+            coded = encoder.encode(pieces, batch)
+            ready: dict[int, Row | str] = {}
+            for place, (task, event) in enumerate(events):
+                if not isinstance(event, Piece):
+                    error = failed.pop(task.index, None)
+                    error = error if event is None else _reason(event)
+                    yield Encoded(task.index, task.item.id, error=error)
+                    continue
+                while place not in ready:  # Batches are not in order; rows are.
+                    ready.update(next(coded))
+                row = ready.pop(place)
+                if isinstance(row, str):
+                    failed.setdefault(task.index, row)
+                else:
+                    yield Encoded(task.index, task.item.id, row)
+                ahead.release(event.weight)
+
+
+def _take_window(ahead: ReadAhead[Task, Piece], window: int) -> list[tuple[Task, Any]]:
+    """Waits for one event, then takes what is ready: the encoder never waits for a full window."""
+    events: list[tuple[Task, Any]] = []
+    weight = 0
+    while weight < window and (event := ahead.take(wait=not events)) is not None:
+        task, what = event
+        if isinstance(what, BaseException) and not isinstance(
+            what, (ValueError, OSError, RuntimeError)
+        ):
+            raise what
+        events.append((task, what))
+        weight += what.weight if isinstance(what, Piece) else 0
+    return events
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+class _Encoder:
+    """Encodes pieces in batches of similar length."""
+
+    def __init__(self, tokenizer: LatentTokenizer, options: RowOptions) -> None:
+        self._tokenizer, self._options = tokenizer, options
+        self._fingerprint = tokenizer.fingerprint
+
+    def encode(
+        self, pieces: Mapping[int, tuple[Task, Piece]], batch: int
+    ) -> Iterator[dict[int, Row | str]]:
+        """Yields batches of rows, or of reasons why there is none, under the keys of the pieces.
+
+        Args:
+            pieces: What to encode.
+            batch: Samples of a batch, padding included.
+        """
+        places = list(pieces)
+        for group in by_length([piece.num_samples for _, piece in pieces.values()], batch):
+            chosen = [places[i] for i in group]
+            coded = self._encode_batch([pieces[place][1].audio for place in chosen])
+            yield {
+                place: row if isinstance(row, str) else self._finish(row, *pieces[place])
+                for place, row in zip(chosen, coded, strict=True)
+            }
+
+    def _encode_batch(self, audio: list[Any]) -> list[Row | str]:
+        try:
+            return self._encode_all(audio)
+        except (ValueError, OSError) as error:
+            if len(audio) == 1:
+                return [_reason(error)]
+            # One clip must not take the others with it.
+            return [row for one in audio for row in self._encode_batch([one])]
+
+    def _encode_all(self, audio: list[Any]) -> list[Row | str]:
+        o, tokenizer = self._options, self._tokenizer
+        if o.latents:
+            columns = tokenizer.encode_latents(audio, downmix=o.downmix)
+        else:
+            columns = tokenizer.encode_codes(audio, n_codebooks=o.n_codebooks, downmix=o.downmix)
+        rows = [{name: column[i] for name, column in columns.items()} for i in range(len(audio))]
+        if o.latents and o.codes:
+            # The same codes as encode_codes' own, without encoding twice.
+            rows = [
+                row | tokenizer.latents_to_codes(row, n_codebooks=o.n_codebooks) for row in rows
+            ]
+        return [*rows]
+
+    def _finish(self, row: Row, task: Task, piece: Piece) -> Row | str:
+        clip = task.item
+        assert isinstance(clip, Clip)
+        latents = row.get("latents")
+        if latents is not None:
+            with np.errstate(over="ignore"):
+                latents = latents.astype(np.float16)
+            if not np.isfinite(latents).all():
+                return "its latents exceed the range of float16 (65,504)"
+        cut = self._options.segment_seconds is not None
+        return {
+            "id": f"{clip.id}@{piece.start}" if cut else clip.id,
+            "source_id": clip.id,
+            "start": piece.start,
+            "codes": row.get("codes"),
+            "latents": latents,
+            "gain": row["gain"],
+            "num_samples": row["num_samples"],
+            "num_channels": row["num_channels"],
+            "label": clip.label,
+            "caption": clip.caption,
+            "metadata": _metadata(clip),
+            "fingerprint": self._fingerprint,
+        }
+
+
+def _metadata(clip: Clip) -> str | None:
+    found = dict(clip.metadata)
+    return json.dumps(found, ensure_ascii=False, sort_keys=True) if found else None
+
+
+def by_length(lengths: Sequence[int], batch: int) -> Iterator[list[int]]:
+    """Batches of indices of similar length.
+
+    Args:
+        lengths: Samples of each.
+        batch: The longest times the number is at most this; one that is longer comes alone.
+
+    Yields:
+        Indices, shortest first.
+    """
+    group: list[int] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if group and (len(group) + 1) * lengths[i] > batch:
+            yield group
+            group = []
+        group.append(i)
+    if group:
+        yield group

@@ -1,0 +1,74 @@
+"""What a preparation is asked for, and what it may use; nothing here needs torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from datasets_scripts.preparation.segments import segment_length
+
+if TYPE_CHECKING:
+    from tokenizer import LatentTokenizer
+
+
+@dataclass(frozen=True)
+class RowOptions:
+    """Everything besides corpus and tokenizer that decides the rows and how they are sharded.
+
+    Attributes:
+        codes: Whether rows have codes.
+        latents: Whether rows have latents.
+        n_codebooks: How many codebooks; None for all.
+        bitrate: Instead of ``n_codebooks``: the most that fit into this many bit/s and channel.
+        segment_seconds: Longer clips are cut into segments of this length, rounded to whole
+            frames, a row each; None for a row a clip.
+        downmix: Whether to average channels into one.
+        clips_per_shard: Clips of the corpus, missing ones included, that a shard stands for.
+    """
+
+    codes: bool = True
+    latents: bool = False
+    n_codebooks: int | None = None
+    bitrate: float | int | None = None
+    segment_seconds: float | int | None = None
+    downmix: bool = False
+    clips_per_shard: int = 500
+
+    def __post_init__(self) -> None:
+        if not (self.codes or self.latents):
+            raise ValueError("Nothing to prepare: ask for codes, latents or both.")
+        if self.clips_per_shard < 1:
+            raise ValueError(f"clips_per_shard={self.clips_per_shard}; it must be at least 1.")
+
+    def resolved(self, tokenizer: LatentTokenizer) -> RowOptions:
+        """The same with the number of codebooks spelt out; checks that the tokenizer has them."""
+        n = tokenizer.resolve_codebooks(self.n_codebooks, self.bitrate) if self.codes else None
+        if self.segment_seconds is not None:
+            segment_length(self.segment_seconds, tokenizer.sampling_rate, tokenizer.hop_length)
+        return replace(self, n_codebooks=n, bitrate=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """The attributes by name; of a `resolved` one, whose bitrate is spelt out."""
+        return {key: value for key, value in asdict(self).items() if key != "bitrate"}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What encoding may use; it does not change the rows.
+
+    Attributes:
+        batch_seconds: Audio of a batch, padding included.
+        num_readers: Threads that read and resample ahead of the encoder.
+    """
+
+    batch_seconds: float | int = 120.0
+    num_readers: int = 2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.batch_seconds < math.inf:
+            raise ValueError(
+                f"batch_seconds={self.batch_seconds:g}; it must be positive and finite."
+            )
+        if self.num_readers < 1:
+            raise ValueError(f"num_readers={self.num_readers}; it must be at least 1.")

@@ -1,0 +1,132 @@
+"""Clips as pieces of audio in memory, at the tokenizer's rate, cut where that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from datasets_scripts.preparation.segments import cut
+from datasets_scripts.sources.corpus import Clip, Missing
+from tokenizer import AudioSource, open_audio
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What becomes a row.
+
+    Attributes:
+        start: Its first sample's place in the clip, at the tokenizer's rate.
+        num_samples: N; of audio that is not in memory, a lower bound.
+        audio: As `LatentTokenizer.encode_codes` takes it.
+        weight: Samples in memory, those of all channels.
+    """
+
+    start: int
+    num_samples: int
+    audio: Any
+    weight: int
+
+
+@dataclass(frozen=True)
+class ClipReader:
+    """Reads clips.
+
+    Attributes:
+        target_rate: Hz.
+        segment: Samples of a segment; None for whole clips.
+        downmix: Whether to average channels into one.
+        longest: Samples, of all channels, that a whole file may have in memory. Longer ones are
+            read again, block by block, by the encoder.
+    """
+
+    target_rate: int
+    segment: int | None
+    downmix: bool
+    longest: int
+
+    def pieces(self, item: Clip | Missing) -> Iterator[Piece]:
+        """Yields what becomes a row each.
+
+        Raises:
+            ValueError: If the clip is missing, is not audio, or is damaged.
+            OSError: If it cannot be read.
+        """
+        if isinstance(item, Missing):
+            raise ValueError(item.reason)
+        source, audio = self._open(item)
+        whole_file = item.start is None and item.end is None
+        first = round((item.start or 0) * self.target_rate)
+        end = None if item.end is None else round(item.end * self.target_rate)
+        blocks = trim(source.blocks(), first, end)
+        if self.segment is not None:
+            found = False
+            for start, samples in cut(blocks, self.segment):
+                found = True
+                yield self._piece(start, samples)
+            self._require(found, item)
+            return
+        held: list[np.ndarray] = []
+        num_held = 0
+        for block in blocks:
+            held.append(block)
+            num_held += block.size
+            if num_held > self.longest and whole_file:
+                yield Piece(0, self.longest + 1, audio, weight=0)
+                return
+        self._require(bool(held), item)
+        yield self._piece(0, np.concatenate(held, axis=-1))
+
+    def _piece(self, start: int, samples: np.ndarray) -> Piece:
+        audio = {"array": samples, "sampling_rate": self.target_rate}
+        return Piece(start, samples.shape[-1], audio, weight=samples.size)
+
+    def _require(self, found: bool, clip: Clip) -> None:
+        if not found:
+            raise ValueError(f"{clip.audio} ends before the clip begins, at {clip.start or 0:g} s.")
+
+    def _open(self, clip: Clip) -> tuple[AudioSource, Any]:
+        options = {"target_rate": self.target_rate, "downmix": self.downmix}
+        audio: Any = clip.audio
+        if not isinstance(audio, Path):
+            audio = {"bytes": audio.read_bytes(), "path": str(audio)}
+        try:
+            return open_audio(audio, **options), audio
+        except ValueError:
+            # What libsndfile does not know (AAC, say), torchcodec may.
+            decoder = _torchcodec(audio)
+            if decoder is None:
+                raise
+            return open_audio(decoder, **options), decoder
+
+
+def trim(
+    blocks: Iterable[Float32[np.ndarray, "C _"]], first: int, end: int | None
+) -> Iterator[Float32[np.ndarray, "C _"]]:
+    """Samples ``first`` to ``end`` (None: the last) of a signal; what follows is not read."""
+    place = 0
+    for block in blocks:
+        start, stop = place, place + block.shape[-1]
+        wanted = block[:, max(first - start, 0) : None if end is None else max(end - start, 0)]
+        if wanted.shape[-1]:
+            yield wanted
+        place = stop
+        if end is not None and place >= end:
+            return
+
+
+def _torchcodec(audio: Path | dict[str, Any]) -> Any:
+    """A decoder of torchcodec, by path or bytes; None if it is not installed or cannot either."""
+    if find_spec("torchcodec") is None:
+        return None
+    try:
+        from torchcodec.decoders import AudioDecoder  # pyright: ignore[reportMissingImports]
+
+        return AudioDecoder(audio if isinstance(audio, Path) else audio["bytes"])
+    except (ImportError, ValueError, RuntimeError, OSError):
+        return None

@@ -1,0 +1,1 @@
+"""Where clips come from: corpora, downloads, archives, tables, trees of files."""

@@ -1,0 +1,202 @@
+"""Unpacking of archives that came from elsewhere: nothing lands outside the folder, or half."""
+
+from __future__ import annotations
+
+import io
+import lzma
+import shutil
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import accumulate
+from pathlib import Path
+
+from tqdm import tqdm
+
+from datasets_scripts.sources.tree import checked_name
+
+_COPY = 2**20
+_STAGING = ".unpacking-"
+
+# What the standard library raises for an archive that is cut off or altered.
+_DAMAGED = (
+    tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError,
+    struct.error, UnicodeError, OverflowError, KeyError, IndexError,
+    RuntimeError,  # zipfile's, for archives with passwords or of an unknown compression
+)  # fmt: skip
+
+
+def unpack(archive: Path, folder: Path, *, progress: bool = False) -> None:
+    """Unpacks a tar (also .gz, .bz2, .xz) or zip archive, the latter in parts too (.z01, .zip).
+
+    All goes to a hidden folder first and is moved, file by file, when it is complete.
+
+    Args:
+        archive: The archive; of one in parts, the last one, which ends in ``.zip``.
+        folder: Where to; what is there is kept, files of the same names are replaced.
+        progress: Whether to show a bar.
+
+    Raises:
+        ValueError: If it is not an archive or damaged, or a member would land outside the folder.
+        OSError: If the disk is full.
+    """
+    staging = folder / f"{_STAGING}{archive.name}"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        with tqdm(desc=f"unpack {archive.name}", unit="file", disable=not progress) as bar:
+            if archive.suffix == ".zip":
+                _unpack_zip(archive, staging, bar)
+            else:
+                _unpack_tar(archive, staging, bar)
+    except BaseException as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        if isinstance(error, _DAMAGED):
+            raise ValueError(
+                f"{archive} is damaged or not an archive ({error}): delete it and fetch it again."
+            ) from error
+        raise
+    _move_all(staging, folder)
+    shutil.rmtree(staging)
+
+
+def is_unpacking(folder: Path) -> bool:
+    """Whether an unpacking into this folder was broken off."""
+    return any(folder.glob(f"{_STAGING}*"))
+
+
+def _move_all(source: Path, target: Path) -> None:
+    target.mkdir(exist_ok=True)
+    for path in sorted(source.iterdir()):
+        if path.is_dir() and not path.is_symlink():
+            _move_all(path, target / path.name)
+        else:
+            path.replace(target / path.name)
+
+
+def _unpack_tar(archive: Path, folder: Path, bar: tqdm) -> None:
+    # As a stream: to seek in a compressed file is to read it again from its beginning.
+    with tarfile.open(archive, "r|*") as tar:
+        for member in tar:
+            # The filter "data" allows links inside of the folder; chains of them have led out of it
+            # before (CVE-2025-4517). No corpus has any.
+            if not (member.isreg() or member.isdir()):
+                raise ValueError(
+                    f"{archive} is refused: {member.name!r} is neither file nor folder."
+                )
+            try:
+                tar.extract(member, folder, filter="data")
+            except tarfile.FilterError as error:
+                raise ValueError(f"{archive} is refused: {error}.") from None
+            tar.members = []  # pyright: ignore[reportAttributeAccessIssue] - else all are kept.
+            bar.update()
+
+
+def _unpack_zip(archive: Path, folder: Path, bar: tqdm) -> None:
+    with _open_zip(archive) as members:
+        total = sum(info.file_size for info in members.infolist())
+        free = shutil.disk_usage(folder).free
+        if total > free:
+            raise OSError(f"{archive} unpacks to {total:,} bytes; {folder} has {free:,} free.")
+        bar.total = len(members.infolist())
+        for info in members.infolist():
+            name = checked_name(info.filename, str(archive))
+            mode = info.external_attr >> 16
+            if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise ValueError(f"{archive} is refused: {name!r} is neither file nor folder.")
+            path = folder / name
+            if info.is_dir():
+                path.mkdir(parents=True, exist_ok=True)
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with members.open(info) as source, path.open("wb") as target:
+                    shutil.copyfileobj(source, target, _COPY)
+            bar.update()
+
+
+def zip_parts(archive: Path) -> list[Path]:
+    """The parts of a split zip archive (.z01, .z02, ...) and itself, which is the last one.
+
+    Raises:
+        FileNotFoundError: If one in between is not there.
+    """
+    found = [p for p in archive.parent.glob(f"{archive.stem}.z*") if p.suffix[2:].isdigit()]
+    parts = sorted(found, key=lambda part: int(part.suffix[2:]))
+    for number, part in enumerate(parts, start=1):
+        if int(part.suffix[2:]) != number:
+            raise FileNotFoundError(f"{archive} lacks its part {archive.stem}.z{number:02d}.")
+    return [*parts, archive]
+
+
+@contextmanager
+def _open_zip(archive: Path) -> Iterator[zipfile.ZipFile]:
+    parts = zip_parts(archive)
+    if len(parts) == 1:
+        with zipfile.ZipFile(archive) as members:
+            yield members
+        return
+    with _Joined(parts) as joined, zipfile.ZipFile(joined) as members:
+        # `zipfile` takes all for one file in which places count from the beginning of the last
+        # part's directory. They count from the beginning of the part that a member begins in.
+        shift = joined.starts[-1]
+        for info in members.infolist():
+            if info.volume >= len(parts):
+                raise ValueError(
+                    f"{archive} has {info.volume + 1} parts or more: not all are there."
+                )
+            info.header_offset += joined.starts[info.volume] - shift
+            # Computed from the wrong places; guards against members that overlap.
+            if hasattr(info, "_end_offset"):
+                info._end_offset = None  # pyright: ignore[reportAttributeAccessIssue]
+        yield members
+
+
+class _Joined(io.RawIOBase):
+    """Files one after the other as one.
+
+    Attributes:
+        starts: Where each of them begins.
+    """
+
+    def __init__(self, paths: list[Path]) -> None:
+        self._files = [path.open("rb") for path in paths]
+        ends = list(accumulate(path.stat().st_size for path in paths))
+        self.starts, self._size = [0, *ends[:-1]], ends[-1]
+        self._position = 0
+
+    def close(self) -> None:
+        for file in self._files:
+            file.close()
+        super().close()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        if base + offset < 0:
+            raise OSError("negative seek position")
+        self._position = base + offset
+        return self._position
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = max(self._size - self._position, 0)
+        left = left if size is None or size < 0 else min(size, left)
+        chunks = []
+        while left:
+            part = max(i for i, start in enumerate(self.starts) if start <= self._position)
+            self._files[part].seek(self._position - self.starts[part])
+            chunk = self._files[part].read(left)
+            if not chunk:
+                break
+            chunks.append(chunk)
+            left -= len(chunk)
+            self._position += len(chunk)
+        return b"".join(chunks)

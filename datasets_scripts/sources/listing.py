@@ -1,0 +1,69 @@
+"""Clips that metadata lists, checked one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from datasets_scripts.sources.corpus import Clip, Missing
+from datasets_scripts.sources.tree import Tree
+
+
+class Listing:
+    """Makes clips of what metadata lists; reports what comes twice or is not there.
+
+    Args:
+        tree: The corpus.
+    """
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._seen: set[str] = set()
+
+    def clip(self, clip_id: str, file: str, where: str, **fields: Any) -> Clip | Missing:
+        """A clip, or why there is none.
+
+        Args:
+            clip_id: As `Clip.id`.
+            file: Name of its audio in the tree.
+            where: Where it is listed; for the reason.
+            **fields: Of `Clip`.
+        """
+        if (unreadable := not_text(clip_id) or not_texts(clip_id, fields)) is not None:
+            return unreadable
+        if clip_id in self._seen:
+            return Missing(clip_id, f"{where} lists it a second time")
+        self._seen.add(clip_id)
+        if not self._tree.has(file):
+            return Missing(clip_id, f"there is no file {file}, which {where} lists")
+        return Clip(clip_id, self._tree.audio(file), **fields)
+
+
+def not_texts(clip_id: str, fields: Mapping[str, Any]) -> Missing | None:
+    """Reports a clip with a label, caption or metadata that UTF-8 cannot hold.
+
+    JSON may hold halves of characters (surrogates). Written to a dataset, one would end the run,
+    and every run after it.
+    """
+    try:
+        for text in (fields.get("label"), fields.get("caption"), *_items(fields.get("metadata"))):
+            (text or "").encode()
+    except UnicodeEncodeError:
+        return Missing(clip_id, "its label, caption or metadata is not text in UTF-8")
+    return None
+
+
+def _items(metadata: Mapping[str, str] | None) -> Iterator[str]:
+    for key, value in (metadata or {}).items():
+        yield key
+        yield value
+
+
+def not_text(name: str) -> Missing | None:
+    """Reports a file whose name is not UTF-8 (Python then has surrogates in it)."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        shown = name.encode("utf-8", "backslashreplace").decode()
+        return Missing(shown, "its name is not text in UTF-8: rename the file")
+    return None

@@ -1,0 +1,141 @@
+"""Metadata files as rows of strings: CSV, JSON lines, Parquet. Each error names file and line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from datasets_scripts.sources.tree import Tree
+
+Row = dict[str, str]
+
+
+def read_csv(
+    tree: Tree, name: str, required: Sequence[str], *, columns: Sequence[str] | None = None
+) -> Iterator[tuple[str, Row]]:
+    """The rows of a CSV file (RFC 4180).
+
+    Args:
+        tree: Where it is.
+        name: Its name.
+        required: Columns that must be there.
+        columns: The columns of a file that has no header.
+
+    Yields:
+        For each row where it is ("metadata.csv, line 3") and its cells by column.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is empty, or a column is missing, or a row is broken.
+    """
+    rows = csv_cells(tree, name)
+    header = columns or next(rows, (0, None))[1]
+    if not header:
+        raise ValueError(f"{tree.path(name)} is empty: expected columns {', '.join(required)}.")
+    check_columns(header, required, tree.path(name))
+    for line, cells in rows:
+        if len(cells) != len(header):
+            raise ValueError(
+                f"{tree.path(name)}, line {line}: {len(cells)} cells, but there are {len(header)}"
+                " columns."
+            )
+        yield f"{name}, line {line}", dict(zip(header, cells, strict=True))
+
+
+def csv_cells(tree: Tree, name: str) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV file as they are, without blank ones: number of the line, cells."""
+    reader, path = csv.reader(tree.lines(name), strict=True), tree.path(name)
+    while True:
+        first = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {first}: {error}. Is it a CSV file?") from None
+        if cells:  # A blank line has none.
+            yield first, cells
+
+
+def check_columns(header: Iterable[str], required: Sequence[str], path: str) -> None:
+    """Raises ValueError if a column is missing, or there twice."""
+    header = list(header)
+    if missing := [name for name in required if name not in header]:
+        raise ValueError(
+            f"{path} has no column {', '.join(missing)}. Its columns: {', '.join(header)}."
+        )
+    if twice := sorted({name for name in header if header.count(name) > 1}):
+        raise ValueError(f"{path} has the column {', '.join(twice)} twice.")
+
+
+def read_jsonl(tree: Tree, name: str, required: Sequence[str]) -> Iterator[tuple[str, Row]]:
+    """The objects of a file of JSON lines, values as strings; otherwise as `read_csv`."""
+    for number, line in enumerate(tree.lines(name), start=1):
+        if not line.strip():
+            continue
+        where = f"{tree.path(name)}, line {number}"
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{where} is not JSON: {error}.") from None
+        if not isinstance(value, dict):
+            raise ValueError(f"{where} is not a JSON object: {line.strip()[:60]}")
+        check_columns(value, required, where)
+        yield f"{name}, line {number}", as_row(value)
+
+
+def read_parquet(tree: Tree, name: str, required: Sequence[str]) -> Iterator[tuple[str, Row]]:
+    """The rows of a Parquet file, values as strings, in bounded memory; otherwise as `read_csv`.
+
+    Raises:
+        ImportError: If pyarrow is not installed.
+    """
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError:
+        raise ImportError(
+            f'{tree.path(name)} needs pyarrow: pip install "latent-tokenizer[datasets]".'
+        ) from None
+    with tree.open(name) as stream:
+        try:
+            file = ParquetFile(stream)
+            check_columns(file.schema_arrow.names, required, tree.path(name))
+        except (ArrowException, OSError, TypeError, OverflowError) as error:
+            raise ValueError(f"{tree.path(name)} is not a Parquet file: {error}") from None
+        number = 0
+        batches = file.iter_batches(batch_size=1024)
+        while True:
+            try:
+                values = next(batches).to_pylist()
+            except StopIteration:
+                return
+            except (ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
+                raise ValueError(
+                    f"{tree.path(name)} is damaged behind row {number}: {error}"
+                ) from None
+            for value in values:
+                number += 1
+                yield f"{name}, row {number}", as_row(value)
+
+
+def as_row(value: Mapping[str, Any]) -> Row:
+    """Values as strings: null is left out, numbers and lists are written as JSON."""
+    return {str(key): _as_string(item) for key, item in value.items() if item is not None}
+
+
+def _as_string(value: Any) -> str:
+    # Dates and the like, which JSON has not, as Python writes them.
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def pick(row: Mapping[str, str], columns: Iterable[str]) -> str | None:
+    """The first of these cells that is there and not empty."""
+    return next((row[name] for name in columns if row.get(name)), None)
+
+
+def without_empty(row: Mapping[str, str]) -> Row:
+    """The cells that say something."""
+    return {key: value for key, value in row.items() if value}

@@ -1,0 +1,190 @@
+"""The folder that a corpus lies in: on this machine, or at any address that fsspec knows."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from datasets_scripts.sources.corpus import CorpusInfo, RemoteFile
+
+# What libsndfile reads, and what torchcodec may where it is installed. A file that turns out
+# unreadable is reported by name; one that is not in this list would be passed over in silence.
+AUDIO_SUFFIXES = frozenset(
+    (
+        ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".caf", ".w64",
+        ".rf64", ".au", ".m4a", ".aac", ".wma", ".webm",
+    )
+)  # fmt: skip
+
+
+def is_audio(name: str) -> bool:
+    """Whether a name has the suffix of an audio file."""
+    return PurePosixPath(name).suffix.lower() in AUDIO_SUFFIXES
+
+
+def is_address(root: str | Path) -> bool:
+    """Whether this is an address for fsspec rather than a path."""
+    return "://" in str(root)
+
+
+def checked_name(name: str, source: str) -> str:
+    """A name that metadata gives to a file, with single slashes.
+
+    Args:
+        name: Path relative to the corpus, or to its metadata.
+        source: Where it is written; for messages.
+
+    Raises:
+        ValueError: If it is empty, absolute, or leads out of its folder.
+    """
+    parts = name.replace("\\", "/").split("/")
+    absolute = name.startswith(("/", "\\")) or PureWindowsPath(name).drive or is_address(name)
+    if not name.strip() or absolute or ".." in parts or "\0" in name:
+        raise ValueError(
+            f"{source} names the file {name!r}: expected a path inside the folder, relative to it."
+        )
+    return "/".join(part for part in parts if part not in ("", "."))
+
+
+class Tree:
+    """A folder with names relative to it, written with slashes on every machine.
+
+    Hidden files, whose names begin with a dot, are not there.
+
+    Args:
+        root: A path, or an address that fsspec knows.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = str(root).rstrip("/") or "/"
+        self._fs: Any = None
+        self._base = self.root
+        if is_address(root):
+            from fsspec.core import url_to_fs
+
+            self._fs, self._base = url_to_fs(self.root)
+        self._listed: tuple[str, frozenset[str]] | None = None
+
+    def __str__(self) -> str:
+        return self.root
+
+    def path(self, name: str = "") -> str:
+        """Path or address of a file or folder; for messages."""
+        return f"{self.root}/{name}" if name else self.root
+
+    def _full(self, name: str) -> str:
+        return f"{self._base}/{name}" if name else self._base
+
+    def within(self, folder: str) -> Tree:
+        """A folder of this one as a tree of its own."""
+        return Tree(self.path(folder)) if folder else self
+
+    def is_folder(self, name: str = "") -> bool:
+        """Whether there is such a folder."""
+        full = self._full(name)
+        return Path(full).is_dir() if self._fs is None else bool(self._fs.isdir(full))
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+        if self._fs is None:
+            return Path(self._full(name)).is_file()
+        # One listing instead of a request for every file: they are asked for folder by folder.
+        folder, _, last = name.rpartition("/")
+        if self._listed is None or self._listed[0] != folder:
+            names = frozenset(self.list(folder)[1]) if self.is_folder(folder) else frozenset()
+            self._listed = (folder, names)
+        return last in self._listed[1]
+
+    def list(self, folder: str = "") -> tuple[list[str], list[str]]:
+        """The names of the folders and of the files in a folder, each sorted."""
+        full = self._full(folder)
+        if self._fs is None:
+            entries = [(path.name, path.is_dir()) for path in Path(full).iterdir()]
+        else:
+            entries = [
+                (PurePosixPath(entry["name"]).name, entry["type"] == "directory")
+                for entry in self._fs.ls(full, detail=True)
+                if entry["name"].rstrip("/") != full
+            ]
+        entries = sorted(entry for entry in entries if not entry[0].startswith("."))
+        folders = [name for name, is_folder in entries if is_folder]
+        return folders, [name for name, is_folder in entries if not is_folder]
+
+    def walk(self, folder: str = "") -> Iterator[str]:
+        """The names of all files beneath a folder: its own sorted, then its folders' in turn."""
+        return self._walk(folder, ())
+
+    def _walk(self, folder: str, above: tuple[Path, ...]) -> Iterator[str]:
+        if self._fs is None:
+            real = Path(self._full(folder)).resolve()
+            if real in above:
+                raise ValueError(f"{self.path(folder)} is a link to a folder that it is in.")
+            above = (*above, real)
+        prefix = f"{folder}/" if folder else ""
+        folders, files = self.list(folder)
+        yield from (prefix + name for name in files)
+        for name in folders:
+            yield from self._walk(prefix + name, above)
+
+    def audio(self, name: str) -> Path | RemoteFile:
+        """A file as `Clip.audio`."""
+        return Path(self._full(name)) if self._fs is None else RemoteFile(self.path(name))
+
+    def open(self, name: str) -> Any:
+        """Opens a file for reading bytes.
+
+        Raises:
+            FileNotFoundError: If it is not there.
+        """
+        if self._fs is None:
+            return Path(self._full(name)).open("rb")
+        return self._fs.open(self._full(name), "rb")
+
+    def lines(self, name: str) -> Iterator[str]:
+        """The lines of a text file in UTF-8, with their ends, as the `csv` module wants them.
+
+        Raises:
+            FileNotFoundError: If it is not there.
+            ValueError: If it is not UTF-8.
+        """
+        with self.open(name) as stream, io.TextIOWrapper(stream, "utf-8-sig", newline="") as text:
+            try:
+                yield from text
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{self.path(name)} is not text in UTF-8: {error}.") from None
+
+    def text(self, name: str) -> str:
+        """The content of a text file; errors as in `lines`."""
+        return "".join(self.lines(name))
+
+
+def find_tree(
+    root: str | Path, info: CorpusInfo, marker: str | Sequence[str], folders: Sequence[str] = ()
+) -> Tree:
+    """The corpus in a folder: the folder itself, or one of the names that its archive unpacks to.
+
+    Args:
+        root: Where the user says that it is.
+        info: Of the corpus, for messages.
+        marker: File or folder by which the corpus is known; several names if any of them will do.
+        folders: Names of folders in ``root`` to look into as well.
+
+    Raises:
+        FileNotFoundError: If it is in none of them.
+    """
+    tree = Tree(root)
+    markers = (marker,) if isinstance(marker, str) else tuple(marker)
+    for folder in ("", *folders):
+        found = tree.within(folder)
+        if any(found.has(name) or found.is_folder(name) for name in markers):
+            return found
+    expected = " or ".join(markers)
+    if not tree.is_folder():
+        raise FileNotFoundError(f"No such folder: {root}, where {info.title} should be.")
+    fetch = "download it first, or " if info.downloads else ""
+    raise FileNotFoundError(
+        f"{root} has no {expected}: that is not {info.title}. Please {fetch}name the folder that"
+        " has it."
+    )

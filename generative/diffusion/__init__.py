@@ -1,0 +1,1 @@
+"""Latent diffusion: the transformer, its training loss and its sampler."""

@@ -1,0 +1,353 @@
+"""`LatentDiffusion`: flow matching on the tokenizer's continuous latents.
+
+Latents x, of mean 0 and deviation 1 in every channel, and Gaussian noise n are mixed as
+``(1 - sigma) x + sigma n``; the network learns the velocity ``n - x`` (Lipman et al., 2023), with
+sigma drawn from a logit-normal distribution (Esser et al., 2024, Stable Diffusion 3). Schedulers of
+`diffusers` integrate it from noise to latents.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+    FlowMatchEulerDiscreteScheduler,
+)
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from generative.conditioning import Conditioner
+from generative.diffusion.diffusion_transformer import TRAIN_TIMESTEPS, DiffusionTransformer
+from generative.language_model.lm_config import MAX_DEPTH, MAX_WIDTH
+from generative.protocol import Batch, GenerationRequest, Row
+from generative.training.checkpoints import readable, saving
+
+# What hundreds of frames share (level, timbre) shows through more noise than each frame alone: it
+# is settled at high noise, so that is where steps are due (Esser et al., 2024, section 5.3.2, for
+# images of many pixels).
+SHIFT = 3.0
+
+Scheduler = FlowMatchEulerDiscreteScheduler | DPMSolverMultistepScheduler
+
+
+def make_scheduler(solver: str = "euler", shift: float | int = SHIFT) -> Scheduler:
+    """A scheduler for flow matching.
+
+    Args:
+        solver: "euler" or "dpm++" (second order, multistep).
+        shift: Above 1, more of the steps are taken at high noise.
+    """
+    if solver == "euler":
+        return FlowMatchEulerDiscreteScheduler(TRAIN_TIMESTEPS, shift=shift)
+    if solver != "dpm++":
+        raise ValueError(f"solver={solver!r} is neither 'euler' nor 'dpm++'.")
+    return DPMSolverMultistepScheduler(
+        TRAIN_TIMESTEPS,
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+        prediction_type="flow_prediction",
+        use_flow_sigmas=True,
+        flow_shift=shift,
+    )
+
+
+def set_steps(scheduler: Any, steps: int, device: torch.device) -> None:
+    """Plans ``steps`` evaluations.
+
+    Euler's own default spends its last evaluation between sigma 0.001 and 0; equal steps from 1
+    to 0 are what `diffusers`' flow matching pipelines use.
+    """
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        sigmas = np.linspace(1.0, 1.0 / steps, steps).tolist()
+        scheduler.set_timesteps(sigmas=sigmas, device=device)
+        return
+    with warnings.catch_warnings():
+        # NumPy's complaint about `diffusers`' and torch's own code.
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        scheduler.set_timesteps(steps, device=device)
+
+
+class LatentDiffusion(ModelMixin, ConfigMixin):
+    """A diffusion transformer, its conditions and the statistics of the latents.
+
+    Args:
+        latent_dim: D of the tokenizer.
+        labels: Names of the classes that it can be asked for.
+        text_encoder: A `transformers` text encoder (a name or folder) for captions; None for none.
+        width: Of the transformer.
+        depth: Of the transformer.
+        heads: Of the transformer.
+        patch_frames: Frames per token of the transformer.
+        condition_dropout: Share of training items whose conditions are hidden, which is what
+            guidance needs.
+        logit_mean: Of the logit of sigma in training.
+        logit_std: Of the logit of sigma in training.
+        shift: Of the sampling schedule; see `make_scheduler`.
+        gains: Level of the training rows of each class, and under "" of all: latents are of audio
+            at level 1.
+        fingerprint: Of the tokenizer that made the latents, so that no other decodes them.
+
+    Attributes:
+        latents_mean: Buffer ``[D]``, set by `set_statistics`.
+        latents_std: Buffer ``[D]``, set by `set_statistics`.
+    """
+
+    column = "latents"
+    latents_mean: Tensor
+    latents_std: Tensor
+
+    @register_to_config
+    def __init__(
+        self,
+        latent_dim: int,
+        labels: Sequence[str] = (),
+        text_encoder: str | None = None,
+        width: int = 384,
+        depth: int = 8,
+        heads: int = 6,
+        patch_frames: int = 2,
+        condition_dropout: float | int = 0.1,
+        logit_mean: float | int = 0.0,  # noqa: ARG002
+        logit_std: float | int = 1.0,  # noqa: ARG002
+        shift: float | int = SHIFT,  # noqa: ARG002
+        gains: Mapping[str, float] | None = None,  # noqa: ARG002
+        fingerprint: str | None = None,  # noqa: ARG002
+    ) -> None:
+        super().__init__()
+        if depth > MAX_DEPTH or width > MAX_WIDTH or latent_dim > MAX_WIDTH:
+            raise ValueError(
+                f"width={width}, depth={depth}, latent_dim={latent_dim}: at most {MAX_WIDTH}, "
+                f"{MAX_DEPTH} and {MAX_WIDTH} are allowed."
+            )
+        self.conditioner = Conditioner(
+            width, labels=tuple(labels), text_encoder=text_encoder, dropout=condition_dropout
+        )
+        self.transformer = DiffusionTransformer(
+            latent_dim, width, depth, heads, patch_frames, condition_width=width
+        )
+        self.register_buffer("latents_mean", torch.zeros(latent_dim))
+        self.register_buffer("latents_std", torch.ones(latent_dim))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return tuple(self.config["labels"])
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
+    ) -> LatentDiffusion:
+        """Loads a folder or hub repository; arguments as for ``diffusers.ModelMixin``."""
+        # Models made on the "meta" device lack whatever is not in the file, e.g. text encoders.
+        kwargs["low_cpu_mem_usage"] = False
+        kwargs["use_safetensors"] = True
+        want_info = kwargs.pop("output_loading_info", False)
+        with readable(str(pretrained_model_name_or_path)):
+            loaded: Any = super().from_pretrained(
+                pretrained_model_name_or_path, output_loading_info=True, **kwargs
+            )
+        model, info = loaded
+        wrong = {what: found for what, found in info.items() if found}
+        if wrong:
+            raise ValueError(
+                f"The weights in {pretrained_model_name_or_path} do not fit its config: {wrong}."
+            )
+        if kwargs.get("torch_dtype") is None:
+            # Weights may be stored in half precision; computing is in float32 all the same.
+            model = model.float()
+        return (model, info) if want_info else model  # pyright: ignore[reportReturnType]
+
+    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, save_directory: str | Path, **kwargs: Any
+    ) -> None:
+        """Saves configuration and weights, each as a whole or not at all.
+
+        Args:
+            save_directory: A folder, made if it is not there; other files in it stay.
+            kwargs: As for ``diffusers.ModelMixin.save_pretrained``.
+        """
+        folder = Path(save_directory)
+        if kwargs.get("push_to_hub"):
+            kwargs.setdefault("repo_id", folder.name)
+        with saving(folder) as partial:
+            super().save_pretrained(partial, **kwargs)
+
+    def set_statistics(self, mean: Float[Tensor, " D"], std: Float[Tensor, " D"]) -> None:
+        """Takes over the latents' mean and deviation, e.g. the tokenizer's."""
+        if not bool((std > 0).all()):
+            raise ValueError("std has values that are not positive: latents cannot be divided by.")
+        self.latents_mean.copy_(mean)
+        self.latents_std.copy_(std)
+
+    def normalize(self, latents: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        """Mean 0 and deviation 1 in every channel."""
+        return (latents - self.latents_mean) / self.latents_std
+
+    def denormalize(self, latents: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        """Inverse of `normalize`."""
+        return latents * self.latents_std + self.latents_mean
+
+    # Training
+
+    def draw_sigmas(self, count: int, generator: torch.Generator) -> Float[Tensor, " B"]:
+        """Shares of noise from the logit-normal distribution, spread evenly over the batch.
+
+        Item i draws from the i-th of equal parts of the distribution (stratified), which makes the
+        loss less noisy than independent draws; each sigma alone has the distribution asked for.
+        """
+        order = torch.randperm(count, generator=generator)
+        uniform = (order + torch.rand(count, generator=generator)) / count
+        normal = torch.special.ndtri(uniform.double().clamp(1e-6, 1 - 1e-6)).float()
+        return torch.sigmoid(self.config["logit_mean"] + self.config["logit_std"] * normal)
+
+    def training_loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Mean squared error of the velocity over the frames that belong to clips.
+
+        Args:
+            batch: Normalised ``latents`` and ``mask``; ``label`` and ``caption``.
+            generator: On the CPU; draws sigmas, noise and, in training mode, which conditions are
+                hidden.
+        """
+        data, mask = batch["latents"], batch["mask"]
+        sigma = self.draw_sigmas(len(data), generator).to(data.device)
+        noise = torch.randn(data.shape, generator=generator).to(data.device)
+        hiding = generator if self.training else None
+        condition, condition_mask = self.conditioner(batch, generator=hiding)
+        share = sigma[:, None, None]
+        noisy = (1 - share) * data + share * noise
+        velocity = self.transformer(
+            noisy, sigma * TRAIN_TIMESTEPS, condition, condition_mask, frame_mask=mask
+        )
+        error = (velocity.float() - (noise - data)).square().mean(-1)
+        return {"loss": (error * mask).sum() / mask.sum()}
+
+    # Sampling
+
+    @torch.no_grad()
+    def sample(
+        self,
+        conditions: Mapping[str, Any],
+        num_frames: int,
+        *,
+        scheduler: Any,
+        steps: int,
+        generator: torch.Generator,
+        guidance_scale: float | int = 1.0,
+        known: Float[Tensor, "B T D"] | None = None,
+        keep: Bool[Tensor, "B T"] | None = None,
+        progress: Any = None,
+    ) -> Float[Tensor, "B T D"]:
+        """Draws latents in the tokenizer's own scale.
+
+        Args:
+            conditions: ``label`` int64 ``[B]`` and ``caption``, a list of B.
+            num_frames: T.
+            scheduler: Of `make_scheduler`, or another flow matching scheduler of `diffusers`.
+            steps: Evaluations.
+            generator: On the CPU: the same on every device.
+            guidance_scale: Extrapolates from the unconditional to the conditional velocity.
+            known: Latents of which some are to be kept (inpainting, continuation).
+            keep: True where they are. They come out exactly as they went in.
+            progress: A `tqdm` bar that is told of every step.
+        """
+        device = self.latents_mean.device
+        labels = conditions["label"]
+        shape = (len(labels), num_frames, len(self.latents_mean))
+        if (known is None) != (keep is None):
+            raise ValueError("Inpainting needs both: known latents, and keep= which of them.")
+        noise = torch.randn(shape, generator=generator).to(device)
+        target = None if known is None else self.normalize(known.to(noise))
+        if target is not None and target.shape != noise.shape:
+            raise ValueError(f"known has shape {list(target.shape)}, expected {list(shape)}.")
+        imposed = None if keep is None else keep.to(device)[..., None]
+
+        condition = self._conditions(conditions, guided=guidance_scale != 1)
+        set_steps(scheduler, steps, device)
+        x = noise
+        for index, timestep in enumerate(scheduler.timesteps):
+            velocity = self._velocity(x, scheduler.sigmas[index], condition, guidance_scale)
+            x = scheduler.step(velocity, timestep, x, return_dict=False)[0]
+            if target is not None and imposed is not None:
+                sigma = scheduler.sigmas[index + 1].to(device)
+                x = torch.where(imposed, (1 - sigma) * target + sigma * noise, x)
+            if progress is not None:
+                progress.update()
+        out = self.denormalize(x)
+        return out if known is None or imposed is None else torch.where(imposed, known.to(out), out)
+
+    def _conditions(self, conditions: Mapping[str, Any], guided: bool) -> tuple[Tensor, Tensor]:
+        """Embedded conditions; with guidance, those of no condition after them."""
+        labels, captions = conditions["label"], list(conditions["caption"])
+        if guided:
+            labels = torch.cat([labels, torch.full_like(labels, -1)])
+            captions = captions + [None] * len(captions)
+        device = self.latents_mean.device
+        return self.conditioner({"label": labels.to(device), "caption": captions})
+
+    def _velocity(
+        self, x: Tensor, sigma: Tensor, condition: tuple[Tensor, Tensor], scale: float
+    ) -> Tensor:
+        embeddings, mask = condition
+        count = len(embeddings) // len(x)
+        timestep = (sigma * TRAIN_TIMESTEPS).to(x).expand(len(embeddings))
+        found = self.transformer(x.repeat(count, 1, 1), timestep, embeddings, mask)
+        if count == 1:
+            return found
+        conditional, unconditional = found.chunk(2)
+        return unconditional + scale * (conditional - unconditional)
+
+    def generate_rows(self, request: GenerationRequest, generator: torch.Generator) -> list[Row]:
+        """Rows with ``latents`` float32 ``[T, D]`` for the tokenizer's ``decode_latents``.
+
+        Args:
+            request: Its prompts are rows with ``latents``; those frames are kept as they are.
+            generator: On the CPU.
+        """
+        known, keep = self._prompts(request)
+        settings = request.diffusion
+        latents = self.sample(
+            request.conditions(self.labels),
+            request.num_frames,
+            scheduler=make_scheduler(settings.solver, self.config["shift"]),
+            steps=settings.steps,
+            generator=generator,
+            guidance_scale=request.guidance_scale,
+            known=known,
+            keep=keep,
+        )
+        return [
+            {"latents": item.cpu().numpy()} | request.shared_columns(self.gain(label))
+            for item, label in zip(latents, request.labels, strict=True)
+        ]
+
+    def gain(self, label: str | None) -> float | None:
+        """Level of the training rows of a class (None: of all); None if not known."""
+        gains = self.config["gains"] or {}
+        return gains.get(label or "", gains.get(""))
+
+    def _prompts(self, request: GenerationRequest) -> tuple[Tensor | None, Tensor | None]:
+        if not any(prompt is not None for prompt in request.prompts):
+            return None, None
+        shape = (request.batch_size, request.num_frames)
+        known = torch.zeros(*shape, len(self.latents_mean))
+        keep = torch.zeros(shape, dtype=torch.bool)
+        for index, prompt in enumerate(request.prompts):
+            if prompt is None:
+                continue
+            frames = torch.as_tensor(np.asarray(prompt["latents"], dtype=np.float32))
+            if len(frames) >= request.num_frames:
+                raise ValueError(
+                    f"The prompt has {len(frames)} frames, the whole clip {request.num_frames}:"
+                    " nothing is left to generate."
+                )
+            known[index, : len(frames)] = frames[:, : known.shape[-1]]
+            keep[index, : len(frames)] = True
+        return known, keep

@@ -1,0 +1,1 @@
+"""How near generated audio is to real audio."""

@@ -1,0 +1,101 @@
+"""Evaluation of a run on the rows that its training did not see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from generative.evaluation.lm_bits import language_model_bits
+from generative.evaluation.measures import evaluate_generations
+from generative.protocol import DiffusionSampling
+from generative.runs.prepared import load_prepared
+from generative.runs.sampling import generate_rows, load_run, make_request
+
+# Length of the segments of clips that are compared.
+SEGMENT_SECONDS = 2.0
+
+
+def evaluate_run(
+    run: str | Path,
+    folder: str | Path,
+    *,
+    tokenizer: str | Path | None = None,
+    clips: int = 64,
+    seconds: float | int = 5.0,
+    guidance_scale: float | int = 2.0,
+    steps: int = 25,
+    seed: int = 0,
+    held_out: float = 0.05,
+    device: str = "cpu",
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Generates clips of the classes of held-out rows and compares them with those.
+
+    Args:
+        run: A finished run, or an export.
+        folder: The prepared dataset that it was trained on.
+        tokenizer: Folder or hub id. Default: the run's.
+        clips: How many to generate; they have the classes of the held-out rows, in turn.
+        seconds: Length of each.
+        guidance_scale: 1 is no guidance.
+        steps: Of diffusion.
+        seed: Of the clips.
+        held_out: As in the training.
+        device: Torch device.
+        progress: Whether to show a bar.
+
+    Returns:
+        What `evaluate_generations` found, and under ``bits``, for language models, what
+        `language_model_bits` found.
+
+    Raises:
+        FileNotFoundError: If there is no such run or dataset.
+        ValueError: If there is too little to compare, or no such device.
+    """
+    if seed < 0:
+        raise ValueError(f"seed={seed} must not be negative.")
+    model, tok, info = load_run(run, tokenizer, device)
+    reads = model.conditioner.text is not None
+    data = load_prepared(folder, info["column"], held_out, captions=reads)
+    real = [row | {"label": row.get("label")} for row in data.held_out]
+    order = np.random.default_rng(seed).permutation(len(real))
+    labels = [real[order[i % len(real)]]["label"] for i in range(clips)]
+    labels = [label if label in model.labels else None for label in labels]
+    request = make_request(
+        tok,
+        seconds,
+        labels=labels,
+        n_codebooks=info.get("n_codebooks"),
+        guidance_scale=guidance_scale,
+        diffusion=DiffusionSampling(steps),
+    )
+    found = generate_rows(model, request, seed=seed)
+    made = [row for row, _, _ in tqdm(found, total=clips, disable=not progress, unit="clip")]
+    result: dict[str, Any] = {
+        "run": Path(run).name,
+        "family": info["family"],
+        "seconds": seconds,
+        "guidance": guidance_scale,
+        "seed": seed,
+    }
+    result |= evaluate_generations(
+        real,
+        made,
+        tok,
+        generated_labels=labels,
+        segment_seconds=min(seconds, SEGMENT_SECONDS),
+        seed=seed,
+    )
+    if info["column"] == "codes":
+        result["bits"] = language_model_bits(
+            model,
+            data.train,
+            real,
+            frame_rate=tok.frame_rate,
+            joint_channels=tok.autoencoder.num_channels,
+            progress=progress,
+        )
+    return result

@@ -1,0 +1,169 @@
+"""One static HTML page of generated clips: players, spectrograms, figures.
+
+It loads nothing. Sound and pictures are part of the page, so it can be sent as a single file.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from generative.training.run_log import replace_text
+
+TEMPLATE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>
+body { font-family: system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
+.clips { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem; }
+figure { margin: 0; border: 1px solid #ccc; border-radius: 6px; padding: .6rem; }
+figure img, figure audio { width: 100%; }
+table { border-collapse: collapse; margin: 1rem 0; }
+td, th { border: 1px solid #ccc; padding: .25rem .6rem; text-align: left; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; }
+img.curve { max-width: 100%; }
+</style>
+</head>
+<body>
+<h1>{{ title }}</h1>
+{% for section in sections %}
+<section>
+<h2>{{ section.title }}</h2>
+{% if section.facts %}
+<table>
+{% for name, value in section.facts %}
+<tr><th>{{ name }}</th><td class="number">{{ value }}</td></tr>
+{% endfor %}
+</table>
+{% endif %}
+{% if section.curve %}
+<img class="curve" alt="Loss over the steps" src="{{ section.curve }}">
+{% endif %}
+<div class="clips">
+{% for clip in section.clips %}
+<figure>
+<figcaption>{{ clip.text }}</figcaption>
+{% if clip.picture %}<img alt="Spectrogram of {{ clip.text }}" src="{{ clip.picture }}">{% endif %}
+<audio controls preload="none" src="{{ clip.audio }}"></audio>
+</figure>
+{% endfor %}
+</div>
+</section>
+{% endfor %}
+</body>
+</html>
+"""
+
+
+def write_report(
+    out: Path,
+    folders: Sequence[str | Path],
+    *,
+    runs: Sequence[str | Path] = (),
+    evaluations: Sequence[str | Path] = (),
+    title: str = "Generated audio",
+) -> None:
+    """Writes the page.
+
+    Args:
+        out: The HTML file.
+        folders: Folders of clips as `generative.runs.sampling.save_clips` writes them; one section
+            each.
+        runs: Folders of training runs, whose loss curves are shown.
+        evaluations: JSON files of ``python -m generative evaluate``.
+        title: Of the page.
+
+    Raises:
+        FileNotFoundError: If a folder holds no ``samples.json``, or a file is missing.
+    """
+    try:
+        from jinja2 import Environment, StrictUndefined
+    except ImportError:
+        raise ImportError(
+            'A report needs jinja2: pip install "latent-tokenizer[report]".'
+        ) from None
+    sections = [_clips_section(Path(folder)) for folder in folders]
+    sections += [_run_section(Path(run)) for run in runs]
+    sections += [_evaluation_section(Path(path)) for path in evaluations]
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    page = environment.from_string(TEMPLATE).render(title=title, sections=sections)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(out, page)
+
+
+def _section(title: str, **parts: Any) -> dict[str, Any]:
+    return {"title": title, "facts": [], "curve": None, "clips": []} | parts
+
+
+def _clips_section(folder: Path) -> dict[str, Any]:
+    path = folder / "samples.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} holds no {path.name}: no clips were generated there.")
+    content = json.loads(path.read_text())
+    facts = [
+        (name, _show(value))
+        for name, value in content.items()
+        if name != "samples" and not isinstance(value, (dict, list))
+    ]
+    clips = [
+        {
+            "text": entry["caption"] or entry["label"] or entry["audio"],
+            "audio": _sound(folder / entry["audio"]),
+            "picture": _picture(folder / entry["picture"]) if entry["picture"] else None,
+        }
+        for entry in content["samples"]
+    ]
+    return _section(str(content.get("title", folder.name)), facts=facts, clips=clips)
+
+
+def _run_section(run: Path) -> dict[str, Any]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    last = {name: value for line in lines for name, value in line.items()}
+    facts = [(k, _show(v)) for k, v in last.items() if k == "step" or k.startswith("val/")]
+    curve = run / "curves.png"
+    return _section(
+        f"Training: {run.name}", facts=facts, curve=_picture(curve) if curve.exists() else None
+    )
+
+
+def _evaluation_section(path: Path) -> dict[str, Any]:
+    return _section(f"Evaluation: {path.stem}", facts=_flatten(json.loads(path.read_text())))
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found += _flatten(value, f"{prefix}{name} / ")
+        elif not isinstance(value, list):
+            found.append((prefix + name, _show(value)))
+    return found
+
+
+def _show(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _data(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _picture(path: Path) -> str:
+    return _data(path.read_bytes(), "image/png")
+
+
+def _sound(path: Path) -> str:
+    """As FLAC, which every browser plays, at half the size of WAV."""
+    import soundfile
+
+    samples, rate = soundfile.read(path, dtype="int16", always_2d=True)
+    stream = io.BytesIO()
+    soundfile.write(stream, samples, rate, format="FLAC", subtype="PCM_16")
+    return _data(stream.getvalue(), "audio/flac")

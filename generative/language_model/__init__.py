@@ -1,0 +1,1 @@
+"""Codec language models: patterns of codes, the model, sampling."""

@@ -1,0 +1,321 @@
+"""`CodecLM`: a language model of the tokenizer's codes, on `transformers`' Llama.
+
+A `generative.language_model.patterns` pattern makes sequences of the codes. With ``delay`` and
+``parallel`` the
+embeddings of a step's codebooks are summed and each codebook has a head; with ``flatten`` and
+``coarse_first`` the model is an ordinary causal language model over an offset vocabulary. Both are
+the same weights: the heads are the ranges of one output matrix, and the probability of a code is
+always taken over the range that its slot may hold, in training as in sampling.
+
+Why code files are not entropy-coded with this model: a range coder needs, at the decoder, bit for
+bit the probabilities of the encoder. Floating-point matrix products differ in their last bits
+between processors, numbers of threads and library versions (and even between a sequence at once
+and step by step), one bit in one probability desynchronizes everything that follows, and nothing in
+the libraries promises otherwise. The static integer tables of ``.ltk`` are exact on every machine.
+`generative.evaluation.lm_bits.language_model_bits` says how many bits it would have been.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional
+from transformers import LlamaForCausalLM, PreTrainedModel
+
+from generative.conditioning import Conditioner
+from generative.language_model.lm_config import CodecLMConfig
+from generative.language_model.lm_sampling import generate_codes
+from generative.language_model.patterns import CodePattern, make_pattern
+from generative.protocol import Batch, CodeSampling, GenerationRequest, Row
+from generative.training.checkpoints import readable, saving
+
+
+@dataclass(frozen=True)
+class CodeNats:
+    """Cross-entropies summed over a batch.
+
+    Attributes:
+        codes: Nats of all codes of each codebook.
+        counts: How many codes that are.
+        stops: Nats of all ends of audio.
+        stop_count: How many ends that are.
+    """
+
+    codes: Float[Tensor, " K"]
+    counts: Int[Tensor, " K"]
+    stops: Float[Tensor, ""]
+    stop_count: Int[Tensor, ""]
+
+
+class CodecLM(PreTrainedModel):
+    """Predicts and generates codes.
+
+    Args:
+        config: See `CodecLMConfig`.
+    """
+
+    config_class = CodecLMConfig
+    base_model_prefix = "codec_lm"
+    main_input_name = "codes"
+    _no_split_modules: ClassVar = ["LlamaDecoderLayer"]  # pyright: ignore
+    _supports_sdpa = True
+    _supports_flash_attn = True
+
+    column = "codes"
+
+    def __init__(self, config: CodecLMConfig) -> None:
+        super().__init__(config)
+        self.pattern: CodePattern = make_pattern(config.pattern, config.codebook_sizes)
+        # LlamaForCausalLM's own embedding and head, with an offset vocabulary.
+        self.backbone = LlamaForCausalLM(config.llama(self.pattern.vocabulary.size))
+        self.conditioner = Conditioner(
+            config.width,
+            labels=tuple(config.labels),
+            text_encoder=config.text_encoder,
+            dropout=config.condition_dropout,
+        )
+        self.post_init()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes it can be conditioned on."""
+        return tuple(self.config.labels)
+
+    @property
+    def num_codebooks(self) -> int:
+        """How many of the tokenizer's codebooks it knows."""
+        return self.pattern.num_codebooks
+
+    # Predicting
+
+    def embed(self, tokens: Int[Tensor, "B S W"]) -> Float[Tensor, "B S H"]:
+        """What the backbone sees of a step: the sum of the embeddings of its tokens."""
+        return self.backbone.get_input_embeddings()(tokens).sum(2)
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "B S W"],
+        condition: Float[Tensor, "B P H"],
+        condition_mask: Bool[Tensor, "B P"],
+    ) -> Float[Tensor, "B S H"]:
+        """Hidden states from which the tokens of each step are predicted.
+
+        Args:
+            tokens: Sequences of ids; a step's hidden state depends on the steps before it.
+            condition: Of the conditioner.
+            condition_mask: Of the conditioner.
+        """
+        start = tokens.new_full((len(tokens), 1, tokens.shape[2]), self.pattern.vocabulary.start)
+        known = self.embed(torch.cat([start, tokens[:, :-1]], dim=1))
+        inputs = torch.cat([condition.to(known.dtype), known], dim=1)
+        options: dict[str, Tensor] = {}
+        if not bool(condition_mask.all()):
+            rest = condition_mask.new_ones(len(tokens), known.shape[1])
+            present = torch.cat([condition_mask, rest], dim=1)
+            options["attention_mask"] = present.long()
+            options["position_ids"] = (present.cumsum(1) - 1).clamp(min=0)
+        hidden = self.backbone.model(inputs_embeds=inputs, use_cache=False, **options)
+        return hidden.last_hidden_state[:, condition.shape[1] :]
+
+    def code_nats(self, batch: Batch, generator: torch.Generator | None = None) -> CodeNats:
+        """Cross-entropies of a batch, in nats.
+
+        Args:
+            batch: ``codes`` of at least as many codebooks as the model has, ``mask``, ``label``,
+                ``caption``. Optional: ``ended`` bool ``[B]``, True where an item's last frame is
+                the clip's; without it, items shorter than the longest are taken to have ended,
+                and of the longest (which may be cropped) no end is learned.
+            generator: On the CPU; given, it draws whose conditions are hidden.
+
+        Raises:
+            ValueError: If the batch has too few codebooks, or codes out of range.
+        """
+        codes, mask = batch["codes"], batch["mask"]
+        if codes.shape[-1] < self.num_codebooks:
+            raise ValueError(
+                f"The codes have {codes.shape[-1]} codebooks, the model {self.num_codebooks}."
+            )
+        tokens = self.pattern.apply(codes[..., : self.num_codebooks], mask)
+        lengths = mask.sum(1)
+        codebooks = self.pattern.layouts(lengths.tolist()).codebooks.to(tokens.device)
+        hidden = self(tokens, *self.conditioner(batch, generator=generator))
+        ended = batch.get("ended")
+        ended = lengths < mask.shape[1] if ended is None else ended.to(tokens.device)
+
+        stop, head = self.pattern.vocabulary.stop, self.backbone.lm_head.weight
+        nats, counts = [], []
+        stops, stop_count = hidden.new_zeros((), dtype=torch.float32), ended.sum()
+        for k, (low, high) in enumerate(self.pattern.vocabulary.ranges):
+            slots = codebooks == k
+            if k == 0:
+                slots = slots & ((tokens != stop) | ended[:, None, None])
+            targets = tokens[slots]
+            # A step holds at most one token of a codebook, so the order is that of `targets`.
+            logits = functional.linear(hidden[slots.any(-1)], head[low:high])
+            each = functional.cross_entropy(logits.float(), targets - low, reduction="none")
+            is_stop = targets == stop
+            if k == 0:
+                stops = (each * is_stop).sum()
+            nats.append((each * ~is_stop).sum())
+            counts.append((~is_stop).sum())
+        return CodeNats(torch.stack(nats), torch.stack(counts), stops, stop_count)
+
+    def training_loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Mean cross-entropy per code (and end of audio), in nats.
+
+        Args:
+            batch: See `code_nats`.
+            generator: On the CPU; draws whose conditions are hidden.
+
+        Returns:
+            ``loss``; ``bits_per_code`` over all codebooks, and ``bits_per_code_0``, ... of each.
+        """
+        found = self.code_nats(batch, generator)
+        total = found.codes.sum() + found.stops
+        bits = found.codes.detach() / found.counts.clamp(min=1) / math.log(2)
+        mean = found.codes.detach().sum() / found.counts.sum().clamp(min=1) / math.log(2)
+        return {
+            "loss": total / (found.counts.sum() + found.stop_count).clamp(min=1),
+            "bits_per_code": mean,
+            **{f"bits_per_code_{k}": value for k, value in enumerate(bits)},
+        }
+
+    # Generating
+
+    def generate(
+        self,
+        conditions: Mapping[str, Any],
+        num_frames: int | Sequence[int],
+        generator: torch.Generator,
+        *,
+        sampling: CodeSampling | None = None,
+        guidance_scale: float | int = 1.0,
+        prompts: Sequence[Int[Tensor, "_ K"] | None] = (),
+    ) -> list[Int[Tensor, "_ K"]]:
+        """Draws codes.
+
+        Args:
+            conditions: ``label`` int64 ``[B]`` and ``caption``, a list of B.
+            num_frames: T of each item, its prompt included.
+            generator: On the CPU: the same on every device.
+            sampling: Temperature and the like.
+            guidance_scale: Extrapolates from the unconditional to the conditional prediction.
+            prompts: Codes that each item begins with, or None; empty means None for all.
+
+        Returns:
+            Codes of each item, int64 on the CPU.
+        """
+        return generate_codes(
+            self,
+            conditions,
+            num_frames,
+            generator,
+            sampling=sampling or CodeSampling(),
+            guidance_scale=guidance_scale,
+            prompts=prompts,
+        )
+
+    def generate_rows(self, request: GenerationRequest, generator: torch.Generator) -> list[Row]:
+        """Rows with ``codes`` for the tokenizer's ``decode_codes``.
+
+        Their gain is that of the prompt, else the request's, else that of the class in the training
+        data (`gain`), else missing, which leaves it to the tokenizer.
+
+        Args:
+            request: Its prompts are rows with ``codes``, of which the first codebooks are kept.
+            generator: On the CPU.
+        """
+        prompts: list[Tensor | None] = []
+        for row in request.prompts or [None] * request.batch_size:
+            codes = None if row is None else torch.as_tensor(row["codes"]).long()
+            prompts.append(None if codes is None else codes[:, : self.num_codebooks])
+        found = self.generate(
+            request.conditions(self.labels),
+            request.num_frames,
+            generator,
+            sampling=request.codes,
+            guidance_scale=request.guidance_scale,
+            prompts=prompts,
+        )
+        kind = torch.int16 if max(self.config.codebook_sizes) <= 2**15 else torch.int32
+        return [
+            {"codes": codes.to(kind).numpy()}
+            | self._shared_columns(request, index)
+            | {"num_samples": self._num_samples(request, len(codes))}
+            for index, codes in enumerate(found)
+        ]
+
+    def _num_samples(self, request: GenerationRequest, frames: int) -> int:
+        missing = request.num_frames - frames
+        if missing and self.config.hop_length is None:
+            raise ValueError("The config has no hop_length, so a stop has no place in time.")
+        return max(request.num_samples - missing * (self.config.hop_length or 0), 1)
+
+    def _shared_columns(self, request: GenerationRequest, index: int) -> Row:
+        row = request.shared_columns(self.gain(request.labels[index]))
+        prompt = request.prompts[index] if request.prompts else None
+        if prompt is None or prompt.get("gain") is None:
+            return row
+        level = float(torch.as_tensor(prompt["gain"]).float().mean())
+        return row | {"gain": [level] * request.num_channels}
+
+    def gain(self, label: str | None) -> float | None:
+        """Level of the training rows of a class (None: of all); None if not known."""
+        return self.config.gains.get(label or "", self.config.gains.get(""))
+
+    # Saving and loading
+
+    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, save_directory: str | Path, **kwargs: Any
+    ) -> None:
+        """Saves ``config.json`` and ``model.safetensors``, each as a whole or not at all.
+
+        Args:
+            save_directory: A folder, made if it is not there; other files in it stay.
+            kwargs: As for ``transformers.PreTrainedModel.save_pretrained``.
+        """
+        folder = Path(save_directory)
+        if kwargs.get("push_to_hub"):
+            kwargs.setdefault("repo_id", folder.name)
+        with saving(folder) as partial:
+            super().save_pretrained(partial, **kwargs)
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
+    ) -> CodecLM:
+        """Loads a folder or hub repository; arguments as for ``transformers.PreTrainedModel``.
+
+        Raises:
+            FileNotFoundError: If a folder was named that holds no model.
+            ValueError: If the weights do not fit the configuration.
+        """
+        name = str(pretrained_model_name_or_path)
+        if name.count("/") != 1 and not (Path(name) / "config.json").exists():
+            raise FileNotFoundError(f"{name} holds no config.json: there is no model in it.")
+        kwargs["use_safetensors"] = True
+        kwargs["ignore_mismatched_sizes"] = True  # They are named below.
+        want_info = kwargs.pop("output_loading_info", False)
+        with readable(name):
+            loaded: Any = super().from_pretrained(name, output_loading_info=True, **kwargs)
+        model, info = loaded
+        wrong = {
+            what: sorted(map(str, info[what]))
+            for what in ("missing_keys", "unexpected_keys", "mismatched_keys")
+            if info.get(what)
+        }
+        if wrong:
+            raise ValueError(f"The weights in {name} do not fit its config.json: {wrong}.")
+        # Files are mapped into memory at odd addresses, where matrix products differ in their last
+        # bits: copies are aligned like those of the model that was saved.
+        for tensor in chain(model.parameters(), model.buffers()):
+            tensor.data = tensor.data.clone()
+        return (model, info) if want_info else model  # pyright: ignore[reportReturnType]

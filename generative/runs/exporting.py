@@ -1,0 +1,67 @@
+"""A trained model and its tokenizer as one folder that needs nothing else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from generative.training.run_log import replace_text
+from generative.runs.sampling import RUN_FILE, load_run
+
+
+def export_run(
+    run: str | Path,
+    out: str | Path,
+    *,
+    tokenizer: str | Path | None = None,
+    half: bool = False,
+) -> None:
+    """Writes ``model/``, ``tokenizer/`` and ``run.json``; `load_run` reads it like a run.
+
+    Of a diffusion model the folder is a `diffusers` pipeline too, for
+    ``LatentDiffusionPipeline.from_pretrained``.
+
+    Args:
+        run: A finished run.
+        out: Folder to write.
+        tokenizer: Folder or hub id. Default: the run's.
+        half: Whether to store weights in float16, for half the size. They are rounded; computing
+            stays in float32.
+
+    Raises:
+        FileNotFoundError: If the run is not finished.
+        ValueError: If ``out`` is the run itself.
+    """
+    root = Path(out)
+    if root.resolve() == Path(run).resolve():
+        raise ValueError(f"{out} is the run itself: name another folder, or it is overwritten.")
+    model, tok, info = load_run(run, tokenizer)
+    root.mkdir(parents=True, exist_ok=True)
+    if half:
+        _round(model)
+    if info["column"] == "latents":
+        from generative.diffusion.diffusion_pipeline import LatentDiffusionPipeline
+        from generative.diffusion.latent_diffusion import make_scheduler
+
+        scheduler = make_scheduler(shift=model.config["shift"])
+        LatentDiffusionPipeline(model, scheduler, tok).save_pretrained(root)
+    else:
+        model.save_pretrained(root / "model")
+        tok.save_pretrained(root / "tokenizer")
+    card = Path(run) / "model" / "README.md"
+    if card.exists():
+        shutil.copyfile(card, root / "README.md")
+    # Where it was trained is nobody's business but the trainer's.
+    described = info | {"tokenizer": None, "data": Path(info["data"]).name}
+    replace_text(root / RUN_FILE, json.dumps(described, indent=1))
+
+
+def _round(model: Any) -> None:
+    """Matrices in float16; norms, biases and statistics stay as they are."""
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.data = parameter.data.to(torch.float16)

@@ -1,0 +1,80 @@
+"""The card of a trained model: what it is, what it was trained on, how to use it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from generative.training.run_log import replace_text
+
+_USE = {
+    "diffusion": """\
+from generative import load_run, make_request, generate
+
+model, tokenizer, info = load_run("RUN")
+request = make_request(tokenizer, 5.0, labels=[{label}], guidance_scale=2.0)
+clip = next(generate(model, tokenizer, request, seed=0))
+clip.audio  # float32 [C, N] at tokenizer.sampling_rate
+""",
+}
+_USE["language model"] = _USE["diffusion"].replace(
+    "guidance_scale=2.0)", "guidance_scale=2.0, n_codebooks={n_codebooks})"
+)
+_WHAT = {
+    "diffusion": "A latent diffusion model (flow matching) on the continuous latents",
+    "language model": "A language model on the discrete codes",
+}
+
+
+def write_card(
+    folder: Path, info: dict[str, Any], training: dict[str, Any], rows: tuple[int, int]
+) -> None:
+    """Writes ``README.md`` beside a model.
+
+    Args:
+        folder: Of the model.
+        info: ``run.json``.
+        training: The options of the training.
+        rows: How many rows were trained on, and how many held out.
+    """
+    family = info["family"]
+    label = json.dumps(info["labels"][0]) if info["labels"] else "None"
+    use = _USE[family].format(label=label, n_codebooks=info.get("n_codebooks"))
+    splits = info["splits"]
+    held_out = ", ".join(splits["held_out"]) or "sources of the same"
+    log = folder.parent / "log.jsonl"
+    last = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    losses = {k: v for line in last for k, v in line.items() if k.startswith("val/")}
+    text = f"""---
+library_name: latent-tokenizer
+license: other
+tags: [audio, {"diffusion" if family == "diffusion" else "codec-language-model"}]
+---
+
+# {_WHAT[family]} of Latent Tokenizer
+
+- Tokenizer: `{info["tokenizer"] or "the bundled one"}` (identity `{info["identity"]}`)
+- Training data: {rows[0]} rows, {rows[1]} held out, of a dataset prepared by
+  `python -m datasets_scripts prepare`; its licences are in that dataset's card and hold for what is
+  made with this model. Fill in `license:` accordingly.
+- Splits: trained on {", ".join(splits["train"])}, held out {held_out}
+- Classes: {", ".join(info["labels"]) or "none"}
+- Held-out figures of the averaged weights: {_list(losses)}
+- Training: {_list(training)}
+
+```python
+{use}```
+
+On the command line: `python -m generative sample RUN --seconds 5 --out DIR`.
+
+Made for research. It generates audio like its training data, in no way checked for content.
+"""
+    replace_text(folder / "README.md", text)
+
+
+def _list(values: dict[str, Any]) -> str:
+    def show(value: Any) -> str:
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+    return ", ".join(f"{name} {show(value)}" for name, value in values.items()) or "none"

@@ -1,0 +1,306 @@
+"""Training runs: a prepared dataset, a tokenizer and a family of models, into one folder.
+
+The folder: ``log.jsonl``, ``curves.png``, ``tensorboard/``, ``samples/step-*/`` and, at the end,
+``model/`` with its card and ``run.json``, which says what was trained on what.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from generative.runs.model_card import write_card
+from generative.runs.prepared import (
+    PreparedData,
+    load_prepared,
+    make_collator,
+    median_gains,
+    training_batches,
+    validation_batches,
+)
+from generative.protocol import Batch, CodeSampling, DiffusionSampling
+from generative.training.run_log import RunLog, replace_text
+from generative.runs.sampling import (
+    RUN_FILE,
+    generate,
+    make_request,
+    save_clips,
+    tokenizer_identity,
+)
+from generative.training.training import is_main_process, train
+from generative.training.training_config import TrainingConfig
+from tokenizer import LatentTokenizer, __version__, load_tokenizer
+
+# Samples that are made while training: one a class, at most so many, so long.
+MAX_PREVIEWS = 4
+PREVIEW_SECONDS = 4.0
+PREVIEW_GUIDANCE = 2.0
+
+
+class PreparedTask:
+    """Training on a prepared dataset, as `generative.training.training.train` wants it.
+
+    Args:
+        data: Rows of the dataset.
+        tokenizer: Decodes samples; its statistics normalise latents.
+        config: Batches, crops and seeds.
+        n_codebooks: Of language models; None for diffusion.
+        preview_seconds: Length of the samples.
+        latent_dim: Of diffusion models; None for language models.
+    """
+
+    def __init__(
+        self,
+        data: PreparedData,
+        tokenizer: LatentTokenizer,
+        config: TrainingConfig,
+        n_codebooks: int | None = None,
+        preview_seconds: float = PREVIEW_SECONDS,
+        latent_dim: int | None = None,
+    ) -> None:
+        self.data, self.tokenizer, self.config = data, tokenizer, config
+        self.n_codebooks, self.preview_seconds = n_codebooks, preview_seconds
+        self.latent_dim = latent_dim
+
+    def _make(self, seed: int) -> Callable[[], Any]:
+        return make_collator(
+            self.data,
+            self.tokenizer,
+            crop_frames=self.config.crop_frames,
+            seed=seed,
+            n_codebooks=self.n_codebooks,
+            latent_dim=self.latent_dim,
+        )
+
+    def batches(self, first: int, rank: int, world_size: int) -> Iterator[Batch]:
+        """See `generative.runs.prepared.training_batches`."""
+        return training_batches(
+            self.data,
+            self._make(self.config.seed),
+            batch_size=self.config.batch_size,
+            crop_frames=self.config.crop_frames,
+            seed=self.config.seed,
+            first=first,
+            num_workers=self.config.num_workers,
+            rank=rank,
+            world_size=world_size,
+            joint_channels=self.tokenizer.autoencoder.num_channels,
+        )
+
+    def validation(self) -> Iterator[Batch]:
+        """See `generative.runs.prepared.validation_batches`."""
+        return validation_batches(
+            self.data, self._make(self.config.seed + 1)(), batch_size=self.config.batch_size
+        )
+
+    def show(self, model: Any, step: int, folder: Path, log: RunLog) -> None:
+        """One clip of each class, the same noise each time."""
+        labels = model.labels[:MAX_PREVIEWS] or (None,)
+        request = make_request(
+            self.tokenizer,
+            self.preview_seconds,
+            labels=labels,
+            guidance_scale=PREVIEW_GUIDANCE if model.labels else 1.0,
+            codes=CodeSampling(),
+            diffusion=DiffusionSampling(),
+        )
+        clips = list(generate(model, self.tokenizer, request, seed=self.config.seed))
+        rate = self.tokenizer.sampling_rate
+        entries = save_clips(iter(clips), folder, rate, {"step": step})
+        names = [Path(entry["audio"]).stem for entry in entries]
+        log.add_samples(step, [(n, c.audio, rate) for n, c in zip(names, clips, strict=True)])
+        for name in names:
+            log.add_picture(step, f"samples/{name}", _read_png(folder / f"{name}.png"))
+
+
+def _read_png(path: Path) -> np.ndarray:
+    from matplotlib.image import imread
+
+    return (imread(path)[..., :3] * 255).astype(np.uint8)
+
+
+def check_source(data: PreparedData, tokenizer: LatentTokenizer) -> None:
+    """Refuses a tokenizer that did not make the dataset, and a dataset that is not complete.
+
+    The tokenizer's decoder may have been finetuned since.
+    """
+    if not data.manifest.get("complete", True):
+        raise ValueError("The dataset's preparation was interrupted: run it again, it goes on.")
+    made_by = {data.manifest.get(name) for name in ("fingerprint", "codes_fingerprint")} - {None}
+    found = {tokenizer.fingerprint}
+    if tokenizer.quantizer is not None:
+        found.add(tokenizer.codes_fingerprint)
+    if made_by and not made_by & found:
+        raise ValueError(
+            f"The dataset was prepared with tokenizer {data.manifest.get('fingerprint')}, this is"
+            f" {tokenizer.fingerprint}. Name the right one with --tokenizer."
+        )
+
+
+def _finish(
+    model: Any, out: Path, info: dict[str, Any], data: PreparedData, config: TrainingConfig
+) -> None:
+    if not is_main_process():
+        return
+    model.save_pretrained(out / "model")
+    write_card(out / "model", info, asdict(config), rows=(len(data.train), len(data.held_out)))
+    replace_text(out / RUN_FILE, json.dumps(info, indent=1))
+
+
+def _describe(
+    family: str, data: PreparedData, folder: str | Path, tokenizer: LatentTokenizer, name: Any
+) -> dict[str, Any]:
+    return {
+        "family": family,
+        "version": __version__,
+        "column": data.column,
+        "data": str(folder),
+        "tokenizer": None if name is None else str(name),
+        "identity": tokenizer_identity(tokenizer, data.column),
+        "labels": list(data.labels),
+        "splits": dict(zip(("train", "held_out"), map(list, data.splits), strict=True)),
+    }
+
+
+def train_diffusion(
+    folder: str | Path,
+    out: str | Path,
+    config: TrainingConfig,
+    *,
+    tokenizer: str | Path | None = None,
+    held_out: float = 0.05,
+    detail: bool = False,
+    preview_seconds: float = PREVIEW_SECONDS,
+    progress: bool = True,
+    **options: Any,
+) -> Any:
+    """Trains a `LatentDiffusion` on the latents of a prepared dataset; resumes.
+
+    Args:
+        folder: The dataset.
+        out: Folder of the run.
+        config: How long and how fast.
+        tokenizer: Folder or hub id of the one that made the latents. Default: the bundled one.
+        held_out: Share of the sources to validate on, where the dataset has no split for it.
+        detail: Whether the model makes all latents, or those that codes stand for: these are fewer
+            and easier to predict, and the decoder takes them too. The same where there is no
+            detail (`tokenizer.model.core.TokenizerCore.coded_dim`).
+        preview_seconds: Length of the samples made while training.
+        progress: Whether to show a bar.
+        options: Of `LatentDiffusion`: width, depth, ...
+
+    Returns:
+        The trained model.
+    """
+    from generative.diffusion.latent_diffusion import LatentDiffusion
+
+    data = load_prepared(folder, "latents", held_out, captions=bool(options.get("text_encoder")))
+    tok = load_tokenizer(tokenizer)
+    check_source(data, tok)
+    dim = tok.latent_dim if detail else tok.coded_dim
+    info: dict[str, Any] = _describe("diffusion", data, folder, tok, tokenizer)
+    info["latent_dim"] = dim
+    gains = median_gains(data)
+
+    def build() -> LatentDiffusion:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            model = LatentDiffusion(
+                dim, data.labels, gains=gains, fingerprint=info["identity"], **options
+            )
+        model.set_statistics(tok.latents_mean[:dim], tok.latents_std[:dim])
+        return model
+
+    task = PreparedTask(data, tok, config, None, preview_seconds, dim)
+    return _train(build, task, Path(out), info, options, progress)
+
+
+def train_language_model(
+    folder: str | Path,
+    out: str | Path,
+    config: TrainingConfig,
+    *,
+    tokenizer: str | Path | None = None,
+    n_codebooks: int | None = None,
+    held_out: float = 0.05,
+    preview_seconds: float = PREVIEW_SECONDS,
+    progress: bool = True,
+    **options: Any,
+) -> Any:
+    """Trains a `CodecLM` on the codes of a prepared dataset; resumes.
+
+    Args:
+        folder: The dataset.
+        out: Folder of the run.
+        config: How long and how fast.
+        tokenizer: Folder or hub id of the one that made the codes. Default: the bundled one.
+        n_codebooks: How many of the dataset's codebooks to learn. Default: all.
+        held_out: Share of the sources to validate on, where the dataset has no split for it.
+        preview_seconds: Length of the samples made while training.
+        progress: Whether to show a bar.
+        options: Of `CodecLMConfig`: pattern, width, depth, ...
+
+    Returns:
+        The trained model.
+    """
+    from generative.language_model.codec_lm import CodecLM
+    from generative.language_model.lm_config import CodecLMConfig
+
+    data = load_prepared(folder, "codes", held_out, captions=bool(options.get("text_encoder")))
+    tok = load_tokenizer(tokenizer)
+    check_source(data, tok)
+    n = _codebooks(data, n_codebooks)
+    info = _describe("language model", data, folder, tok, tokenizer) | {"n_codebooks": n}
+    model_config = CodecLMConfig.for_tokenizer(
+        tok,
+        n,
+        labels=data.labels,
+        context_frames=config.crop_frames,
+        gains=median_gains(data),
+        **options,
+    )
+
+    def build() -> CodecLM:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            return CodecLM(deepcopy(model_config))
+
+    task = PreparedTask(data, tok, config, n, preview_seconds)
+    return _train(build, task, Path(out), info, options, progress)
+
+
+def _codebooks(data: PreparedData, wanted: int | None) -> int:
+    """How many codebooks to learn: ``wanted``, if the dataset has them, else all it has."""
+    available = np.shape(data.train[0]["codes"])[-1]
+    if wanted is not None and not 1 <= wanted <= available:
+        raise ValueError(f"The dataset has codes of {available} codebooks, not {wanted}.")
+    return available if wanted is None else wanted
+
+
+def _train(
+    build: Callable[[], Any],
+    task: PreparedTask,
+    out: Path,
+    info: dict[str, Any],
+    options: dict[str, Any],
+    progress: bool,
+) -> Any:
+    data, config = task.data, task.config
+    # What else a resumed run must share; the splits show in the numbers of rows.
+    aside = ("version", "data", "tokenizer", "splits")
+    described = {k: v for k, v in info.items() if k not in aside}
+    description = {
+        **described,
+        "model": options,
+        "rows": [len(data.train), len(data.held_out)],
+    }
+    model = train(build, task, config, out, description=description, progress=progress)
+    _finish(model, out, info, data, config)
+    return model

@@ -1,0 +1,236 @@
+"""Preparation in processes: several at once, killed ones, and with little memory."""
+
+import multiprocessing
+import multiprocessing.util
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from models import RATE, tone
+from preparing import files_of, make_folder
+
+from datasets_scripts import Resources, RowOptions, prepare_dataset
+from datasets_scripts.preparation.workers import encode_in_processes
+from tokenizer.autoencoders.lapped.model import LappedAutoencoder, LappedConfig
+from tokenizer.model.latent_tokenizer import LatentTokenizer
+
+OPTIONS = RowOptions(codes=True, latents=True, segment_seconds=1, clips_per_shard=3)
+
+
+@pytest.fixture(scope="module")
+def quick():
+    """Processes that have imported everything already, and are forked from one without threads."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["datasets_scripts.preparation.prepare", "datasets", "pyarrow.parquet"]
+    )
+    return context
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    root = tmp_path_factory.mktemp("audio")
+    make_folder(root, 30, longest=4.0)
+    (root / "a" / "clip004x.wav").write_bytes(b"")
+    return root
+
+
+@pytest.fixture(scope="module")
+def prepared(corpus, tokenizer, tmp_path_factory):
+    out = tmp_path_factory.mktemp("prepared") / "o"
+    prepare_dataset("audiofolder", corpus, out, tokenizer=tokenizer, options=OPTIONS)
+    return files_of(out)
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_same_files(corpus, prepared, tokenizer, tmp_path):
+    prepare_dataset(
+        "audiofolder", corpus, tmp_path / "o", tokenizer=tokenizer, options=OPTIONS, num_proc=2
+    )
+    assert files_of(tmp_path / "o") == prepared
+
+
+@pytest.mark.slow
+def test_errors_pass_from_process_to_process(tokenizer, tmp_path):
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in" / "x.wav", tone(0.2).T, RATE)
+    (tmp_path / "in" / "y.wav").write_bytes(b"no audio")
+    how = {"tokenizer": tokenizer, "num_proc": 2}
+    with pytest.raises(RuntimeError, match=r"--strict: y\.wav: Cannot read"):
+        prepare_dataset("audiofolder", tmp_path / "in", tmp_path / "o", strict=True, **how)
+
+    def tasks():
+        raise ValueError("the corpus is broken")
+        yield
+
+    with pytest.raises(ValueError, match="the corpus is broken"):
+        list(encode_in_processes(tokenizer, tasks(), RowOptions(), Resources(), 2))
+
+
+@pytest.mark.slow
+def test_a_device_that_is_not_there_is_named(corpus, tokenizer, tmp_path):
+    how = {"tokenizer": tokenizer, "num_proc": 2, "device": "cuda:99"}
+    with pytest.raises(RuntimeError, match="Device 'cuda:99' cannot be used here"):
+        prepare_dataset("audiofolder", corpus, tmp_path / "o", **how)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_named(corpus, prepared, tokenizer, tmp_path):
+    out = tmp_path / "o"
+    options = {"tokenizer": tokenizer, "options": OPTIONS}
+    killed = []
+
+    def kill_one(frame, event, argument):  # noqa: ARG001
+        children = multiprocessing.active_children()
+        if children and not killed and list(out.glob("progress/*.json")):
+            killed.append(children[0].pid)
+            os.kill(children[0].pid, signal.SIGKILL)
+
+    import sys
+
+    sys.setprofile(kill_one)
+    try:
+        with pytest.raises(RuntimeError, match=r"worker process died \(exit code -9\)"):
+            prepare_dataset("audiofolder", corpus, out, num_proc=2, **options)
+    finally:
+        sys.setprofile(None)
+    assert killed
+    assert multiprocessing.active_children() == []
+    # It goes on from the last whole shard, with another number of processes too.
+    prepare_dataset("audiofolder", corpus, out, **options)
+    assert files_of(out) == prepared
+
+
+def _prepare(corpus, out, tokenizer):
+    torch.set_num_threads(1)
+    prepare_dataset("audiofolder", corpus, out, tokenizer=tokenizer, options=OPTIONS)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_and_started_again(corpus, prepared, tokenizer, tmp_path, quick):
+    def start(out):
+        process = quick.Process(target=_prepare, args=(corpus, out, tokenizer))
+        process.start()
+        return process
+
+    rng = np.random.default_rng(0)
+    kills = kept = 0
+    # How often a run is killed before it ends depends on the machine.
+    for attempt in range(24):
+        if kills >= 4 and kept >= 10:
+            break
+        out = tmp_path / f"killed{attempt}"
+        while True:
+            before = {p: p.stat().st_mtime_ns for p in out.glob("progress/*.json")}
+            process = start(out)
+            # At some moment while one of the next shards is made, or the split is finished.
+            aim = len(before) + int(rng.integers(0, 5))
+            while process.is_alive() and len(list(out.glob("progress/*.json"))) < aim:
+                time.sleep(0.001)
+            process.join(rng.uniform(0, 0.05))
+            process.kill()
+            process.join()
+            after = {p: p.stat().st_mtime_ns for p in out.glob("progress/*.json")}
+            # What was whole is not written again.
+            assert all(after.get(path, time) == time for path, time in before.items())
+            kept += len(before)
+            if process.exitcode == 0:
+                break
+            assert process.exitcode == -signal.SIGKILL
+            kills += 1
+        assert files_of(out) == prepared
+    assert kills >= 4
+    assert kept >= 10
+
+
+# Memory
+
+RATE_48 = 48_000
+BUDGET = 64 * 2**20
+
+
+def _tokenizer_48():
+    torch.manual_seed(0)
+    autoencoder = LappedAutoencoder(
+        LappedConfig(
+            sampling_rate=RATE_48, hop_length=240, latent_dim=4, encoder_width=8, encoder_depth=1,
+            decoder_width=8, decoder_depth=1,
+        )
+    )  # fmt: skip
+    autoencoder.initialize(torch.diag(torch.linspace(2, 0.01, 240)))
+    return LatentTokenizer.from_autoencoder(autoencoder.eval())
+
+
+def _peak():
+    with open("/proc/self/status") as status:  # noqa: PTH123
+        lines = dict(line.split(":", 1) for line in status)
+    return int(lines["VmHWM"].split()[0]) * 1024
+
+
+def _measure(small, large, out, results):
+    torch.set_num_threads(1)
+    how = {"tokenizer": _tokenizer_48(), "resources": Resources(batch_seconds=5)}
+    options = {
+        "segments": RowOptions(codes=False, latents=True, segment_seconds=10),
+        "whole": RowOptions(codes=False, latents=True),
+    }
+    for name, option in options.items():  # What is allocated once and for all, is allocated now.
+        prepare_dataset("audiofolder", small, out / f"small {name}", options=option, **how)
+    before = _peak()
+    for name, option in options.items():
+        manifest = prepare_dataset("audiofolder", large, out / name, options=option, **how)
+        rows = sum(shard.rows for shard in manifest.shards)
+        results.put((name, rows, len(manifest.failures), _peak() - before))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux")  # noqa: PTH110
+def test_ten_times_more_audio_than_memory(tmp_path, quick, monkeypatch):
+    # The allocator raises this by itself, and then keeps what should be given back.
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", str(2**17))
+    small, large = tmp_path / "small", tmp_path / "large"
+    small.mkdir()
+    large.mkdir()
+    audio = np.tile(tone(10, RATE_48)[0], 18)
+    soundfile.write(tmp_path / "x.flac", audio, RATE_48)
+    files = -(-10 * BUDGET // audio.nbytes)
+    for folder, number in ((small, 4), (large, files)):
+        for i in range(number):
+            os.link(tmp_path / "x.flac", folder / f"{i}.flac")
+    # And a file that alone is larger than the budget.
+    with soundfile.SoundFile(large / "long.flac", "w", RATE_48, 1) as stream:
+        for _ in range(2):
+            stream.write(audio)
+    assert 2 * audio.nbytes > BUDGET
+    results = quick.Queue()
+    process = quick.Process(target=_measure, args=(small, large, tmp_path, results))
+    process.start()
+    segments, whole = results.get(), results.get()
+    process.join()
+    assert segments[:3] == ("segments", 18 * (files + 2), 0)
+    assert whole[:3] == ("whole", files + 1, 0)
+    # Of ten budgets' audio.
+    assert segments[3] < 2 * BUDGET, segments[3] / BUDGET
+    assert whole[3] < 2 * BUDGET, whole[3] / BUDGET
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_before_it_has_read_anything(tokenizer, monkeypatch):
+    # As one does that is killed for its memory while it imports torch. The tokenizer is larger than
+    # a pipe: whoever writes it to nobody must notice.
+    spawn = multiprocessing.util.spawnv_passfds
+
+    def spawn_and_kill(path, arguments, descriptors):
+        process = spawn(path, arguments, descriptors)
+        if b"--multiprocessing-fork" in map(os.fsencode, arguments):
+            os.kill(process, signal.SIGKILL)
+        return process
+
+    monkeypatch.setattr(multiprocessing.util, "spawnv_passfds", spawn_and_kill)
+    with pytest.raises(RuntimeError, match=r"worker process died \(exit code -9\)"):
+        list(encode_in_processes(tokenizer, [], RowOptions(), Resources(), 2))
+    assert multiprocessing.active_children() == []

@@ -1,0 +1,68 @@
+"""Small seeded models that many tests share; nothing is trained."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import TypeCheckError
+
+from tokenizer.autoencoders.lapped.model import LappedAutoencoder, LappedConfig
+from tokenizer.autoencoders.lapped.paths import LevelStatistics
+from tokenizer.model.latent_tokenizer import LatentTokenizer
+from tokenizer.quantizers.residual import ResidualVectorQuantizer
+from tokenizer.quantizers.sources import TensorSource
+
+# Under the type checker of the tests a wrong type is refused before our own check sees it.
+REFUSED = (ValueError, TypeCheckError)
+
+RATE, HOP, DIM, CODEBOOKS, ENTRIES = 8000, 80, 8, 4, 16
+
+
+def flat_levels(hop: int) -> LevelStatistics:
+    """Statistics of no audio in particular."""
+    return LevelStatistics(torch.zeros(hop), torch.eye(hop) + 0.5)
+
+
+def make_autoencoder() -> LappedAutoencoder:
+    torch.manual_seed(0)
+    model = LappedAutoencoder(
+        LappedConfig(
+            sampling_rate=RATE,
+            hop_length=HOP,
+            latent_dim=DIM,
+            encoder_width=16,
+            encoder_depth=2,
+            decoder_width=16,
+            decoder_depth=2,
+        )
+    )
+    model.initialize(torch.diag(torch.linspace(2, 0.01, HOP)))
+    return model.eval()
+
+
+def make_tokenizer(**options) -> LatentTokenizer:
+    """A tokenizer with a fitted quantizer and a decoder that differs from the continuous one."""
+    tokenizer = LatentTokenizer.from_autoencoder(make_autoencoder())
+    clips = torch.from_numpy(np.stack([tone(3.0, seed=seed)[0] for seed in range(8)]))
+    latents = tokenizer.encode(clips[:, None]).latents.transpose(1, 2).reshape(-1, DIM)
+    quantizer = ResidualVectorQuantizer(DIM, CODEBOOKS, ENTRIES, **options)
+    quantizer.fit(TensorSource(latents.clone()), generator=torch.Generator().manual_seed(0))
+    tokenizer.set_quantizer(quantizer)
+    tokenizer.latents_mean.copy_(latents.mean(0))
+    tokenizer.latents_std.copy_(latents.std(0))
+    decoder = tokenizer.add_finetuned_decoder()
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.mul_(0.9)
+    return tokenizer.eval()
+
+
+def tone(seconds: float, rate: int = RATE, channels: int = 1, seed: int = 0) -> np.ndarray:
+    """A few partials and some noise, float32 ``[C, N]``."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(round(seconds * rate)) / rate
+    waves = []
+    for _ in range(channels):
+        partials = [np.sin(2 * np.pi * f * t + p) for f, p in rng.uniform(80, 3000, (5, 2))]
+        waves.append(0.05 * np.sum(partials, 0) + 0.01 * rng.normal(size=len(t)))
+    return np.stack(waves).astype(np.float32)

@@ -1,0 +1,306 @@
+import math
+
+import pytest
+import torch
+from models import make_autoencoder
+
+from tokenizer.autoencoders import build_autoencoder
+from tokenizer.autoencoders.lapped.model import LappedAutoencoder, LappedConfig
+from tokenizer.autoencoders.lapped.paths import LevelStatistics, log_magnitudes
+from tokenizer.model.tiling import decode_tiles, encode_tiles
+from tokenizer.networks.spectral import imdct, mdct
+
+CONFIG = LappedConfig(
+    sampling_rate=8000,
+    hop_length=20,
+    latent_dim=12,
+    encoder_width=16,
+    encoder_depth=2,
+    decoder_width=24,
+    decoder_depth=2,
+    kernel_size=5,
+)
+
+
+def make(**changes) -> LappedAutoencoder:
+    torch.manual_seed(0)
+    model = LappedAutoencoder(LappedConfig(**{**vars(CONFIG), **changes}))
+    with torch.no_grad():  # the networks start near zero: give them something to do
+        torch.nn.init.normal_(model.encoder.head.weight, std=0.3)
+        torch.nn.init.normal_(model.decoder.head.weight, std=0.3)
+    return model.eval()
+
+
+def signal(length: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(1, 1, length, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.inference_mode()
+def test_frames_and_samples_for_every_length_up_to_three_hops():
+    model = make()
+    for length in range(1, 3 * CONFIG.hop_length + 1):
+        z = model.encoder(signal(length))
+        assert z.shape == (1, 12, model.num_frames(length))
+        audio = model.decoder(z)
+        assert audio.shape == (1, 1, model.num_samples(z.shape[-1]))
+        assert audio.shape[-1] >= length
+
+
+@torch.inference_mode()
+def test_initialized_linear_path_is_a_principal_component_analysis():
+    torch.manual_seed(0)
+    model = LappedAutoencoder(CONFIG).eval()
+    # Coloured noise: neighbouring samples alike, so that 12 of 20 components hold nearly all.
+    white = torch.randn(1, 20_000, generator=torch.Generator().manual_seed(1))
+    x = torch.nn.functional.avg_pool1d(white[None], 9, 1, 4)[0]
+    x = x / x.square().mean().sqrt()
+    c = mdct(x, CONFIG.hop_length)[0]
+    covariance = c.T @ c / len(c)
+    model.initialize(covariance)
+    for head in (model.encoder.head, model.decoder.head):
+        head.weight.zero_()
+    model.decoder.head.bias[CONFIG.hop_length : 2 * CONFIG.hop_length] = -14.0
+    z = model.encoder(x[None])
+    error = (model.decoder(z)[..., : x.shape[-1]] - x).square().mean()
+    # Eckart and Young: no linear code of 12 dimensions does better than the discarded eigenvalues.
+    discarded = torch.linalg.eigvalsh(covariance.double())[: -CONFIG.latent_dim].sum()
+    assert float(error) == pytest.approx(float(discarded) / CONFIG.hop_length, rel=0.02)
+    assert float(z.std()) == pytest.approx(1.0, abs=0.05)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("length", [1, 20, 999, 1000 * 20, 1024 * 20, 1034 * 20 + 7, 2100 * 20 + 3])
+def test_tiles_equal_the_whole(length):
+    model = make()
+    x = signal(length)
+    whole = model.encoder(x)
+    tiled = torch.cat(list(encode_tiles(model, [x])), -1)
+    assert tiled.shape == whole.shape
+    torch.testing.assert_close(tiled, whole, atol=2e-5, rtol=1e-4)
+    audio = model.decoder(whole)
+    pieces = torch.cat(list(decode_tiles(model, model.decoder, [whole], 0.0)), -1)
+    assert pieces.shape == audio.shape
+    torch.testing.assert_close(pieces, audio, atol=2e-5, rtol=1e-4)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("block", [313, 20 * 1024, 20 * 1030, 5000])
+def test_blocks_of_any_size_give_equal_bits(block):
+    model = make()
+    x = signal(2100 * 20 + 3)
+    at_once = torch.cat(list(encode_tiles(model, [x])), -1)
+    streamed = torch.cat(list(encode_tiles(model, x.split(block, -1))), -1)
+    assert torch.equal(at_once, streamed)
+    audio = torch.cat(list(decode_tiles(model, model.decoder, [at_once], 0.2)), -1)
+    pieces = at_once.split(max(block // 20, 1), -1)
+    assert torch.equal(audio, torch.cat(list(decode_tiles(model, model.decoder, pieces, 0.2)), -1))
+
+
+@torch.inference_mode()
+def test_groups_are_coded_each_as_if_alone():
+    model = make()
+    x = torch.cat([signal(30_000, seed) for seed in range(3)])
+    together = torch.cat(list(encode_tiles(model, [x])), -1)
+    for i in range(3):
+        alone = torch.cat(list(encode_tiles(model, [x[i : i + 1]])), -1)
+        assert torch.equal(together[i : i + 1], alone)
+
+
+@torch.inference_mode()
+def test_context_is_enough_and_not_more_than_needed():
+    model = make()
+    frame, far = 40, model.encoder.context
+    x = signal(100 * 20)
+    z = model.encoder(x)
+    for distance, changes in ((far + 2, False), (far - 1, True)):
+        other = x.clone()
+        other[..., (frame + distance) * 20 : (frame + distance) * 20 + 20] += 1
+        assert torch.equal(model.encoder(other)[..., frame], z[..., frame]) != changes
+    audio = model.decoder(z)
+    far = model.decoder.context
+    for distance, changes in ((far + 1, False), (far - 1, True)):
+        other = z.clone()
+        other[..., frame + distance] += 1
+        block = slice(frame * 20, frame * 20 + 20)
+        assert torch.equal(model.decoder(other)[..., block], audio[..., block]) != changes
+
+
+@torch.inference_mode()
+def test_gates_can_shut_off():
+    model = make()
+    model.decoder.head.weight.zero_()
+    model.decoder.head.bias.copy_(torch.tensor([-99.0, -99.0, 0.0]).repeat_interleave(20))
+    assert float(model.decoder(torch.randn(1, 12, 50)).abs().max()) < 1e-4
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("linear_path", [True, False])
+def test_levels_far_out_do_not_burst(linear_path):
+    decoder = make(linear_path=linear_path).decoder
+    if linear_path:
+        decoder.linear.weight.zero_()
+    h = 1000 * torch.randn(1, 50, 24, generator=torch.Generator().manual_seed(0))
+    loudest = float(decoder.coefficients(h, torch.zeros(1, 50, 12)).abs().max())
+    # Without a linear path all is the networks'.
+    assert loudest == pytest.approx(math.exp(3 if linear_path else 7), rel=1e-5)
+
+
+@torch.inference_mode()
+def test_noise_level_reaches_the_decoder_and_none_means_exact():
+    model = make()
+    z = torch.randn(2, 12, 30, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(model.decoder(z), model.decoder(z, torch.zeros(2)))
+    mixed = model.decoder(z, torch.tensor([0.0, 0.5]))
+    torch.testing.assert_close(mixed[:1], model.decoder(z[:1]))
+    assert not torch.allclose(mixed[1:], model.decoder(z[1:]))
+
+
+def test_latents_have_unit_deviation_in_training_and_the_scale_is_learned():
+    model = make().train()
+    for step in range(400):
+        z = model.encoder(3 * signal(1000, step)).detach()
+    assert float(z.std()) == pytest.approx(1, abs=1e-4)
+    assert float(model.eval().encoder(3 * signal(4000, 0)).detach().std()) == pytest.approx(
+        1, abs=0.1
+    )
+
+
+def test_without_the_linear_path():
+    model = make(linear_path=False)
+    model.initialize(torch.eye(20))
+    assert not any("linear" in name for name in model.state_dict())
+    assert model.decoder(model.encoder(signal(100))).shape == (1, 1, 100)
+
+
+@torch.inference_mode()
+def test_envelope_latents_carry_the_levels_that_the_linear_path_loses():
+    # Noise whose upper half comes and goes: 8 latents for the waveform of 20 coefficients.
+    hop, frames = CONFIG.hop_length, 1000
+    generator = torch.Generator().manual_seed(0)
+    loud = torch.rand(frames // 50, 1, generator=generator).repeat_interleave(50, 0) * 4
+    c = torch.randn(frames, hop, generator=generator) * torch.tensor([1.0] * 8 + [0.1] * 12)
+    c[:, 8:] *= (loud - 2).exp()
+    x = imdct(c)[None, None]
+    gain = x.square().mean().sqrt()
+    levels = log_magnitudes(mdct(x[0] / gain, hop)[0]).double()
+    statistics = LevelStatistics(levels.mean(0), levels.T.cov())
+    c = mdct(x[0] / gain, hop)[0]
+    model = make(latent_dim=12, envelope_dim=4)
+    model.initialize(c.T @ c / len(c), statistics)
+    for head in (model.encoder.head, model.decoder.head):
+        head.weight.zero_()
+    z = model.encoder(x / gain)[0].T
+    # The decoder's magnitudes, and what they are of.
+    said = model.decoder.envelope(z)[25::50, 8:].mean(1)
+    heard = (c[25::50, 8:].square().mean(1) + 1e-9).log() / 2
+    agreement = torch.corrcoef(torch.stack([said, heard]))[0, 1]
+    assert float(agreement) > 0.9
+    assert float(said.mean()) == pytest.approx(float(heard.mean()), abs=0.7)
+    # The waveform has the first 8 latents to itself.
+    assert model.encoder.linear.weight[8:].abs().max() == 0
+    assert model.encoder.envelope.weight[:8].abs().max() == 0
+
+
+def test_envelope_latents_need_levels_and_room():
+    with pytest.raises(ValueError, match="give levels"):
+        make(envelope_dim=4).initialize(torch.eye(20))
+    with pytest.raises(ValueError, match="envelope_dim is 12 and detail_dim 0: together"):
+        make(envelope_dim=12)
+    with pytest.raises(ValueError, match="need the linear path"):
+        make(envelope_dim=4, linear_path=False)
+
+
+def begun_with_companding(companding: float) -> tuple[LappedAutoencoder, torch.Tensor]:
+    """A model as training begins it, its networks silent, and the audio that it began with."""
+    hop, frames = CONFIG.hop_length, 2000
+    generator = torch.Generator().manual_seed(0)
+    # Bins 40 dB apart that come and go, each half of the spectrum by itself.
+    loud = 3 * torch.rand(2, frames // 50, 1, generator=generator).repeat_interleave(50, 1)
+    spectrum = torch.logspace(0, -2, hop)
+    c = torch.randn(frames, hop, generator=generator) * spectrum
+    c *= torch.cat([loud[0].expand(-1, hop // 2), loud[1].expand(-1, hop // 2)], 1).exp()
+    x = imdct(c)[None, None]
+    x = x / x.square().mean().sqrt()
+    c = mdct(x[0], hop)[0]
+    levels = log_magnitudes(c).double()
+    statistics = LevelStatistics(levels.mean(0), levels.T.cov())
+    model = make(latent_dim=24, envelope_dim=4, companding=companding)
+    with torch.no_grad():
+        model.initialize_companding(statistics)
+        companded = model.encoder.companded(c, model.encoder.envelope(log_magnitudes(c)))
+        model.initialize(companded.T @ companded / len(c), statistics)
+        for head in (model.encoder.head, model.decoder.head):
+            head.weight.zero_()
+        # No noise of the decoder's own.
+        model.decoder.head.bias[hop : 2 * hop] = -99.0
+        model.decoder.envelope.weight.zero_()
+        model.decoder.envelope.bias.zero_()
+    return model, x
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("companding", [0.0, 0.3, 1.0])
+def test_companding_is_undone_where_all_components_are_kept(companding):
+    model, x = begun_with_companding(companding)
+    error = (model.decoder(model.encoder(x)) - x).square().mean().sqrt()
+    assert float(error) < 1e-4
+
+
+@torch.inference_mode()
+def test_companding_puts_noise_under_the_signal():
+    def slope(companding: float) -> float:
+        """How many dB noise rises in a bin and frame for each dB of the signal."""
+        model, x = begun_with_companding(companding)
+        z = model.encoder(x)
+        noise = 0.01 * torch.randn(z.shape, generator=torch.Generator().manual_seed(1))
+        # Of the waveform only: the levels arrive as they are.
+        noise[:, -4:] = 0
+        error = mdct((model.decoder(z + noise) - x)[0], CONFIG.hop_length)[0]
+        signal = mdct(x[0], CONFIG.hop_length)[0]
+        # Over time, in each bin by itself: on average the linear path shapes noise too.
+        levels = [c.square().unflatten(0, (-1, 50)).mean(1).log() for c in (signal, error)]
+        x, y = (level - level.mean(0) for level in levels)
+        return float((x * y).sum() / x.square().sum())
+
+    none, half, full = slope(0.0), slope(0.5), slope(1.0)
+    assert none == pytest.approx(0, abs=0.1)
+    assert half == pytest.approx(0.5, abs=0.15)
+    assert full == pytest.approx(1, abs=0.2)
+
+
+def test_companding_needs_envelope_latents_and_is_a_power():
+    with pytest.raises(ValueError, match=r"companding is 0\.5: .*needs envelope latents"):
+        make(companding=0.5)
+    with pytest.raises(ValueError, match=r"companding is 1\.5: it must be 0 to 1"):
+        make(envelope_dim=4, companding=1.5)
+    with pytest.raises(ValueError, match="companding is nan"):
+        make(envelope_dim=4, companding=float("nan"))
+    assert "companding" not in make(envelope_dim=4).to_config()
+    model = make(envelope_dim=4, companding=0.5)
+    again = build_autoencoder({"kind": "lapped", **model.to_config()})
+    assert again.config == model.config
+
+
+def test_config_round_trip_and_refusals():
+    model = make()
+    again = build_autoencoder({"kind": "lapped", **model.to_config()})
+    again.load_state_dict(model.state_dict())
+    x = signal(500)
+    assert torch.equal(again.eval().encoder(x), model.encoder(x))
+    with pytest.raises(ValueError, match="latent_dim must be at least 1, got 0"):
+        make(latent_dim=0)
+    with pytest.raises(ValueError, match="kernel_size must be odd, got 4"):
+        make(kernel_size=4)
+    with pytest.raises(ValueError, match="bogus"):
+        build_autoencoder({"kind": "lapped", **model.to_config(), "bogus": 1})
+    with pytest.raises(ValueError, match=r"'nothing'.*lapped"):
+        build_autoencoder({"kind": "nothing"})
+
+
+def test_a_bad_batch_does_not_spoil_the_scale_of_latents():
+    encoder = make_autoencoder().encoder.train()
+    before = encoder.latent_scale.clone()
+    encoder(torch.full((1, 1, 800), torch.nan))
+    assert torch.equal(encoder.latent_scale, before)
+    encoder(torch.randn(1, 1, 800))
+    assert not torch.equal(encoder.latent_scale, before)

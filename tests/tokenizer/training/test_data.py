@@ -1,0 +1,192 @@
+import io
+import os
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from models import tone
+
+from tokenizer.training.data import (
+    NO_AUGMENTATION,
+    Augmentation,
+    Clip,
+    CropDataset,
+    crop_batches,
+    identity,
+    read_window,
+    scan,
+    scan_dataset,
+    split_clips,
+)
+
+datasets = pytest.importorskip("datasets")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("audio")
+    (root / "deep").mkdir()
+    for i, (name, rate, channels) in enumerate(
+        [("a.wav", 8000, 1), ("b.flac", 16_000, 2), ("deep/c.ogg", 8000, 1), ("d.wav", 8000, 1)]
+    ):
+        soundfile.write(root / name, tone(1.0 + i, rate, channels, seed=i).T, rate)
+    (root / "notes.txt").write_text("no audio")
+    return root
+
+
+def crops(folder, augmentation: Augmentation = NO_AUGMENTATION, seed: int = 0) -> CropDataset:
+    return CropDataset(
+        scan(folder),
+        sampling_rate=8000,
+        crop_length=4000,
+        augmentation=augmentation,
+        seed=seed,
+        length=64,
+    )
+
+
+def test_scan_lists_audio_in_a_stable_order(folder):
+    clips = scan(folder)
+    assert [clip.name.removeprefix(str(folder) + "/") for clip in clips] == [
+        "a.wav",
+        "b.flac",
+        "d.wav",
+        "deep/c.ogg",
+    ]
+    assert [clip.num_samples / clip.sampling_rate for clip in clips] == [1, 2, 4, 3]
+    assert [clip.num_channels for clip in clips] == [1, 2, 1, 1]
+
+
+def test_scan_finds_what_libsndfile_reads(tmp_path):
+    suffixes = {
+        "OGG": "oga",
+        "AIFF": "aifc",
+        "RF64": "rf64",
+        "W64": "w64",
+        "CAF": "caf",
+        "AU": "au",
+    }
+    for kind, suffix in suffixes.items():
+        soundfile.write(tmp_path / f"a.{suffix}", tone(0.5).T, 8000, format=kind)
+    assert [clip.num_samples for clip in scan(tmp_path)] == [4000] * len(suffixes)
+
+
+def test_scan_refuses_what_is_no_audio(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        scan(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="No audio"):
+        scan(tmp_path)
+    (tmp_path / "bad.wav").write_text("text")
+    with pytest.raises(ValueError, match=r"bad\.wav"):
+        scan(tmp_path)
+
+
+def test_dataset_clips_equal_files(folder, tmp_path):
+    paths = [clip.name for clip in scan(folder)]
+    data = datasets.Dataset.from_dict({"audio": paths}).cast_column("audio", datasets.Audio())
+    data.save_to_disk(tmp_path / "saved")
+    for a, b in zip(scan(tmp_path / "saved"), scan(folder), strict=True):
+        assert (a.num_samples, a.sampling_rate) == (b.num_samples, b.sampling_rate)
+        np.testing.assert_array_equal(a.read(100, 500), b.read(100, 500))
+    no_audio = datasets.Dataset.from_dict({"text": ["x"]})
+    no_audio.save_to_disk(tmp_path / "text")
+    with pytest.raises(ValueError, match="no column 'audio'"):
+        scan(tmp_path / "text")
+
+
+def test_windows_are_parts_of_files(folder):
+    clip = scan(folder)[0]
+    whole, _ = soundfile.read(clip.name, dtype="float32")
+    window = read_window(clip, 0.25, 0.5, 8000, 0)
+    np.testing.assert_array_equal(window, whole[2000:6000])
+    assert len(read_window(clip, 0.9, 0.5, 8000, 0)) == 800
+    stereo = scan(folder)[1]
+    assert len(read_window(stereo, 0.5, 1.0, 8000, 1)) == 8000
+
+
+def test_split_is_even_and_complete(folder):
+    clips = scan(folder)
+    train, held_out = split_clips(clips, 2)
+    assert sorted(c.name for c in train + held_out) == sorted(c.name for c in clips)
+    assert len(held_out) == 2
+    with pytest.raises(ValueError, match="hold out 4 of 4"):
+        split_clips(clips, 4)
+
+
+def test_crops_depend_on_seed_and_index_alone(folder):
+    one, two = crops(folder, Augmentation()), crops(folder, Augmentation())
+    for index in (5, 0, 17):
+        a, b = one[index], two[index]
+        assert a["audio"].shape == (1, 4000)
+        assert torch.equal(a["audio"], b["audio"])
+        assert a["gain"] == b["gain"]
+    other = crops(folder, Augmentation(), seed=1)
+    assert not torch.equal(one[5]["audio"], other[5]["audio"])
+    assert not torch.equal(one[5]["audio"], one[6]["audio"])
+
+
+def test_batches_resume_and_are_shared_among_processes(folder):
+    def batches(**options):
+        found = crop_batches(crops(folder), batch_size=4, num_workers=0, **options)
+        return [batch["audio"] for batch in found]
+
+    whole = batches(first_step=0)
+    assert len(whole) == 16
+    assert all(torch.equal(a, b) for a, b in zip(whole[5:], batches(first_step=5), strict=True))
+    halves = [batches(first_step=0, rank=rank, world_size=2) for rank in (0, 1)]
+    for step in range(8):
+        for rank in (0, 1):
+            assert torch.equal(halves[rank][step], whole[2 * step + rank])
+
+
+def test_a_worker_says_what_is_wrong_in_a_line(folder, tmp_path):
+    gone = shutil.copytree(folder, tmp_path / "gone")
+    dataset = crops(gone)
+    shutil.rmtree(gone)
+    with pytest.raises(RuntimeError) as error:
+        next(crop_batches(dataset, batch_size=2, first_step=0, num_workers=1))
+    assert str(error.value).startswith("20 clips in a row could not be read. The last: ")
+    assert "Traceback" not in str(error.value)
+
+
+def test_identity_tells_clips_apart(folder, tmp_path):
+    clips = scan(folder)
+    assert identity(clips) == identity(scan(folder))
+    assert identity(clips) != identity(clips[1:]) != identity(clips[::-1])
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    assert identity(scan(moved)) == identity(clips)
+    now = identity(scan(moved), modified=True)
+    os.utime(moved / "a.wav", (1, 1))
+    assert identity(scan(moved), modified=True) != now
+    assert identity(scan(moved)) == identity(clips)
+
+
+def test_datasets_with_as_many_rows_are_told_apart():
+    def clips(seed: int) -> list[Clip]:
+        file = io.BytesIO()
+        soundfile.write(file, tone(1.0, 8000, 1, seed=seed).T, 8000, format="WAV")
+        rows = datasets.Dataset.from_dict({"audio": [{"path": None, "bytes": file.getvalue()}]})
+        return scan_dataset(rows.cast_column("audio", datasets.Audio(decode=False)))
+
+    assert identity(clips(0)) == identity(clips(0))
+    assert identity(clips(0)) != identity(clips(1))
+
+
+def test_gain_is_the_level_of_the_surroundings(folder):
+    item = crops(folder)[3]
+    measured = item["audio"].square().mean().sqrt()
+    assert float(item["gain"]) == pytest.approx(float(measured), rel=0.3)
+
+
+def test_lowpass_removes_what_is_above_and_keeps_what_is_below(folder):
+    only = replace(NO_AUGMENTATION, lowpass=1.0, lowpass_range=(1000.0, 1000.0))
+    for index in range(8):
+        filtered, whole = crops(folder, only)[index]["audio"], crops(folder)[index]["audio"]
+        spectra = [np.abs(np.fft.rfft(x[0].numpy() * np.hanning(4000))) for x in (filtered, whole)]
+        assert spectra[0][600:].max() < 0.02 * spectra[1].max()  # 1200 Hz and up
+    level = replace(NO_AUGMENTATION, round_to_16_bit=1.0)
+    rounded = crops(folder, level)[2]["audio"] * 32767
+    torch.testing.assert_close(rounded, rounded.round(), atol=2e-3, rtol=0)

@@ -1,0 +1,494 @@
+import json
+import math
+import shutil
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from accelerate import Accelerator
+from launching import launch
+from models import DIM, RATE, make_autoencoder, make_tokenizer, tone
+from safetensors.torch import load_file
+from tiny_training import train_stages
+
+from tokenizer import LatentTokenizer
+from tokenizer.quantizers.residual import ResidualVectorQuantizer
+from tokenizer.training import decoder as decoder_module
+from tokenizer.training import loop as loop_module
+from tokenizer.training.autoencoder import ReconstructionConfig, train_autoencoder
+from tokenizer.training.data import Augmentation, scan
+from tokenizer.training.decoder import FinetuneConfig, finetune_decoder
+from tokenizer.training.loop import LoopConfig, learning_rate, run
+from tokenizer.training.quantizer import (
+    FitConfig,
+    cache_latents,
+    decoder_sensitivity,
+    fit_quantizer,
+    latent_statistics,
+)
+from tokenizer.training.state import WeightAverage
+
+LOOP = LoopConfig(
+    steps=12,
+    batch_size=2,
+    crop_seconds=0.25,
+    learning_rate=1e-3,
+    warmup_steps=4,
+    log_every=3,
+    validate_every=100,
+    num_workers=0,
+)
+
+
+def log(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def train(
+    audio: Path, out: Path, loop: LoopConfig = LOOP, shift: float = 0.0, **options: Any
+) -> dict[str, torch.Tensor]:
+    autoencoder = make_autoencoder()
+    with torch.no_grad():
+        autoencoder.encoder.head.bias += shift
+    train_autoencoder(
+        autoencoder,
+        scan(audio),
+        out,
+        loop=loop,
+        losses=ReconstructionConfig(),
+        augmentation=Augmentation(),
+        progress=False,
+        **options,
+    )
+    return autoencoder.state_dict()
+
+
+def finetune(tokenizer: LatentTokenizer, audio: Path, out: Path, **options: Any) -> None:
+    finetune_decoder(
+        tokenizer,
+        scan(audio),
+        out,
+        loop=replace(LOOP, steps=2),
+        losses=ReconstructionConfig(),
+        finetune=FinetuneConfig(),
+        augmentation=Augmentation(),
+        progress=False,
+        **options,
+    )
+
+
+def interrupt_at(monkeypatch, step: int) -> None:
+    """Makes the next run raise, as a kill would, after a checkpoint at ``step``."""
+    real, saved = loop_module.save_checkpoint, []
+
+    def save(folder, state, config):
+        real(folder, state, config)
+        saved.append(state.step)
+        if state.step >= step:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop_module, "save_checkpoint", save)
+
+
+def test_schedule():
+    rates = [learning_rate(step, LOOP) for step in range(12)]
+    assert rates[:4] == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3])
+    assert rates[3:] == sorted(rates[3:], reverse=True)
+    assert learning_rate(12, LOOP) == pytest.approx(1e-5)
+
+
+def test_training_improves_and_delivers_averaged_weights(audio, tmp_path):
+    long = replace(LOOP, steps=60, learning_rate=3e-3)
+    state = train(audio, tmp_path / "run", long)
+    first, *_, last = [line for line in log(tmp_path / "run") if "train/loss" in line]
+    assert last["train/loss"] < first["train/loss"] - 0.3
+    assert all(value.isfinite().all() for value in state.values())
+    validation = log(tmp_path / "run")[-1]
+    assert validation["val/clean_snr"] > validation["val/noisy_snr"]
+    assert validation["val/clean_mel"] < validation["val/noisy_mel"]
+
+
+@pytest.mark.slow
+def test_two_processes_do_what_one_does(audio, tmp_path):
+    """Two processes with two crops each take the steps of one with four."""
+    train_stages(audio, tmp_path / "one", 4)
+    launch(2, "tiny_training.py", audio, tmp_path / "two", 2)
+    for stage in ("stage1", "stage3"):
+        one, two = (log(tmp_path / processes / stage) for processes in ("one", "two"))
+        for mine, theirs in zip(one, two, strict=True):
+            for name in mine.keys() - {"train/steps_per_second"}:
+                assert theirs[name] == pytest.approx(mine[name], rel=1e-4, abs=1e-5), name
+        mine, theirs = (
+            load_file(tmp_path / processes / stage / "checkpoint" / "average.safetensors")
+            for processes in ("one", "two")
+        )
+        assert mine.keys() == theirs.keys()
+        for name, value in mine.items():
+            # Adam makes much of the rounding of gradients near zero.
+            torch.testing.assert_close(theirs[name], value, rtol=1e-3, atol=2e-4)
+
+
+def test_processes_that_would_train_alone_are_refused(audio, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError, match=r"2 processes were started.*accelerate launch --cpu"):
+        train(audio, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+def test_resumed_equals_uninterrupted(audio, tmp_path, monkeypatch):
+    whole = train(audio, tmp_path / "whole")
+    every_step = replace(LOOP, checkpoint_seconds=0.0)
+    with monkeypatch.context() as patched:
+        interrupt_at(patched, 5)
+        with pytest.raises(KeyboardInterrupt):
+            train(audio, tmp_path / "parts", every_step)
+    resumed = train(audio, tmp_path / "parts", every_step)
+    assert whole.keys() == resumed.keys()
+    for name in whole:
+        assert torch.equal(whole[name], resumed[name]), name
+    losses = [
+        [x["train/loss"] for x in log(tmp_path / p) if "train/loss" in x]
+        for p in ("whole", "parts")
+    ]
+    assert losses[0][2:] == losses[1][2:]
+    # A finished run is left as it is.
+    again = train(audio, tmp_path / "parts", every_step)
+    assert all(torch.equal(again[name], whole[name]) for name in whole)
+
+
+def test_a_kill_between_the_renames_of_a_checkpoint_loses_nothing(audio, tmp_path):
+    whole = train(audio, tmp_path / "run")
+    (tmp_path / "run" / "checkpoint").rename(tmp_path / "run" / "checkpoint.old")
+    (tmp_path / "run" / "checkpoint.new").mkdir()
+    again = train(audio, tmp_path / "run")
+    assert all(torch.equal(again[name], whole[name]) for name in whole)
+
+
+def test_other_options_are_refused_on_resume(audio, tmp_path):
+    train(audio, tmp_path / "run")
+    with pytest.raises(ValueError, match=r"'learning_rate': 0\.001.*'learning_rate': 0\.5"):
+        train(audio, tmp_path / "run", replace(LOOP, learning_rate=0.5))
+
+
+def test_a_run_is_continued_on_its_own_audio_and_model_only(audio, tmp_path):
+    others = shutil.copytree(audio, tmp_path / "others")
+    first = sorted(others.rglob("*.wav"))[0]
+    soundfile.write(first, soundfile.read(first)[0][:-1], RATE)
+    moved = shutil.copytree(audio, tmp_path / "moved")
+    train(audio, tmp_path / "run", pretrained=True)
+    train(moved, tmp_path / "run", pretrained=True)
+    for refused, options in (
+        ("clips", {"audio": others}),
+        ("held_out", {"audio": audio, "num_held_out": 1}),
+        ("start", {"audio": audio, "shift": 1.0}),
+        ("crops_per_step", {"audio": audio, "loop": replace(LOOP, batch_size=3)}),
+    ):
+        with pytest.raises(ValueError, match=f"was trained with .*'{refused}'"):
+            train(out=tmp_path / "run", **{"pretrained": True, **options})
+
+    tokenizer = make_tokenizer()
+    finetune(tokenizer, audio, tmp_path / "tuned")
+    finetune(make_tokenizer(), audio, tmp_path / "tuned")
+    refitted = make_tokenizer()
+    assert isinstance(refitted.quantizer, ResidualVectorQuantizer)
+    refitted.quantizer.codebooks += 0.5
+    with pytest.raises(ValueError, match=r"was trained with .*'start'"):
+        finetune(refitted, audio, tmp_path / "tuned")
+
+
+def test_finetuning_takes_encoder_and_quantizer_to_the_device_of_training(
+    audio, tmp_path, monkeypatch
+):
+    class Begun(Exception):
+        pass
+
+    def begin(task, *_, **__):
+        tensors = [*task.tokenizer.parameters(), *task.tokenizer.buffers()]
+        assert {t.device.type for t in tensors} == {"meta"}
+        raise Begun
+
+    monkeypatch.setattr(decoder_module, "training_device", lambda: torch.device("meta"))
+    monkeypatch.setattr(decoder_module, "run", begin)
+    with pytest.raises(Begun):
+        finetune(make_tokenizer(), audio, tmp_path)
+
+
+def test_one_codebook_is_finetuned_for(audio, tmp_path):
+    tokenizer = LatentTokenizer.from_autoencoder(make_autoencoder())
+    quantizer = ResidualVectorQuantizer(DIM, 1, 16)
+    fit_quantizer(tokenizer, scan(audio), quantizer, cache=tmp_path / "x.npy", config=FitConfig())
+    finetune(tokenizer, audio, tmp_path)
+    assert tokenizer.finetuned_decoder is not None
+
+
+def test_checkpoints_hold_no_pickles(audio, tmp_path):
+    train(audio, tmp_path / "run")
+    names = sorted(p.name for p in (tmp_path / "run" / "checkpoint").iterdir())
+    assert names == [
+        "average.safetensors",
+        "module.safetensors",
+        "optimizer.safetensors",
+        "state.json",
+    ]
+
+
+class Toy:
+    """One parameter that should become 3; some batches are broken."""
+
+    def __init__(self, broken: set[int]) -> None:
+        self.module = torch.nn.Linear(1, 1, bias=False)
+        self.broken = broken
+
+    def batches(self, first_step, rank, world_size):
+        del rank, world_size
+        for step in range(first_step, 400):
+            yield {"x": torch.tensor([math.nan if step in self.broken else 1.0])}
+
+    def losses(self, module, batch, generator):
+        del generator
+        return {"loss": (module(batch["x"]) - 3).square().mean()}
+
+    def validate(self):
+        return {}
+
+
+def test_bad_batches_are_skipped_and_counted(tmp_path):
+    toy = Toy({5, 6, 40})
+    config = LoopConfig(steps=400, learning_rate=0.1, warmup_steps=1, num_workers=0, ema_decay=0.9)
+    assert run(toy, config, tmp_path, description={}, progress=False)
+    assert float(toy.module.weight.detach()) == pytest.approx(3, abs=0.05)
+    assert sum(line.get("train/skipped", 0) for line in log(tmp_path)[:2]) >= 2
+    with pytest.raises(RuntimeError, match="20 batches in a row"):
+        run(Toy(set(range(50, 400))), config, tmp_path / "b", description={}, progress=False)
+
+
+def test_the_scaler_of_float16_learns_from_overflows(tmp_path, monkeypatch):
+    class Half(Accelerator):
+        def __init__(self, **_: Any) -> None:
+            super().__init__(cpu=True)
+            # As on a GPU, where alone `mixed_precision="fp16"` is allowed.
+            self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+            self.state._mixed_precision, self.native_amp = "fp16", True
+
+    monkeypatch.setattr(loop_module, "Accelerator", Half)
+    config = LoopConfig(steps=400, learning_rate=0.1, warmup_steps=1, num_workers=0, ema_decay=0.9)
+    toy = Toy({0, 1, 5, 6, 40})
+    try:
+        run(toy, config, tmp_path, description={}, progress=False)
+    finally:
+        Accelerator().state._mixed_precision = "no"
+    assert float(toy.module.weight.detach()) == pytest.approx(3, abs=0.05)
+    saved = json.loads((tmp_path / "checkpoint" / "state.json").read_text())
+    # Halved five times, and again where a scaled gradient was beyond float16.
+    assert saved["scaler"]["scale"] <= 2.0**11
+
+
+def test_seeds_may_be_large(tmp_path):
+    config = LoopConfig(steps=400, num_workers=0, seed=2**62)
+    assert run(Toy(set()), config, tmp_path, description={}, progress=False)
+
+
+def test_zero_validates_at_the_end_only(audio, tmp_path):
+    train(audio, tmp_path, replace(LOOP, validate_every=0))
+    assert [line["step"] for line in log(tmp_path) if "val/clean_mel" in line] == [12]
+
+
+def test_weight_average_forgets_the_start_and_swaps_back():
+    module = torch.nn.Linear(2, 2)
+    average = WeightAverage(module, 0.9)
+    with torch.no_grad():
+        module.weight.fill_(1.0)
+    for step in range(200):
+        average.update(module, step)
+    torch.testing.assert_close(average.values["weight"], torch.ones(2, 2))
+    with torch.no_grad():
+        module.weight.fill_(2.0)
+    average.swap(module)
+    assert float(module.weight.detach().mean()) == pytest.approx(1)
+    average.swap(module)
+    assert torch.equal(module.weight, torch.full((2, 2), 2.0))
+
+
+def test_cached_latents_are_those_of_the_audio_and_reused(audio, tmp_path):
+    audio = shutil.copytree(audio, tmp_path / "audio")
+    tokenizer = make_tokenizer()
+    config = FitConfig(segment_seconds=0.5, max_frames=10_000)
+    path = tmp_path / "latents.npy"
+    source = cache_latents(tokenizer, scan(audio), path, config)
+    first = torch.from_numpy(tone(1.5, seed=0)[:, : RATE // 2])
+    rounded = (first * 32768).round() / 32768
+    wanted = tokenizer.encode(rounded[None]).latents[0].T
+    torch.testing.assert_close(source.rows(0, len(wanted)), wanted, atol=1e-3, rtol=1e-3)
+    assert len(source) == 6 * 3 * len(wanted)
+    before = path.stat().st_mtime_ns
+    cache_latents(tokenizer, scan(audio), path, config)
+    assert path.stat().st_mtime_ns == before
+    few = cache_latents(tokenizer, scan(audio), path, replace(config, max_frames=200))
+    assert len(few) == 3 * len(wanted)
+    with torch.no_grad():
+        tokenizer.autoencoder.encoder.head.bias += 1
+    other = cache_latents(tokenizer, scan(audio), path, replace(config, max_frames=200))
+    assert not torch.allclose(other.rows(0, 10), few.rows(0, 10))
+    # Files that were changed in place, to others of the same length.
+    for file in audio.rglob("*.wav"):
+        soundfile.write(file, -soundfile.read(file)[0], RATE)
+    changed = cache_latents(tokenizer, scan(audio), path, replace(config, max_frames=200))
+    assert not torch.allclose(other.rows(0, 10), changed.rows(0, 10))
+    mean, std = latent_statistics(changed)
+    other = changed
+    everything = other.rows(0, len(other))
+    torch.testing.assert_close(mean, everything.mean(0), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(std, everything.std(0, correction=0), atol=1e-5, rtol=1e-4)
+
+
+def test_decoder_sensitivity_is_that_of_the_decoder(audio, tmp_path):
+    tokenizer = make_tokenizer()
+    with torch.no_grad():  # dimension 2 is not heard at all, dimension 5 more than others
+        for layer in (
+            tokenizer.autoencoder.decoder.linear,
+            tokenizer.autoencoder.decoder.backbone.project,
+        ):
+            layer.weight[:, 2] = 0
+            layer.weight[:, 5] *= 8
+    config = FitConfig(segment_seconds=0.5, sensitivity_batches=6)
+    source = cache_latents(tokenizer, scan(audio), tmp_path / "latents.npy", config)
+    metric = decoder_sensitivity(tokenizer, source, config)
+    assert torch.equal(metric, metric.T)
+    assert float(torch.linalg.eigvalsh(metric.double()).min()) > -1e-6
+    assert float(metric[2, 2]) < 1e-6
+    assert int(metric.diagonal().argmax()) == 5
+
+
+@pytest.mark.parametrize("standardization", ["none", "channel", "decoder"])
+def test_fit_puts_quantizer_and_statistics_in_place(audio, tmp_path, standardization):
+    tokenizer = LatentTokenizer.from_autoencoder(make_autoencoder())
+    quantizer = ResidualVectorQuantizer(DIM, 3, 8, standardization=standardization)
+    config = FitConfig(segment_seconds=0.5, sensitivity_batches=2)
+    fit_quantizer(
+        tokenizer, scan(audio), quantizer, cache=tmp_path / "z.npy", config=config, progress=False
+    )
+    assert tokenizer.num_codebooks == 3
+    z = tokenizer.encode(torch.from_numpy(tone(1.5))[None]).latents
+    normal = tokenizer.normalize_latents(z)
+    assert float(normal.std()) == pytest.approx(1, abs=0.4)
+    errors = [
+        float((tokenizer.dequantize(tokenizer.quantize(z, n)) - z).square().mean()) for n in (1, 3)
+    ]
+    assert errors[1] < errors[0] < float((z - z.mean()).square().mean())
+    again = ResidualVectorQuantizer(DIM, 3, 8, standardization=standardization)
+    other = LatentTokenizer.from_autoencoder(make_autoencoder())
+    fit_quantizer(
+        other, scan(audio), again, cache=tmp_path / "z.npy", config=config, progress=False
+    )
+    assert torch.equal(again.codebooks, quantizer.codebooks)
+
+
+def test_finetuning_changes_the_finetuned_decoder_only(audio, tmp_path):
+    tokenizer = make_tokenizer()
+    tokenizer.set_quantizer(tokenizer.quantizer)  # drops the decoder of the fixture
+    before = {k: v.clone() for k, v in tokenizer.state_dict().items()}
+
+    def finetune(model: LatentTokenizer, steps: int) -> None:
+        finetune_decoder(
+            model,
+            scan(audio),
+            tmp_path / f"run{steps}",
+            loop=replace(LOOP, steps=steps),
+            losses=ReconstructionConfig(),
+            finetune=FinetuneConfig(min_codebooks=1),
+            augmentation=Augmentation(),
+            progress=False,
+        )
+
+    finetune(tokenizer, 40)
+    for name, value in before.items():
+        assert torch.equal(tokenizer.state_dict()[name], value), name
+    assert tokenizer.codes_decoder == "finetuned"
+    lines = log(tmp_path / "run40")
+    assert {"val/mel_1", "val/snr_4"} <= lines[-1].keys()
+    losses = [line["train/loss"] for line in lines if "train/loss" in line]
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    # Finished runs and resumed ones give the same decoder.
+    other = deepcopy(tokenizer)
+    other.set_quantizer(other.quantizer)
+    finetune(other, 40)
+    ours, theirs = tokenizer.finetuned_decoder, other.finetuned_decoder
+    assert ours is not None
+    assert theirs is not None
+    for name, value in ours.state_dict().items():
+        assert torch.equal(theirs.state_dict()[name], value), name
+
+
+def test_finetuning_the_continuous_decoder_changes_it_only(audio, tmp_path):
+    tokenizer = make_tokenizer()
+    before = {k: v.clone() for k, v in tokenizer.state_dict().items()}
+    codes = tokenizer.codes_fingerprint
+    finetune_decoder(
+        tokenizer,
+        scan(audio),
+        tmp_path / "run",
+        loop=replace(LOOP, steps=60),
+        losses=ReconstructionConfig(noise_range=(-1.0, 0.4)),
+        finetune=FinetuneConfig(decoder="continuous"),
+        augmentation=Augmentation(),
+        progress=False,
+    )
+    changed = {k for k, v in tokenizer.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed
+    assert all(name.startswith("autoencoder.decoder.") for name in changed)
+    assert tokenizer.codes_fingerprint == codes
+    lines = log(tmp_path / "run")
+    assert lines[-1]["val/mel_clean"] < lines[-1]["val/mel_noisy"]
+    losses = [line["train/loss"] for line in lines if "train/loss" in line]
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    with pytest.raises(ValueError, match='"finetuned" or "continuous", got \'both\''):
+        FinetuneConfig(decoder="both")
+    with pytest.raises(ValueError, match="continue_finetuned"):
+        FinetuneConfig(decoder="continuous", continue_finetuned=True)
+
+
+def test_refusals(audio, tmp_path):
+    for wrong, value in (
+        ("steps", 0),
+        ("batch_size", 0),
+        ("log_every", 0),
+        ("validate_every", -1),
+        ("crop_seconds", math.inf),
+    ):
+        with pytest.raises(ValueError, match=wrong):
+            LoopConfig(**{"steps": 1, wrong: value})
+    for wrong, value in (
+        ("lowpass", 2.0),
+        ("lowpass_range", (9000.0, 100.0)),
+        ("mix_range", (5.0, -5.0)),
+        ("level_jitter", -1.0),
+    ):
+        with pytest.raises(ValueError, match=wrong):
+            Augmentation(**{wrong: value})
+    with pytest.raises(ValueError, match="num_held_out"):
+        train(audio, tmp_path, num_held_out=-1)
+    with pytest.raises(ValueError, match="segment_seconds is inf"):
+        FitConfig(segment_seconds=math.inf)
+    with pytest.raises(ValueError, match="mel_scales_per_step"):
+        ReconstructionConfig(mel_scales_per_step=9)
+    for overlap in (0, 33):
+        with pytest.raises(ValueError, match=r"mel_overlap must be 1\.\.32"):
+            ReconstructionConfig(mel_overlap=overlap)
+    with pytest.raises(ValueError, match="positive"):
+        FitConfig(max_frames=0)
+    raw = LatentTokenizer.from_autoencoder(make_autoencoder())
+    with pytest.raises(RuntimeError, match="latok fit"):
+        finetune_decoder(
+            raw,
+            scan(audio),
+            tmp_path,
+            loop=LOOP,
+            losses=ReconstructionConfig(),
+            finetune=FinetuneConfig(),
+            augmentation=Augmentation(),
+        )

@@ -1,0 +1,1 @@
+"""The bundled autoencoder: a lapped transform with networks around it."""

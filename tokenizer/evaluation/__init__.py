@@ -1,0 +1,1 @@
+"""Metrics, evaluation of a tokenizer, comparison of quantizers, the report page."""

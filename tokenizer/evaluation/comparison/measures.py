@@ -1,0 +1,251 @@
+"""Held-out audio, encoded once, and what a quantizer makes of it at every rate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tokenizer.audio.inputs import open_audio
+from tokenizer.evaluation.comparison.specs import bits
+from tokenizer.evaluation.metrics import code_use, si_sdr
+from tokenizer.model.core import DecoderName
+from tokenizer.model.latent_tokenizer import LatentTokenizer
+from tokenizer.model.rows import Row, code_dtype
+from tokenizer.quantizers.base import Quantizer
+from tokenizer.training.data import Clip
+from tokenizer.training.losses import MEL_BINS, MEL_WINDOWS, log_mel
+
+# Speed is measured on so many vectors.
+_TIMED = 4096
+
+
+class MelReference:
+    """`mel_distance` to one signal, whose features are computed only once.
+
+    Args:
+        target: Audio ``[C, N]``.
+        sampling_rate: Hz.
+    """
+
+    def __init__(self, target: Float[np.ndarray, "C N"], sampling_rate: int) -> None:
+        self.sampling_rate = sampling_rate
+        self._features = list(self._compute(target))
+
+    def _compute(self, audio: np.ndarray) -> Iterator[Tensor]:
+        x = torch.from_numpy(audio)
+        for window, bands in zip(MEL_WINDOWS, MEL_BINS, strict=True):
+            yield log_mel(x, self.sampling_rate, window, bands, 1e-5)
+
+    def distance(self, estimate: Float[np.ndarray, "C N"]) -> float:
+        """The distance of another signal of the same shape."""
+        pairs = zip(self._compute(estimate), self._features, strict=True)
+        return sum(float((got - wanted).abs().mean()) for got, wanted in pairs)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out clips as one model's latents.
+
+    Attributes:
+        clips: The clips.
+        rows: Their latents, as rows.
+        seconds: Duration of all channels of all clips.
+        encode_seconds: What the encoder took for them.
+    """
+
+    clips: tuple[Clip, ...]
+    rows: tuple[Row, ...]
+    seconds: float
+    encode_seconds: float
+
+    @classmethod
+    def encode(cls, tokenizer: LatentTokenizer, clips: Sequence[Clip]) -> HeldOut:
+        """Encodes the clips one after another."""
+        rows, seconds, taken = [], 0.0, 0.0
+        for clip in clips:
+            audio = read(clip, tokenizer.sampling_rate)
+            start = time.perf_counter()
+            rows.append(
+                tokenizer.encode_latents({"array": audio, "sampling_rate": tokenizer.sampling_rate})
+            )
+            taken += time.perf_counter() - start
+            seconds += audio.size / tokenizer.sampling_rate
+        return cls(tuple(clips), tuple(rows), seconds, taken)
+
+    @property
+    def frames(self) -> Float[Tensor, "M D"]:
+        """All latent frames."""
+        return torch.from_numpy(np.concatenate([row["latents"] for row in self.rows]))
+
+    def split(self, codes: Int[np.ndarray, "M n"]) -> list[Row]:
+        """The codes of `frames` as a row for each clip."""
+        rows, start = [], 0
+        for row in self.rows:
+            stop = start + len(row["latents"])
+            kept = {k: row[k] for k in ("num_samples", "num_channels", "gain")}
+            rows.append({"codes": codes[start:stop]} | kept)
+            start = stop
+        return rows
+
+
+def read(clip: Clip, sampling_rate: int) -> Float[np.ndarray, "C N"]:
+    """A whole clip, resampled."""
+    return open_audio(clip.audio, target_rate=sampling_rate).read()
+
+
+@torch.no_grad()
+def measure_codes(
+    quantizer: Quantizer,
+    held_out: HeldOut,
+    counts: Sequence[int],
+    frame_rate: float | int,
+    *,
+    same_latents: bool = True,
+) -> tuple[dict[int, np.ndarray], list[dict[str, Any]], list[list[int]]]:
+    """Quantizes held-out latents at every rate, and measures latents, codes and speed.
+
+    Args:
+        quantizer: A fitted quantizer.
+        held_out: Latents of the model that it belongs to.
+        counts: Numbers of codebooks, most first.
+        frame_rate: Of the latents in Hz.
+        same_latents: Whether its latents are the ones that are compared; the distortion of others
+            means nothing beside theirs, and is left out.
+
+    Returns:
+        The codes ``[M, n]`` and the figures for each number of codebooks, and how often each code
+        of each codebook occurred, with the most codebooks.
+    """
+    device = quantizer.fitted.device
+    frames = held_out.frames[:, : quantizer.dim].to(device)
+    deviation = float((frames - frames.mean(0)).double().square().sum())
+    timed = frames[torch.arange(min(_TIMED, len(frames))) * len(frames) // min(_TIMED, len(frames))]
+    found: dict[int, np.ndarray] = {}
+    figures: list[dict[str, Any]] = []
+    most = torch.zeros(0, 0, dtype=torch.int64)
+    for n in counts:
+        sizes = quantizer.codebook_sizes[:n]
+        sample, encoding = _timed(lambda n=n: quantizer.encode(timed, n), device)
+        # Where prefixes are what fewer codebooks give, they need not be searched for again.
+        codes = most[:, :n] if found and quantizer.prefix_codes else quantizer.encode(frames, n)
+        most = codes if not found else most
+        _, decoding = _timed(lambda sample=sample: quantizer.decode(sample), device)
+        error = sum(
+            float((x - quantizer.decode(c)).double().square().sum())
+            for x, c in zip(frames.split(2**14), codes.split(2**14), strict=True)
+        )
+        array = codes.cpu().numpy().astype(code_dtype(quantizer.codebook_sizes))
+        found[n] = array
+        ratio = error / deviation if deviation else 0.0
+        figures.append(
+            {
+                "n_codebooks": n,
+                "kbps": 1e-3 * frame_rate * bits(sizes),
+                "kbps_coded": _coded_rate(quantizer, array, frame_rate),
+                "distortion_db": 10 * float(np.log10(max(ratio, 1e-20))) if same_latents else None,
+                "encode_vectors_per_second": len(timed) / encoding,
+                "decode_vectors_per_second": len(timed) / decoding,
+                "encode_x": held_out.seconds
+                / (held_out.encode_seconds + encoding * len(frames) / len(timed)),
+                **code_use(array, quantizer.codebook_sizes),
+            }
+        )
+    sizes = quantizer.codebook_sizes[: most.shape[1]]
+    use = [
+        torch.bincount(column, minlength=size).tolist()
+        for column, size in zip(most.T, sizes, strict=True)
+    ]
+    return found, figures, use
+
+
+def _timed(function: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, float]:
+    """The result and the shorter time of two calls: the first one also warms up."""
+    times = []
+    result = torch.empty(0)
+    for _ in range(2):
+        start = time.perf_counter()
+        result = function()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return result, max(min(times), 1e-9)
+
+
+def _coded_rate(
+    quantizer: Quantizer, codes: Int[np.ndarray, "M n"], frame_rate: float | int
+) -> float | None:
+    """kbit/s of `.ltk` files without headers: range-coded with the tables of the fit, or packed."""
+    counts = getattr(quantizer, "code_counts", None)
+    if counts is None or not int(counts.sum()):
+        return None
+    total = 0.0
+    for k, column in enumerate(codes.T):
+        size = quantizer.codebook_sizes[k]
+        weights = counts[k, :size].cpu().numpy().astype(np.float64) + 1
+        total += float(-np.log2(weights / weights.sum())[column].mean())
+    return 1e-3 * frame_rate * min(total, bits(quantizer.codebook_sizes[: codes.shape[1]]))
+
+
+def measure_audio(
+    tokenizer: LatentTokenizer,
+    held_out: HeldOut,
+    codes: Mapping[int, np.ndarray] | None,
+    decoder: DecoderName,
+    *,
+    advance: Callable[[], object] = lambda: None,
+) -> dict[int, dict[str, Any]]:
+    """Decodes held-out clips at every rate and compares them with the originals.
+
+    Args:
+        tokenizer: Decodes.
+        held_out: The clips.
+        codes: Of `measure_codes`; None for continuous latents, which count as 0 codebooks.
+        decoder: Which decoder.
+        advance: Called after every clip.
+
+    Returns:
+        For each number of codebooks ``{"si_sdr", "mel", "decode_x", "per_clip": [{"clip", "si_sdr",
+        "mel"}, ...]}``.
+    """
+    rows = (
+        {0: list(held_out.rows)}
+        if codes is None
+        else {n: held_out.split(array) for n, array in codes.items()}
+    )
+    per_clip: dict[int, list[dict[str, Any]]] = {n: [] for n in rows}
+    taken = dict.fromkeys(rows, 0.0)
+    for index, clip in enumerate(held_out.clips):
+        original = read(clip, tokenizer.sampling_rate)
+        reference = MelReference(original, tokenizer.sampling_rate)
+        for n, all_rows in rows.items():
+            start = time.perf_counter()
+            if codes is None:
+                audio = tokenizer.decode_latents(all_rows[index], decoder=decoder)
+            else:
+                audio = tokenizer.decode_codes(all_rows[index], decoder=decoder)
+            taken[n] += time.perf_counter() - start
+            per_clip[n].append(
+                {
+                    "clip": Path(clip.name).name,
+                    "si_sdr": si_sdr(torch.from_numpy(audio), torch.from_numpy(original)),
+                    "mel": reference.distance(audio),
+                }
+            )
+        advance()
+    return {
+        n: {
+            "si_sdr": float(np.mean([clip["si_sdr"] for clip in clips])),
+            "mel": float(np.mean([clip["mel"] for clip in clips])),
+            "decode_x": held_out.seconds / taken[n],
+            "per_clip": clips,
+        }
+        for n, clips in per_clip.items()
+    }

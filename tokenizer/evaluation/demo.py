@@ -1,0 +1,90 @@
+"""`latok demo`: one file, heard at every rate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from tokenizer.audio.inputs import open_audio
+from tokenizer.audio.source import read_beginning, write_audio
+from tokenizer.evaluation.evaluate import as_table
+from tokenizer.evaluation.metrics import quality
+from tokenizer.model.latent_tokenizer import LatentTokenizer
+from tokenizer.transcoding.files import write_row
+
+EXAMPLE = Path(__file__).parents[1] / "assets" / "example.flac"
+BITRATES = (3, 10, 16, 24)
+MAX_SECONDS = 60
+
+
+def run_demo(tokenizer: LatentTokenizer, audio: str | Path | None, out: Path) -> str:
+    """Writes a clip's reconstructions, its code files and a picture, and measures them.
+
+    Args:
+        tokenizer: A fitted tokenizer.
+        audio: File; only its first minute is used. None for the example clip.
+        out: Folder for ``original.wav``, ``continuous.wav``, ``3kbps.wav``, ``3kbps.ltk`` and so
+            on, and ``spectrograms.png``.
+
+    Returns:
+        A table of size, rate and quality.
+    """
+    source = open_audio(EXAMPLE if audio is None else audio, target_rate=tokenizer.sampling_rate)
+    original, _ = read_beginning(source, MAX_SECONDS)
+    clip = {"array": original, "sampling_rate": tokenizer.sampling_rate}
+    seconds = original.shape[-1] / tokenizer.sampling_rate
+    out.mkdir(parents=True, exist_ok=True)
+    pcm_bytes = original.size * 2
+    sounds = {"original": original}
+    rows = [["original, 16-bit", f"{pcm_bytes:,}", f"{8e-3 * pcm_bytes / seconds:.1f}", "", ""]]
+
+    def add(name: str, wave: np.ndarray, size: str, rate: str) -> None:
+        sounds[name] = wave
+        m = quality(wave, original, tokenizer.sampling_rate)
+        rows.append([name, size, rate, f"{m['si_sdr']:.2f}", f"{m['mel']:.3f}"])
+
+    add("continuous", tokenizer.decode_latents(tokenizer.encode_latents(clip)), "", "")
+    for bitrate in BITRATES:
+        row = tokenizer.encode_codes(clip, bitrate=1000 * bitrate)
+        path = out / f"{bitrate}kbps.ltk"
+        write_row(path, row, tokenizer)
+        size = path.stat().st_size
+        wave = tokenizer.decode_codes(row)
+        add(f"{bitrate}kbps", wave, f"{size:,}", f"{8e-3 * size / seconds:.1f}")
+    for name, wave in sounds.items():
+        write_audio(out / f"{name}.wav", wave, tokenizer.sampling_rate)
+    draw_spectrograms(sounds, tokenizer.sampling_rate, out / "spectrograms.png")
+    table = as_table(rows, ["", "bytes", "kbit/s", "SI-SDR dB", "mel distance"])
+    return f"{table}\n\nListen to and look at {out}/: *.wav, *.ltk, spectrograms.png"
+
+
+def draw_spectrograms(sounds: dict[str, np.ndarray], sampling_rate: int, path: Path) -> None:
+    """Draws the spectrogram of every sound's first channel, one above the other, as PNG."""
+    import torch
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from tokenizer.networks.spectral import stft_magnitude
+
+    figure = Figure(figsize=(10, 2 * len(sounds)), layout="constrained")
+    axes = figure.subplots(len(sounds), 1, sharex=True, squeeze=False)[:, 0]
+    for axis, (name, wave) in zip(axes, sounds.items(), strict=True):
+        magnitude = stft_magnitude(torch.from_numpy(wave[0]), 2048, 512)
+        image = axis.imshow(
+            20 * np.log10(np.maximum(magnitude.numpy(), 1e-5)),
+            origin="lower",
+            aspect="auto",
+            extent=(0, wave.shape[-1] / sampling_rate, 0, sampling_rate / 2000),
+            vmin=-60,
+            vmax=40,
+            cmap="magma",
+        )
+        axis.set_title(name, loc="left", fontsize=9)
+        axis.set_ylabel("kHz")
+        figure.colorbar(image, ax=axis, label="dB")
+    axes[-1].set_xlabel("seconds")
+    FigureCanvasAgg(figure)
+    temporary = path.with_name(path.name + ".partial")
+    figure.savefig(temporary, dpi=110, format="png")
+    temporary.replace(path)

@@ -1,0 +1,293 @@
+"""Puts a report together: sounds, pictures, curves, and the page that shows them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from tokenizer.evaluation.comparison import Competitor, read_comparison
+from tokenizer.evaluation.comparison.plots import DARK, LIGHT, METRICS, draw_curves
+from tokenizer.evaluation.comparison.tables import decoder_label, points
+from tokenizer.evaluation.report.pictures import HEIGHT, RANGE_DB, WIDTH, draw_code_use
+from tokenizer.evaluation.report.sections import (
+    Section,
+    by_bitrate,
+    end_to_end,
+    finetuning,
+    standardization,
+)
+from tokenizer.evaluation.report.sounds import Sounds, Way, make_sounds
+from tokenizer.model.latent_tokenizer import LatentTokenizer
+from tokenizer.model.loading import BUNDLED, load_tokenizer
+from tokenizer.training.data import Clip
+
+_MARK = "report.json"
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """What a report shows.
+
+    Attributes:
+        bitrates: Rates in bit/s of the first table.
+        focus: The rate of all other tables.
+        seconds: Longer clips are cut.
+        title: Of the page.
+    """
+
+    bitrates: tuple[float | int, ...] = (24_000, 16_000, 10_000, 3_000)
+    focus: float | int = 16_000
+    seconds: float | int = 10
+    title: str = "Latent Tokenizer: listening page"
+
+    def __post_init__(self) -> None:
+        if not self.bitrates or min(*self.bitrates, self.focus, self.seconds) <= 0:
+            raise ValueError(f"Rates and seconds must be positive: {self}.")
+
+
+def build_report(
+    model: str | Path | None,
+    clips: Sequence[Clip],
+    out: Path,
+    config: ReportConfig,
+    *,
+    comparison: Path | None = None,
+    end_to_end_models: Sequence[Competitor] = (),
+    device: str = "cpu",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Writes a folder with ``index.html`` and all it needs; it opens from disk.
+
+    Args:
+        model: A fitted tokenizer; None for the bundled one.
+        clips: What to listen to.
+        out: The folder: a new one, or one with an earlier report, which is replaced as a whole.
+        config: What to show.
+        comparison: Folder of `tokenizer.evaluation.comparison.compare`, for curves and the tables
+            that need other quantizers.
+        end_to_end_models: Tokenizers trained end to end, besides those in the comparison.
+        device: Where to compute.
+        progress: Whether to show a bar.
+
+    Returns:
+        What is in ``report.json``: every table with its figures, and ``bytes``, the folder's size.
+
+    Raises:
+        ImportError: If jinja2 is not installed.
+        FileExistsError: If ``out`` holds something else.
+    """
+    environment = _environment()
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / _MARK).exists())):
+        raise FileExistsError(f"{out} exists and is no earlier report: name another folder.")
+    path = str(BUNDLED if model is None else model)
+    tokenizer = load_tokenizer(path)
+    compared = None if comparison is None else read_comparison(comparison)
+    sections = _sections(tokenizer, path, config, compared, comparison, end_to_end_models)
+    ways = list(dict.fromkeys(c.way for section in sections for c in section.columns))
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    with tqdm(
+        total=len(ways) * len(clips), desc="sounds", unit="sound", disable=not progress
+    ) as bar:
+        sounds = make_sounds(
+            clips,
+            ways,
+            partial,
+            sampling_rate=tokenizer.sampling_rate,
+            seconds=config.seconds,
+            device=device,
+            advance=bar.update,
+        )
+    shown = compared or _of_this_page(sounds, sections[0])
+    tables = [_table(section, sounds) for section in sections]
+    page = environment.get_template("page.html.j2").render(
+        title=config.title,
+        facts=_facts(tokenizer, path),
+        tables=tables,
+        curves=_curves(shown, partial),
+        figures=_figures(shown),
+        held_out=None if compared is None else compared["held_out"],
+        heatmaps=_heatmaps(sounds, sections[0], compared, partial),
+        picture={"width": WIDTH, "height": HEIGHT, "range": RANGE_DB},
+        top=f"{tokenizer.sampling_rate / 2000:g} kHz",
+    )
+    (partial / "index.html").write_text(page, encoding="utf-8")
+    size = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
+    found = {
+        "model": path,
+        "fingerprint": tokenizer.fingerprint,
+        "clips": sounds.names,
+        "tables": tables,
+        "bytes": size,
+    }
+    (partial / _MARK).write_text(json.dumps(found, indent=1), encoding="utf-8")
+    shutil.rmtree(out, ignore_errors=True)
+    partial.replace(out)
+    return found
+
+
+def _environment() -> Any:
+    try:
+        import jinja2
+    except ImportError:
+        raise ImportError(
+            'A report needs jinja2: pip install "latent-tokenizer[report]".'
+        ) from None
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("tokenizer.evaluation.report", "templates"),
+        # File names are the user's, and end up in text and attributes.
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _sections(
+    tokenizer: LatentTokenizer,
+    path: str,
+    config: ReportConfig,
+    compared: dict[str, Any] | None,
+    folder: Path | None,
+    others: Sequence[Competitor],
+) -> list[Section]:
+    lowest = min(config.bitrates)
+    focus = list(dict.fromkeys((config.focus, lowest)))
+    sections = [by_bitrate(tokenizer, path, config.bitrates), finetuning(tokenizer, path, focus)]
+    competitors = list(others)
+    if compared is not None and folder is not None:
+        if compared["sampling_rate"] != tokenizer.sampling_rate:
+            raise ValueError(
+                f"The comparison is at {compared['sampling_rate']} Hz, the model at "
+                f"{tokenizer.sampling_rate} Hz: they do not fit on one page."
+            )
+        sections.append(standardization(compared, folder, config.focus))
+        named = {other.name for other in others}
+        competitors += [
+            Competitor(entry["name"], entry["model"])
+            for entry in compared["entries"]
+            if entry["source"] == "also" and entry["name"] not in named
+        ]
+    # This model itself is in the table anyway.
+    models = [(other, load_tokenizer(other.path)) for other in competitors]
+    models = [(o, m) for o, m in models if m.fingerprint != tokenizer.fingerprint]
+    for other, found in models:
+        if found.sampling_rate != tokenizer.sampling_rate:
+            raise ValueError(
+                f"{other.name} works at {found.sampling_rate} Hz, the model at "
+                f"{tokenizer.sampling_rate} Hz: they do not fit on one page."
+            )
+    sections.append(end_to_end(tokenizer, path, models, config.focus))
+    return [section for section in sections if section is not None]
+
+
+def _facts(tokenizer: LatentTokenizer, path: str) -> list[tuple[str, str]]:
+    sizes = sorted(set(tokenizer.codebook_sizes))
+    entries = " or ".join(f"{size:,}" for size in sizes)
+    return [
+        ("model", "bundled" if path == str(BUNDLED) else path),
+        ("fingerprint", tokenizer.fingerprint),
+        ("audio", f"{tokenizer.sampling_rate / 1000:g} kHz"),
+        ("latents", f"{tokenizer.latent_dim} dimensions at {tokenizer.frame_rate:.4g} Hz"),
+        ("codes", f"{tokenizer.num_codebooks} codebooks of {entries} entries"),
+    ]
+
+
+def _table(section: Section, sounds: Sounds) -> dict[str, Any]:
+    """A section with its figures, as the template and ``report.json`` want it."""
+    columns = [{"label": c.label, "note": c.note} for c in section.columns]
+    rows = []
+    for clip, name in enumerate(sounds.names):
+        cells = [vars(sounds.found[c.way][clip]) for c in section.columns]
+        rows.append({"name": name, "seconds": sounds.seconds[clip], "cells": cells})
+    means = [
+        {figure: sounds.mean(c.way, figure) for figure in ("si_sdr", "mel", "kbps")}
+        for c in section.columns
+    ]
+    return {
+        "key": section.key,
+        "title": section.title,
+        "text": section.text,
+        "columns": columns,
+        "rows": rows,
+        "means": means,
+    }
+
+
+def _of_this_page(sounds: Sounds, section: Section) -> dict[str, Any]:
+    """The first table as a comparison of one entry, for curves where there is no comparison."""
+    exact = section.columns[1].way
+    rates = [
+        {
+            "kbps": sounds.mean(c.way, "kbps"),
+            "distortion_db": None,
+            "utilization": sounds.code_use[c.way]["utilization"],
+            "entropy": sounds.code_use[c.way]["entropy"],
+            c.way.decoder: {f: sounds.mean(c.way, f) for f in ("si_sdr", "mel")},
+        }
+        for c in section.columns[2:]
+    ]
+    return {
+        "continuous": {figure: sounds.mean(exact, figure) for figure in ("si_sdr", "mel")},
+        "entries": [{"name": "this model", "source": "fitted", "rates": rates}],
+    }
+
+
+def _figures(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the curves show, in numbers."""
+    return [
+        {
+            "name": entry["name"],
+            "decoder": decoder_label(entry, decoder),
+            "kbps": rate["kbps"],
+            "distortion_db": rate["distortion_db"],
+            "si_sdr": heard["si_sdr"],
+            "mel": heard["mel"],
+            "utilization": rate["utilization"],
+            "entropy": rate["entropy"],
+        }
+        for entry in result["entries"]
+        for rate, decoder, heard in points(entry)
+    ]
+
+
+def _curves(result: dict[str, Any], out: Path) -> list[dict[str, str]]:
+    found = []
+    for metric, title in METRICS.items():
+        if not any(figure[metric] is not None for figure in _figures(result)):
+            continue
+        for theme in (LIGHT, DARK):
+            draw_curves(result, metric, out / "pictures" / f"{metric}-{theme.name}.svg", theme)
+        found.append({"file": f"pictures/{metric}", "title": title})
+    return found
+
+
+def _heatmaps(
+    sounds: Sounds, section: Section, compared: dict[str, Any] | None, out: Path
+) -> list[dict[str, str]]:
+    """This model's codebooks on this page's clips, and those of a comparison."""
+    first: Way = section.columns[2].way
+    shown = [("this model, on the clips of this page", sounds.code_counts[first])]
+    for entry in compared["entries"] if compared else []:
+        shown.append((f"{entry['name']}, on the comparison's clips", entry["code_counts"]))
+    found = []
+    for index, (name, counts) in enumerate(shown):
+        for theme in (LIGHT, DARK):
+            draw_code_use(counts, out / "pictures" / f"codes-{index}-{theme.name}.svg", theme)
+        used = [sum(n > 0 for n in book) / len(book) for book in counts]
+        found.append(
+            {
+                "file": f"pictures/codes-{index}",
+                "title": name,
+                "text": f"{len(counts)} codebooks; {min(used):.0%} to {max(used):.0%} of their "
+                "entries occur",
+            }
+        )
+    return found

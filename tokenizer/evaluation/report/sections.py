@@ -1,0 +1,167 @@
+"""Which tables a report has, from what there is: a model, a comparison, other tokenizers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizer.evaluation.comparison import Competitor
+from tokenizer.evaluation.report.sounds import Way
+from tokenizer.model.core import DecoderName
+from tokenizer.model.latent_tokenizer import LatentTokenizer
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        label: Its head.
+        note: What the head leaves out.
+        way: What is heard in it.
+    """
+
+    label: str
+    note: str
+    way: Way
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table of sounds.
+
+    Attributes:
+        key: Anchor on the page.
+        title: Heading.
+        text: What to listen for.
+        columns: The original first.
+    """
+
+    key: str
+    title: str
+    text: str
+    columns: tuple[Column, ...]
+
+
+ORIGINAL = Column("original", "", Way())
+
+
+def kbps(bitrate: float | int) -> str:
+    """A rate in bit/s for people."""
+    return f"{bitrate / 1000:.3g} kbit/s"
+
+
+def by_bitrate(tokenizer: LatentTokenizer, path: str, bitrates: Sequence[float | int]) -> Section:
+    """The model at every rate."""
+    counts = dict.fromkeys(tokenizer.codebooks_for(rate) for rate in bitrates)
+    columns = [
+        Column(
+            kbps(tokenizer.bitrate(n)),
+            _books(n),
+            Way(path, n, tokenizer.codes_decoder),
+        )
+        for n in counts
+    ]
+    return Section(
+        "bitrate",
+        "By bitrate",
+        "One encoder, one set of codes: lower rates use the first codebooks only. “Continuous” is "
+        "what the autoencoder does when nothing is quantized. Rates under the players are those of "
+        "the code files.",
+        (ORIGINAL, Column("continuous", "no quantizer", Way(path)), *columns),
+    )
+
+
+def finetuning(
+    tokenizer: LatentTokenizer, path: str, bitrates: Sequence[float | int]
+) -> Section | None:
+    """The same codes through both decoders; None if there is only one."""
+    if tokenizer.finetuned_decoder is None:
+        return None
+    columns = []
+    names: tuple[DecoderName, ...] = ("continuous", "finetuned")
+    for n in dict.fromkeys(tokenizer.codebooks_for(rate) for rate in bitrates):
+        rate = kbps(tokenizer.bitrate(n))
+        columns += [Column(rate, f"{name} decoder", Way(path, n, name)) for name in names]
+    return Section(
+        "finetuning",
+        "Impact of finetuning",
+        "The same codes, decoded twice: by the decoder trained on continuous latents, and by the "
+        "one finetuned on quantized latents while encoder and quantizer were frozen.",
+        (ORIGINAL, *columns),
+    )
+
+
+def standardization(
+    comparison: dict[str, Any], folder: Path, bitrate: float | int
+) -> Section | None:
+    """Quantizers of a comparison that differ in standardization only; None if there are none."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for entry in comparison["entries"]:
+        if entry["source"] != "fitted" or entry["spec"]["kind"] != "rvq":
+            continue
+        rest = {k: v for k, v in entry["spec"].items() if k not in ("name", "standardization")}
+        groups.setdefault(repr(sorted(rest.items())), []).append(entry)
+    chosen = max(groups.values(), key=len, default=[])
+    if len(chosen) < 2:
+        return None
+    tuned = all("finetuned_model" in fit for entry in chosen for fit in entry["fits"])
+    labels = {"none": "none", "channel": "per channel (the paper's)", "decoder": "the decoder's"}
+    columns = []
+    for entry in chosen:
+        mode = str(entry["spec"].get("standardization", "none"))
+        way, rate = _at(entry, folder, bitrate, tuned)
+        columns.append(Column(labels.get(mode, mode), kbps(1000 * rate["kbps"]), way))
+    decoder = "each with a decoder finetuned for it" if tuned else "all with the continuous decoder"
+    return Section(
+        "standardization",
+        "Standardization or not",
+        f"Residual quantizers fitted to the same latents, {decoder}. They differ in how residuals "
+        "are scaled before each codebook is fitted.",
+        (ORIGINAL, *columns),
+    )
+
+
+def end_to_end(
+    tokenizer: LatentTokenizer,
+    path: str,
+    others: Sequence[tuple[Competitor, LatentTokenizer]],
+    bitrate: float | int,
+) -> Section | None:
+    """The model beside others; None if there are none."""
+    if not others:
+        return None
+    columns = []
+    for label, where, model in (
+        ("this model", path, tokenizer),
+        *((other.name, other.path, model) for other, model in others),
+    ):
+        n = model.codebooks_for(bitrate)
+        way = Way(where, n, model.codes_decoder)
+        columns.append(Column(label, f"{kbps(model.bitrate(n))}, {_books(n)}", way))
+    return Section(
+        "end-to-end",
+        "Comparison to end-to-end training",
+        "A quantizer fitted afterwards against autoencoders that were trained with their quantizer "
+        "in place.",
+        (ORIGINAL, *columns),
+    )
+
+
+def _at(
+    entry: dict[str, Any], folder: Path, bitrate: float | int, tuned: bool
+) -> tuple[Way, dict[str, Any]]:
+    """An entry of a comparison at its rate nearest to one."""
+    rate = min(entry["rates"], key=lambda rate: abs(1000 * rate["kbps"] - bitrate))
+    # Either one quantizer for all rates, or one for each.
+    fits = [f for f in entry["fits"] if f["num_codebooks"] == rate["n_codebooks"]] or entry["fits"]
+    path = folder / fits[0]["finetuned_model" if tuned else "model"]
+    if not path.exists():
+        raise FileNotFoundError(f"The comparison's tokenizer {path} is gone: run compare again.")
+    return Way(str(path), rate["n_codebooks"], "finetuned" if tuned else "continuous"), rate
+
+
+def _books(n: int) -> str:
+    return f"{n} codebook" + ("s" if n > 1 else "")

@@ -1,0 +1,174 @@
+"""The sounds of a report: every clip in every way, once each, however many tables show it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tokenizer.audio.source import write_audio
+from tokenizer.devices import device_of
+from tokenizer.evaluation.comparison.measures import MelReference, read
+from tokenizer.evaluation.metrics import code_use, si_sdr
+from tokenizer.evaluation.report.pictures import draw_spectrogram, spectrogram_db
+from tokenizer.model.core import DecoderName
+from tokenizer.model.latent_tokenizer import LatentTokenizer
+from tokenizer.model.loading import load_tokenizer
+from tokenizer.model.rows import Row
+from tokenizer.training.data import Clip
+from tokenizer.transcoding.files import coded_size
+
+# More channels than a pair of loudspeakers are left out.
+_MAX_CHANNELS = 2
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way from the original to what is heard; two equal ones share their files.
+
+    Attributes:
+        tokenizer: Checkpoint; None for the original itself.
+        n_codebooks: None for continuous latents.
+        decoder: Which decoder.
+    """
+
+    tokenizer: str | None = None
+    n_codebooks: int | None = None
+    decoder: DecoderName = "continuous"
+
+
+@dataclass
+class Sound:
+    """One clip heard in one way.
+
+    Attributes:
+        audio: File, relative to the page.
+        picture: Its spectrogram.
+        si_sdr: In dB; None for the original.
+        mel: Mel distance; None for the original.
+        kbps: Rate of its code file in kbit/s, headers included; None where there are no codes.
+    """
+
+    audio: str
+    picture: str
+    si_sdr: float | None = None
+    mel: float | None = None
+    kbps: float | None = None
+
+
+@dataclass
+class Sounds:
+    """All sounds of a report.
+
+    Attributes:
+        names: Of the clips.
+        seconds: Their lengths, after they were cut.
+        found: For each way, a sound for each clip.
+        code_counts: For each way with codes, how often each entry of each codebook occurred.
+        code_use: The same in figures; see `tokenizer.evaluation.metrics.code_use`.
+    """
+
+    names: list[str]
+    seconds: list[float]
+    found: dict[Way, list[Sound]] = field(default_factory=dict)
+    code_counts: dict[Way, list[list[int]]] = field(default_factory=dict)
+    code_use: dict[Way, dict[str, float]] = field(default_factory=dict)
+
+    def mean(self, way: Way, figure: str) -> float | None:
+        """The mean over clips of a figure; None if there is none."""
+        values = [getattr(sound, figure) for sound in self.found[way]]
+        return None if None in values else float(np.mean(values))
+
+
+def make_sounds(
+    clips: Sequence[Clip],
+    ways: Sequence[Way],
+    out: Path,
+    *,
+    sampling_rate: int,
+    seconds: float | int,
+    device: str = "cpu",
+    advance: Callable[[], object] = lambda: None,
+) -> Sounds:
+    """Writes every clip in every way as FLAC with a spectrogram, and measures it.
+
+    Args:
+        clips: What to listen to.
+        ways: How; the original is always made.
+        out: Folder of the page; files go to ``audio/`` and ``pictures/``.
+        sampling_rate: Hz, of all tokenizers.
+        seconds: Longer clips are cut.
+        device: Where to compute.
+        advance: Called after every sound.
+    """
+    for folder in ("audio", "pictures"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    originals, loudest = [], []
+    names = [Path(clip.name).name for clip in clips]
+    for clip in clips:
+        wave = read(clip, sampling_rate)[:_MAX_CHANNELS, : round(seconds * sampling_rate)]
+        originals.append(np.ascontiguousarray(wave))
+        loudest.append(float(spectrogram_db(wave, sampling_rate).max()))
+    sounds = Sounds(names, [wave.shape[-1] / sampling_rate for wave in originals])
+
+    def put(way: Way, index: int, clip: int, wave: np.ndarray) -> Sound:
+        # Made of nothing that the user's file names could break.
+        stem = f"{clip + 1:02d}-{index:02d}-{_slug(way)}"
+        sound = Sound(f"audio/{stem}.flac", f"pictures/{stem}.png")
+        write_audio(out / sound.audio, wave, sampling_rate, subtype="PCM_16")
+        decibels = spectrogram_db(wave, sampling_rate)
+        draw_spectrogram(decibels, loudest[clip], out / sound.picture)
+        advance()
+        return sound
+
+    original = Way()
+    sounds.found[original] = [put(original, 0, i, wave) for i, wave in enumerate(originals)]
+    references = [MelReference(wave, sampling_rate) for wave in originals]
+    loaded: tuple[str, LatentTokenizer] | None = None
+    # In order of tokenizers: only one is in memory.
+    wanted = [way for way in dict.fromkeys(ways) if way.tokenizer is not None]
+    for index, way in enumerate(sorted(wanted, key=lambda way: str(way.tokenizer)), 1):
+        assert way.tokenizer is not None
+        if loaded is None or loaded[0] != way.tokenizer:
+            loaded = way.tokenizer, load_tokenizer(way.tokenizer).to(device_of(device))  # pyright: ignore
+        tokenizer, found, codes = loaded[1], [], []
+        for i, wave in enumerate(originals):
+            audio, row = _through(tokenizer, way, wave)
+            sound = put(way, index, i, audio)
+            sound.si_sdr = si_sdr(torch.from_numpy(audio), torch.from_numpy(wave))
+            sound.mel = references[i].distance(audio)
+            if row is not None:
+                size = coded_size(row, tokenizer)
+                sound.kbps = 8e-3 * size / sounds.seconds[i]
+                codes.append(row["codes"])
+            found.append(sound)
+        sounds.found[way] = found
+        if codes:
+            array, sizes = np.concatenate(codes), tokenizer.codebook_sizes
+            sounds.code_use[way] = code_use(array, sizes)
+            sounds.code_counts[way] = [
+                np.bincount(column, minlength=size).tolist()
+                for column, size in zip(array.T, sizes, strict=False)
+            ]
+    return sounds
+
+
+def _through(
+    tokenizer: LatentTokenizer, way: Way, wave: np.ndarray
+) -> tuple[np.ndarray, Row | None]:
+    audio = {"array": wave, "sampling_rate": tokenizer.sampling_rate}
+    if way.n_codebooks is None:
+        row = tokenizer.encode_latents(audio)
+        return tokenizer.decode_latents(row, decoder=way.decoder), None
+    row = tokenizer.encode_codes(audio, n_codebooks=way.n_codebooks)
+    return tokenizer.decode_codes(row, decoder=way.decoder), row
+
+
+def _slug(way: Way) -> str:
+    if way.tokenizer is None:
+        return "original"
+    what = "latents" if way.n_codebooks is None else f"{way.n_codebooks}-codebooks"
+    return f"{what}-{way.decoder}"

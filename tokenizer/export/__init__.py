@@ -1,0 +1,1 @@
+"""A tokenizer as ONNX graphs, and as an autoencoder of diffusers."""

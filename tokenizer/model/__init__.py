@@ -1,0 +1,1 @@
+"""What a tokenizer is: tensors, rows, streams, and its checkpoint."""

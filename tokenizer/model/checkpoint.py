@@ -1,0 +1,207 @@
+"""Tokenizers as checkpoints: loaded, hashed, pickled and copied with equal bits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import nn
+from transformers import PreTrainedModel
+
+from tokenizer.model.config import LatentTokenizerConfig
+from tokenizer.model.validation import (
+    check_size,
+    read_config,
+    stored_numbers,
+    weights_checksum,
+)
+from tokenizer.saving import storing
+
+T = TypeVar("T", bound="Checkpoint")
+_IMPORTED_IN = os.getpid()
+_SAVING = ".saving-"
+
+# What goes wrong inside of transformers, torch and safetensors with a checkpoint that is none.
+_UNREADABLE = (
+    SafetensorError, TypeError, KeyError, IndexError, AttributeError, AssertionError,
+    ArithmeticError, MemoryError, ImportError,
+)  # fmt: skip
+
+
+class Checkpoint(PreTrainedModel):
+    """A `transformers` model that refuses what does not fit and loses no bit.
+
+    Args:
+        config: Hyperparameters; `LatentTokenizerConfig`.
+    """
+
+    config_class = LatentTokenizerConfig
+    base_model_prefix = "latent_tokenizer"
+    main_input_name = "input_values"
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # transformers would otherwise re-initialise every linear and convolutional layer.
+        del module
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls: type[T], pretrained_model_name_or_path: str | Path, **kwargs: Any
+    ) -> T:
+        """Loads a checkpoint folder or hub repository, in float32.
+
+        Args:
+            pretrained_model_name_or_path: A folder, or "user/model" on the hub.
+            kwargs: As for ``transformers.PreTrainedModel.from_pretrained``.
+
+        Raises:
+            FileNotFoundError: If a folder was named that is not there or holds no checkpoint.
+            ValueError: If the checkpoint lacks weights or has others than its configuration says,
+                or is damaged, or no checkpoint at all.
+        """
+        name = str(pretrained_model_name_or_path)
+        if name.count("/") != 1 and not Path(name).exists():
+            raise FileNotFoundError(f"No such checkpoint folder: {name}.")
+        if Path(name).exists() and not (Path(name) / "config.json").exists():
+            raise FileNotFoundError(f"{name} holds no config.json: it is no tokenizer checkpoint.")
+        # Weights may be stored in half precision; the tokenizer computes in float32 all the same.
+        kwargs.setdefault("dtype", torch.float32)
+        kwargs["use_safetensors"] = True
+        # Not to let it pass, but to name it below; transformers' own error refers to its log.
+        kwargs["ignore_mismatched_sizes"] = True
+        want_info = kwargs.pop("output_loading_info", False)
+        try:
+            if Path(name).exists():
+                cls._check_folder(Path(name))
+            loaded: Any = super().from_pretrained(name, output_loading_info=True, **kwargs)
+        except _UNREADABLE as error:
+            # A checkpoint may come from anywhere, and transformers believes what is in it.
+            raise ValueError(f"{name} is no tokenizer checkpoint: {error!r}.") from error
+        model, info = loaded
+        wrong = {
+            what: sorted(map(str, info[what]))
+            for what in ("missing_keys", "unexpected_keys", "mismatched_keys")
+            if info.get(what)
+        }
+        if wrong:
+            raise ValueError(f"The weights in {name} do not fit its config.json: {wrong}.")
+        # Files are mapped into memory at odd addresses, where matrix products differ in their last
+        # bits: copies are aligned like those of the model that was saved.
+        for tensor in chain(model.parameters(), model.buffers()):
+            tensor.data = tensor.data.clone()
+        if kwargs["dtype"] == torch.float32:
+            model._check_weights(name)
+        return (model, info) if want_info else model  # pyright: ignore[reportReturnType]
+
+    @classmethod
+    def _check_folder(cls, folder: Path) -> None:
+        """Refuses a configuration that would build far more than there are weights for."""
+        config = LatentTokenizerConfig.from_dict(read_config(folder / "config.json"))
+        stored = stored_numbers(folder)
+        with torch.device("meta"):
+            expected = sum(value.numel() for value in cls(config).state_dict().values())
+        check_size(expected, stored, str(folder))
+
+    def _check_weights(self, name: str) -> None:
+        """Raises ValueError for weights that were damaged, or never were any good."""
+        weights = self.state_dict()
+        said = self.config.weights_checksum
+        if said is not None and weights_checksum(weights) != said:
+            raise ValueError(
+                f"The weights in {name} are damaged, or not those that its config.json was saved "
+                "with (their checksum is wrong): fetch or save it again."
+            )
+        for key, value in weights.items():
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise ValueError(f"The weights in {name} hold NaN or infinity, in {key}.")
+
+    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, save_directory: str | Path, *, half: bool = False, **kwargs: Any
+    ) -> None:
+        """Saves ``config.json`` and ``model.safetensors``, each as a whole or not at all.
+
+        Args:
+            save_directory: A folder, made if it is not there; other files in it stay.
+            half: Whether to store matrices in float16, for half the size. They are rounded, so the
+                loaded tokenizer is another one (with another fingerprint), but nearly as good.
+            kwargs: As for ``transformers.PreTrainedModel.save_pretrained``.
+        """
+        if half:
+            kwargs["state_dict"] = {
+                name: value.half() if value.is_floating_point() and value.ndim > 1 else value
+                for name, value in self.state_dict().items()
+            }
+        folder = Path(save_directory)
+        self.update_config()
+        self.config.weights_checksum = weights_checksum(kwargs.get("state_dict", self.state_dict()))
+        if kwargs.get("push_to_hub"):
+            kwargs.setdefault("repo_id", folder.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(f"{_SAVING}*"):  # by a save that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=_SAVING) as partial:
+            with storing(folder):
+                super().save_pretrained(partial, **kwargs)
+            # The configuration last: without it a folder is no checkpoint.
+            files = sorted(Path(partial).iterdir(), key=lambda path: path.name == "config.json")
+            for file in files:
+                # safetensors makes files that nobody else may read.
+                file.chmod(files[-1].stat().st_mode)
+                file.replace(folder / file.name)
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits: a hash of configuration and weights, on any device."""
+        return hashlib.sha256(self._as_bytes()).hexdigest()[:16]
+
+    def update_config(self) -> None:
+        """Writes into ``config`` what the model is made of now; a class with such parts does it.
+
+        It is called before anything is told or made of ``config``: a copy would otherwise not be
+        the model that a user changed, and a cache would serve what another one had made.
+        """
+
+    def _as_bytes(self) -> bytes:
+        self.update_config()
+        config = {
+            key: getattr(self.config, key)
+            for key in ("autoencoder", "quantizer", "has_finetuned_decoder", "default_gain")
+        }
+        header = json.dumps(config, sort_keys=True).encode()
+        return len(header).to_bytes(8, "little") + header + module_bytes(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # `Dataset.map` hashes the pickled function to find its cache and sends it to its workers:
+        # these bytes depend on configuration and weights alone, so a second process finds the
+        # cache of the first.
+        return _from_bytes, (type(self), self._as_bytes())
+
+    def __deepcopy__(self: T, memo: dict[int, Any]) -> T:
+        del memo
+        return _from_bytes(type(self), self._as_bytes()).to(self.device)  # pyright: ignore
+
+
+def module_bytes(module: nn.Module) -> bytes:
+    """All parameters and buffers of a module as safetensors, the same on any device."""
+    weights = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+    return save_tensors(weights)
+
+
+def _from_bytes(kind: type[T], data: bytes) -> T:
+    if os.getpid() != _IMPORTED_IN:
+        # A forked worker, e.g. of Dataset.map(num_proc=...). OpenMP's threads did not survive the
+        # fork: whoever waits for them waits for ever. DataLoader's workers do the same.
+        torch.set_num_threads(1)
+    size = int.from_bytes(data[:8], "little")
+    model = kind(LatentTokenizerConfig(**json.loads(data[8 : 8 + size])))
+    model.load_state_dict(load_tensors(data[8 + size :]))
+    return model.eval()

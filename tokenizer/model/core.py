@@ -1,0 +1,506 @@
+"""The tokenizer on tensors: one encoder, two representations, two decoders, one checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Int
+from torch import Tensor
+from torch.nn import functional
+
+from tokenizer.autoencoders import Autoencoder, Decoder, build_autoencoder
+from tokenizer.model.checkpoint import Checkpoint, module_bytes
+from tokenizer.model.config import FORMAT_VERSION, LatentTokenizerConfig
+from tokenizer.model.tiling import decode_tiles, encode_tiles
+from tokenizer.quantizers import build_quantizer
+from tokenizer.quantizers.base import Quantizer
+
+DecoderName = Literal["continuous", "finetuned"]
+T = TypeVar("T", bound="TokenizerCore")
+
+# Silence has no level to divide by: this is added to every gain (-100 dB).
+GAIN_FLOOR = 1e-5
+
+
+def check_finite(x: Tensor, what: str) -> Tensor:
+    """Returns ``x``; raises ValueError if it has values that float32 could not hold."""
+    if not bool(torch.isfinite(x).all()):
+        raise ValueError(f"{what} are not finite: what they were made of is too large, or damaged.")
+    return x
+
+
+def _lengths(mask: Tensor, num_items: int, num_samples: int) -> list[int]:
+    """Samples of each item of a batch that is padded on the right."""
+    if tuple(mask.shape) != (num_items, num_samples):
+        raise ValueError(
+            f"padding_mask has shape {tuple(mask.shape)}; expected [{num_items}, {num_samples}]."
+        )
+    here = mask.bool()
+    if bool((here[:, 1:] & ~here[:, :-1]).any()) or bool((mask.long() != here.long()).any()):
+        raise ValueError(
+            "padding_mask must be ones and then zeros: items are padded on their right."
+        )
+    return here.sum(-1).tolist()
+
+
+def _without_gradients(tiles: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Computes tiles without gradients; between them, whoever takes them has their own mode."""
+    while True:
+        with torch.no_grad():
+            tile = next(tiles, None)
+        if tile is None:
+            return
+        yield tile
+
+
+@dataclass
+class EncodeOutput:
+    """What `TokenizerCore.encode` returns.
+
+    Attributes:
+        latents: ``[B, D, T]``; zero past the end of shorter items.
+        gain: ``[B]`` root mean square that each item was divided by; 1 for models that do not
+            normalise.
+        frame_mask: ``[B, T]``, True where a frame belongs to the item.
+    """
+
+    latents: Float[Tensor, "B D T"]
+    gain: Float[Tensor, " B"]
+    frame_mask: Bool[Tensor, "B T"]
+
+
+class TokenizerCore(Checkpoint):
+    """Everything of `tokenizer.LatentTokenizer` that takes and returns tensors.
+
+    All of it runs without gradients and in evaluation mode. What comes out are tensors as any
+    others, to train other models on; code that trains the tokenizer uses `autoencoder`,
+    `quantizer` and `finetuned_decoder` directly.
+
+    Args:
+        config: See `LatentTokenizerConfig`.
+    """
+
+    latents_mean: Tensor
+    latents_std: Tensor
+
+    def __init__(self, config: LatentTokenizerConfig) -> None:
+        super().__init__(config)
+        if config.format_version > FORMAT_VERSION:
+            raise ValueError(
+                f"This checkpoint has format version {config.format_version}; this library reads "
+                f"up to {FORMAT_VERSION}. Update latent-tokenizer."
+            )
+        if config.autoencoder is None:
+            raise ValueError("config.autoencoder is None: name an autoencoder, e.g. kind 'lapped'.")
+        self.autoencoder: Autoencoder = build_autoencoder(config.autoencoder)
+        self.finetuned_decoder: Decoder | None = (
+            build_autoencoder(config.autoencoder).decoder if config.has_finetuned_decoder else None
+        )
+        self.quantizer: Quantizer | None = (
+            build_quantizer(config.quantizer) if config.quantizer is not None else None
+        )
+        dim = self.autoencoder.latent_dim
+        self.register_buffer("latents_mean", torch.zeros(dim))
+        self.register_buffer("latents_std", torch.ones(dim))
+        self.eval()
+        self.post_init()
+
+    # What the tokenizer is
+
+    @property
+    def sampling_rate(self) -> int:
+        """Hz of the audio that goes in and comes out."""
+        return self.autoencoder.sampling_rate
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per latent frame."""
+        return self.autoencoder.hop_length
+
+    @property
+    def frame_rate(self) -> float:
+        """Latent frames per second."""
+        return self.sampling_rate / self.hop_length
+
+    @property
+    def latent_dim(self) -> int:
+        """D."""
+        return self.autoencoder.latent_dim
+
+    @property
+    def coded_dim(self) -> int:
+        """How many latents, the first of D, codes stand for; the others are detail.
+
+        All methods that take latents take the coded ones alone too: they then have no detail.
+        """
+        return self.autoencoder.coded_dim
+
+    @property
+    def num_codebooks(self) -> int:
+        """K of the fitted quantizer."""
+        return self._fitted_quantizer().num_codebooks
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """Entries of each codebook."""
+        return self._fitted_quantizer().codebook_sizes
+
+    @property
+    def codebook_size(self) -> int:
+        """Entries of every codebook; raises ValueError where they differ (see `codebook_sizes`)."""
+        sizes = set(self.codebook_sizes)
+        if len(sizes) > 1:
+            raise ValueError(f"The codebooks differ in size: {self.codebook_sizes}.")
+        return sizes.pop()
+
+    def bitrate(self, n_codebooks: int | None = None) -> float:
+        """Bits per second and channel group of the first n codebooks (default: all)."""
+        n = self._check_n_codebooks(n_codebooks)
+        bits = torch.tensor(self.codebook_sizes[:n], dtype=torch.float64).log2().sum()
+        return self.frame_rate * float(bits)
+
+    def codebooks_for(self, bitrate: float | int) -> int:
+        """The most codebooks that fit into ``bitrate`` bit/s; ValueError if none does."""
+        fitting = [n for n in range(1, self.num_codebooks + 1) if self.bitrate(n) <= bitrate + 1e-6]
+        if not fitting:
+            raise ValueError(
+                f"bitrate={bitrate:g} bit/s is below one codebook's {self.bitrate(1):g} bit/s."
+            )
+        return fitting[-1]
+
+    @property
+    def codes_fingerprint(self) -> str:
+        """Sixteen hex digits: a hash of encoder and quantizer, which decide what codes mean.
+
+        Other than `fingerprint` it stays the same when a decoder is finetuned or detail added.
+        """
+        quantizer, coded = self._fitted_quantizer(), self.autoencoder.without_detail()
+        config = self.config.autoencoder
+        if coded is not self.autoencoder:
+            config = {"kind": coded.kind, **coded.to_config()}
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+        for part in (coded.encoder, quantizer):
+            digest.update(module_bytes(part))
+        return digest.hexdigest()[:16]
+
+    @property
+    def code_counts(self) -> np.ndarray | None:
+        """How often each code occurred when the quantizer was fitted, int64 ``[K, S]``.
+
+        Code files are range-coded with it. None if the quantizer keeps no counts.
+        """
+        counts = getattr(self._fitted_quantizer(), "code_counts", None)
+        return None if counts is None else counts.cpu().numpy()
+
+    def _fitted_quantizer(self) -> Quantizer:
+        if self.quantizer is None or not bool(self.quantizer.fitted):
+            raise RuntimeError(
+                "This tokenizer has no fitted quantizer yet, so it has latents but no codes. Fit "
+                "one: `latok fit MODEL AUDIO --out DIR`."
+            )
+        return self.quantizer
+
+    def _check_n_codebooks(self, n_codebooks: int | None) -> int:
+        available = self._fitted_quantizer().num_codebooks
+        n = available if n_codebooks is None else n_codebooks
+        if isinstance(n, bool) or not isinstance(n, Integral) or not 1 <= n <= available:
+            raise ValueError(f"n_codebooks={n!r:.60} is not in 1..{available}.")
+        return int(n)
+
+    def decoder(self, name: DecoderName) -> Decoder:
+        """The decoder of that name; raises if the checkpoint lacks it."""
+        if name == "continuous":
+            return self.autoencoder.decoder
+        if name != "finetuned":
+            raise ValueError(f"decoder={name!r} is neither 'continuous' nor 'finetuned'.")
+        if self.finetuned_decoder is None:
+            raise RuntimeError(
+                "This tokenizer has no finetuned decoder yet. Make one: `latok finetune MODEL "
+                "AUDIO --out DIR`, or ask for decoder='continuous'."
+            )
+        return self.finetuned_decoder
+
+    @property
+    def codes_decoder(self) -> DecoderName:
+        """The default decoder for codes: "finetuned" where there is one."""
+        return "continuous" if self.finetuned_decoder is None else "finetuned"
+
+    # Tensors in, tensors out
+
+    # Not in inference mode: autograd refuses its tensors, also as constants, for ever after.
+    @torch.no_grad()
+    def encode(
+        self,
+        input_values: Float[Tensor, "B C N"],
+        padding_mask: Bool[Tensor, "B N"] | Int[Tensor, "B N"] | None = None,
+        *,
+        gain: Float[Tensor, " B"] | None = None,
+    ) -> EncodeOutput:
+        """Encodes a batch of audio at `sampling_rate`.
+
+        Args:
+            input_values: As many channels as the autoencoder codes jointly (1, or 2 for stereo
+                models).
+            padding_mask: True (1) for samples, False (0) for the padding on their right. Default:
+                all are samples.
+            gain: What each item is divided by. Default: its root mean square, which a stream cannot
+                know.
+
+        Raises:
+            ValueError: For a wrong number of channels, empty items, NaN or infinity, or a gain that
+                is none.
+        """
+        channels = self.autoencoder.num_channels
+        if input_values.ndim != 3 or input_values.shape[1] != channels:
+            raise ValueError(
+                f"input_values has shape {tuple(input_values.shape)}; expected [B, {channels}, N]."
+            )
+        if not input_values.is_floating_point():
+            raise ValueError(
+                f"input_values are {input_values.dtype}; expected floating point, full scale 1."
+            )
+        if not bool(torch.isfinite(input_values).all()):
+            raise ValueError("input_values holds NaN or infinite samples.")
+        x = input_values.to(self.device, torch.float32)
+        if padding_mask is None:
+            lengths = [x.shape[-1]] * len(x)
+        else:
+            lengths = _lengths(padding_mask, len(x), x.shape[-1])
+        if x.shape[-1] == 0 or min(lengths, default=1) == 0:
+            raise ValueError("input_values holds an item without samples.")
+        given = None if gain is None else self.check_gain(gain.cpu().numpy(), len(x)).tolist()
+        gains, latents = [], []
+        for i, (item, length) in enumerate(zip(x, lengths, strict=True)):
+            audio = item[:, :length]
+            measured = self.measure_gain(audio.double().square().mean())
+            gains.append(measured if given is None else given[i])
+            tiles = encode_tiles(self.autoencoder, [audio[None] / gains[-1]])
+            latents.append(check_finite(torch.cat(list(tiles), dim=-1)[0], "The audio's latents"))
+        frames = [z.shape[-1] for z in latents]
+        out = x.new_zeros(len(x), self.latent_dim, max(frames, default=0))
+        mask = torch.zeros(len(x), out.shape[-1], dtype=torch.bool, device=x.device)
+        for i, z in enumerate(latents):
+            out[i, :, : z.shape[-1]] = z
+            mask[i, : z.shape[-1]] = True
+        return EncodeOutput(out, torch.tensor(gains, device=x.device), mask)
+
+    def measure_gain(self, mean_square: Tensor | float) -> float:
+        """What audio of this mean square is divided by before it is encoded."""
+        if not self.autoencoder.normalize:
+            return 1.0
+        return float(torch.tensor(float(mean_square) ** 0.5 + GAIN_FLOOR, dtype=torch.float32))
+
+    def check_gain(self, gain: Any, count: int) -> Float32[np.ndarray, " count"]:
+        """A gain that somebody gives in place of the measured one, for each of ``count`` channels.
+
+        Args:
+            gain: A number for all, or one for each. None: `default_gain`.
+            count: How many are needed.
+
+        Raises:
+            ValueError: If it is not positive and finite, not one or ``count`` numbers, or the model
+                does not normalise and the gain is not 1.
+        """
+        try:
+            values = np.asarray(self.default_gain if gain is None else gain, dtype=np.float32)
+        except (TypeError, ValueError):
+            raise ValueError(f"gain={gain!r:.60} is no number.") from None
+        if values.ndim > 1 or values.size not in (1, count):
+            raise ValueError(f"gain has shape {values.shape}; expected one number, or {count}.")
+        if not bool((np.isfinite(values) & (values > 0)).all()):
+            raise ValueError(f"gain={gain!r:.60} must be positive and finite.")
+        if not self.autoencoder.normalize and bool((values != 1).any()):
+            raise ValueError(f"gain={gain!r:.60}, but this model takes audio at its own level.")
+        return np.broadcast_to(values.reshape(-1), (count,)).copy()
+
+    @torch.no_grad()
+    def quantize(
+        self,
+        latents: Float[Tensor, "B D T"],
+        n_codebooks: int | None = None,
+    ) -> Int[Tensor, "B n T"]:
+        """Codes (int64) of latents, from the first ``n_codebooks`` codebooks (default: all)."""
+        n = self._check_n_codebooks(n_codebooks)
+        quantizer = self._fitted_quantizer()
+        z = self.pad_detail(latents)[:, : self.coded_dim].transpose(1, 2)
+        # Quantizers code a frame in the same way whichever frames it comes with.
+        # A search is many small steps, and inference mode saves a twentieth of it; a copy of the
+        # codes is free of that mode.
+        with torch.inference_mode():
+            codes = quantizer.encode(z.reshape(-1, self.coded_dim).contiguous(), n)
+        return codes.clone().reshape(len(z), -1, n).transpose(1, 2)
+
+    @torch.no_grad()
+    def dequantize(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, audio_codes: Int[Tensor, "B n T"]
+    ) -> Float[Tensor, "B D T"]:
+        """Latents from the codes of the first n codebooks; detail is zero.
+
+        Raises:
+            ValueError: For more codebooks than there are, or codes out of range.
+        """
+        if audio_codes.ndim != 3:
+            raise ValueError(f"audio_codes have shape {tuple(audio_codes.shape)}, not [B, n, T].")
+        self._check_n_codebooks(audio_codes.shape[1])
+        codes = audio_codes.to(self.device, torch.int64)
+        flat = codes.transpose(1, 2).reshape(-1, codes.shape[1])
+        z = self._fitted_quantizer().decode(flat)
+        z = self.pad_detail(z.reshape(len(codes), codes.shape[2], -1).transpose(1, 2))
+        # As a view made without gradients it could not be added to in place with them.
+        return z.detach()
+
+    def pad_detail(self, latents: Float[Tensor, "B d T"]) -> Float[Tensor, "B D T"]:
+        """Latents in float32 where the tokenizer is, with zeros for detail where they have none.
+
+        Args:
+            latents: Whole, or the coded ones alone.
+
+        Raises:
+            ValueError: If they are neither.
+        """
+        missing = self.latent_dim - (latents.shape[1] if latents.ndim == 3 else 0)
+        if missing not in (0, self.latent_dim - self.coded_dim):
+            raise ValueError(
+                f"latents have shape {tuple(latents.shape)}; expected [B, {self.latent_dim}, T]."
+            )
+        z = latents.to(self.device, torch.float32)
+        return functional.pad(z, (0, 0, 0, missing)) if missing else z
+
+    def noise_level(self, n_codebooks: int | None) -> float:
+        """Relative RMS error of latents from the first n codebooks; 0 for None (exact)."""
+        if n_codebooks is None:
+            return 0.0
+        return float(
+            self._fitted_quantizer().noise_levels[self._check_n_codebooks(n_codebooks) - 1]
+        )
+
+    @torch.no_grad()
+    def decode(
+        self,
+        latents: Float[Tensor, "B D T"],
+        *,
+        decoder: DecoderName,
+        n_codebooks: int | None = None,
+        gain: Float[Tensor, " B"] | None = None,
+    ) -> Float[Tensor, "B C N"]:
+        """Decodes latents into audio.
+
+        Args:
+            latents: Exact, generated or dequantized.
+            decoder: "continuous" for exact latents, "finetuned" for dequantized ones.
+            n_codebooks: How many codebooks dequantized latents come from: it tells the decoder how
+                noisy they are. None for latents that were not quantized.
+            gain: Multiplies each item. Default: the checkpoint's ``default_gain`` for models that
+                normalise.
+
+        Returns:
+            ``autoencoder.num_samples(T)`` samples: at least as many as went into `encode`; cut the
+            rest off.
+        """
+        z = self.pad_detail(latents)
+        if not bool(torch.isfinite(z).all()):
+            raise ValueError("latents hold NaN or infinite values.")
+        gains = z.new_full((len(z),), self.default_gain) if gain is None else gain.to(z)
+        if gains.shape != (len(z),) or not bool(torch.isfinite(gains).all()):
+            raise ValueError(f"gain is {gains.tolist()!r:.60}; expected {len(z)} finite numbers.")
+        items = []
+        for item, scale in zip(z, gains, strict=True):
+            pieces = self.decode_stream([item[None]], decoder, n_codebooks)
+            items.append(torch.cat(list(pieces), dim=-1)[0] * scale)
+        if not items:
+            return z.new_zeros(0, self.autoencoder.num_channels, 0)
+        return check_finite(torch.stack(items), "The decoded audio")
+
+    @property
+    def default_gain(self) -> float:
+        """The gain where none is known; 1 for models that do not normalise."""
+        return float(self.config.default_gain) if self.autoencoder.normalize else 1.0
+
+    def encode_stream(
+        self, blocks: Iterable[Float[Tensor, "G M _"]]
+    ) -> Iterator[Float[Tensor, "G D _"]]:
+        """Latents of a normalised signal that arrives in blocks: see `encode_tiles`."""
+        with torch.no_grad():
+            tiles = encode_tiles(self.autoencoder, blocks)
+        yield from _without_gradients(tiles)
+
+    def decode_stream(
+        self,
+        latents: Iterable[Float[Tensor, "G D _"]],
+        decoder: DecoderName,
+        n_codebooks: int | None,
+    ) -> Iterator[Float[Tensor, "G M _"]]:
+        """Normalised audio of latents that arrive in pieces: see `decode_tiles`."""
+        level = self.noise_level(n_codebooks)
+        with torch.no_grad():
+            tiles = decode_tiles(self.autoencoder, self.decoder(decoder), latents, level)
+        yield from _without_gradients(tiles)
+
+    def forward(
+        self,
+        input_values: Float[Tensor, "B C N"],
+        n_codebooks: int | None = None,
+    ) -> Float[Tensor, "B C N"]:
+        """Audio to codes and back, at the same length; ``n_codebooks`` as in `quantize`."""
+        n = self._check_n_codebooks(n_codebooks)
+        encoded = self.encode(input_values)
+        latents = self.dequantize(self.quantize(encoded.latents, n))
+        audio = self.decode(latents, decoder=self.codes_decoder, n_codebooks=n, gain=encoded.gain)
+        return audio[..., : input_values.shape[-1]]
+
+    # Latents for diffusion
+
+    def normalize_latents(self, latents: Float[Tensor, "B D T"]) -> Float[Tensor, "B D T"]:
+        """Latents with mean 0 and deviation 1 in every channel, as diffusion models want them."""
+        dim = latents.shape[1]
+        return (latents - self.latents_mean[:dim, None]) / self.latents_std[:dim, None]
+
+    def denormalize_latents(self, latents: Float[Tensor, "B D T"]) -> Float[Tensor, "B D T"]:
+        """Inverse of `normalize_latents`."""
+        dim = latents.shape[1]
+        return latents * self.latents_std[:dim, None] + self.latents_mean[:dim, None]
+
+    # Stages
+
+    @classmethod
+    def from_autoencoder(cls: type[T], autoencoder: Autoencoder) -> T:
+        """Wraps a trained autoencoder; its codes come with `set_quantizer`."""
+        config = {"kind": autoencoder.kind, **autoencoder.to_config()}
+        tokenizer = cls(LatentTokenizerConfig(autoencoder=config))
+        tokenizer.autoencoder.load_state_dict(autoencoder.state_dict())
+        return tokenizer
+
+    def set_quantizer(self: T, quantizer: Quantizer) -> T:
+        """Puts a fitted quantizer in place; a decoder finetuned for the previous one is dropped."""
+        if quantizer.dim != self.coded_dim:
+            raise ValueError(
+                f"The quantizer has {quantizer.dim} dimensions, the coded latents {self.coded_dim}."
+            )
+        if not bool(quantizer.fitted):
+            raise RuntimeError("The quantizer is not fitted: call its fit() first.")
+        self.quantizer = quantizer.to(self.device)
+        self.finetuned_decoder = None
+        self.update_config()
+        return self
+
+    def add_finetuned_decoder(self) -> Decoder:
+        """Starts a finetuned decoder as a copy of the continuous one, and returns it."""
+        self.finetuned_decoder = deepcopy(self.autoencoder.decoder)
+        self.update_config()
+        return self.finetuned_decoder
+
+    def update_config(self) -> None:
+        """Writes into ``config`` what quantizer and decoder are now, e.g. another beam width."""
+        quantizer = self.quantizer
+        self.config.quantizer = (
+            None if quantizer is None else {"kind": quantizer.kind, **quantizer.to_config()}
+        )
+        self.config.has_finetuned_decoder = self.finetuned_decoder is not None

@@ -1,0 +1,213 @@
+"""Rows: what the tokenizer makes of audio for datasets and files.
+
+Rows are plain mappings of NumPy arrays and numbers, so that ``Dataset.map(tokenizer.encode_codes)``
+takes them as they are. Time comes first, because Arrow's arrays may grow on their first axis only:
+
+    codes        int16 [T, K]     (int32 for codebooks of more than 32,768 entries)
+    latents      float32 [T, D]
+    gain         float32 [C]      root mean square that each channel was divided by
+    num_samples  int              N, at the tokenizer's sampling rate
+    num_channels int              C
+
+Models that code one channel code each channel as if it were alone, and their frames follow one
+another: ``[C * T, K]``. Stereo models code channels in pairs; an odd last channel is paired with
+itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+
+from tokenizer.audio.source import AudioSource
+from tokenizer.model.core import TokenizerCore, check_finite
+
+Row = dict[str, Any]
+
+
+def code_dtype(codebook_sizes: Sequence[int]) -> type[np.signedinteger]:
+    """The smaller of int16 and int32 that holds the codes."""
+    return np.int16 if max(codebook_sizes) <= 2**15 else np.int32
+
+
+def stack_rows(rows: list[Row]) -> Row:
+    """Rows as columns, a list each, as `datasets` wants batches."""
+    return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
+
+
+class SignalStream:
+    """One signal on its way in: its gain is measured or given, then it can be read as latents.
+
+    Attributes:
+        gain: Float32 ``[C]``.
+        num_channels: C.
+        num_samples: N.
+    """
+
+    def __init__(self, tokenizer: TokenizerCore, source: AudioSource, gain: Any = None) -> None:
+        """Reads the signal once.
+
+        Args:
+            tokenizer: What will encode it.
+            source: The signal.
+            gain: What its channels are divided by: see `TokenizerCore.check_gain`. None: their root
+                mean square.
+        """
+        self._tokenizer, self._source = tokenizer, source
+        self.num_channels = source.num_channels
+        given = None if gain is None else tokenizer.check_gain(gain, self.num_channels)
+        squares = np.zeros(self.num_channels)
+        self.num_samples = 0
+        for block in source.blocks():
+            squares += np.square(block, dtype=np.float64).sum(-1)
+            self.num_samples += block.shape[-1]
+        if self.num_samples == 0:
+            raise ValueError(f"{source.name} holds no samples: there is nothing to encode.")
+        means = squares / self.num_samples
+        measured = np.array([tokenizer.measure_gain(m) for m in means], dtype=np.float32)
+        self.gain = measured if given is None else given
+
+    @property
+    def num_groups(self) -> int:
+        """Groups of jointly coded channels."""
+        return -(-self.num_channels // self._tokenizer.autoencoder.num_channels)
+
+    def _blocks(self) -> Iterator[Tensor]:
+        for block in self._source.blocks():
+            yield normalized(self._tokenizer, block, self.gain)
+
+    def latents(self) -> Iterator[Tensor]:
+        """Yields ``[G, D, t]``, a tile at a time, in bounded memory."""
+        for latents in self._tokenizer.encode_stream(self._blocks()):
+            yield check_finite(latents, f"The latents of {self._source.name}")
+
+    def row(self) -> Row:
+        """The columns that codes and latents share."""
+        return {
+            "num_samples": self.num_samples,
+            "num_channels": self.num_channels,
+            "gain": self.gain,
+        }
+
+
+def normalized(
+    tokenizer: TokenizerCore, block: Float32[np.ndarray, "C n"], gain: Float32[np.ndarray, " C"]
+) -> Float[Tensor, "G M n"]:
+    """Samples over their gain, in groups of jointly coded channels."""
+    joint = tokenizer.autoencoder.num_channels
+    x = torch.from_numpy(np.asarray(block / gain[:, None], dtype=np.float32)).to(tokenizer.device)
+    missing = -len(x) % joint
+    if missing:
+        x = torch.cat([x, x[-1:].expand(missing, -1)])
+    return x.reshape(len(x) // joint, joint, x.shape[-1])
+
+
+def as_codes(value: Any) -> np.ndarray:
+    """Codes of a row as int64 ``[T, n]``.
+
+    Raises:
+        ValueError: If they are something else than a table of integers.
+    """
+    codes = _table(value, "codes", "[T, n]")
+    if codes.dtype.kind not in "iu":
+        raise ValueError(f"codes are {codes.dtype}; expected integers.")
+    if codes.size and int(codes.max()) >= 2**31:  # int64 would turn the largest into negative ones
+        raise ValueError(f"codes run up to {codes.max()}; no codebook has that many entries.")
+    return codes.astype(np.int64)
+
+
+def as_latents(value: Any) -> np.ndarray:
+    """Latents of a row as float32 ``[T, D]``; what float32 cannot hold becomes infinite.
+
+    Raises:
+        ValueError: If they are something else than a table of numbers.
+    """
+    latents = _table(value, "latents", "[T, D]")
+    if latents.dtype.kind not in "fiu":
+        raise ValueError(f"latents are {latents.dtype}; expected numbers.")
+    with np.errstate(over="ignore"):
+        return latents.astype(np.float32)
+
+
+def _table(value: Any, name: str, shape: str) -> np.ndarray:
+    try:
+        table = np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:  # lists of different lengths, say
+        raise ValueError(f"{name} are no table {shape}: {error}.") from None
+    if table.ndim != 2:
+        raise ValueError(f"{name} have shape {table.shape}; expected {shape}.")
+    return table
+
+
+def number_in(row: Row, name: str, default: int, *, low: int) -> int:
+    """A count that a row says, or the default where it does not; ValueError if it is none."""
+    value = row.get(name, default)
+    try:
+        number = int(value)
+        whole = number == value
+    except (TypeError, ValueError, OverflowError):
+        number = low - 1
+        whole = False
+    if not whole or number < low:
+        raise ValueError(f"{name}={value!r:.60} is no whole number from {low} on.")
+    return number
+
+
+def apply_gain(wave: np.ndarray, gain: Any) -> np.ndarray:
+    """Multiplies each channel ``[C, N]`` with its gain.
+
+    Raises:
+        ValueError: If there are not as many gains as channels (or one for all), one is not positive
+            and finite, or the result is beyond float32.
+    """
+    try:
+        gains = np.asarray(gain, dtype=np.float32).reshape(-1, 1)
+    except (TypeError, ValueError):
+        raise ValueError(f"gain={gain!r:.60} is no number for each channel.") from None
+    if len(gains) not in (1, len(wave)) or not (np.isfinite(gains) & (gains > 0)).all():
+        raise ValueError(
+            f"gain={gains.ravel().tolist()!r:.60} for {len(wave)} channel(s); expected a positive "
+            "finite number for each."
+        )
+    with np.errstate(over="ignore"):
+        scaled = wave * gains
+    if not np.isfinite(scaled).all():
+        raise ValueError(f"gain={gains.max():g} makes samples that float32 cannot hold.")
+    return scaled
+
+
+def _is_column(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) or (
+        isinstance(value, (np.ndarray, Tensor)) and value.ndim > 0
+    )
+
+
+def decode_rows(row: Any, column: str, decode: Any) -> Any:
+    """Applies ``decode`` to a row, a bare array of ``column``, or a batch of either form."""
+    if isinstance(row, (np.ndarray, Tensor)):
+        return decode({column: row.cpu() if isinstance(row, Tensor) else row})
+    if isinstance(row, Mapping):
+        if column not in row:
+            raise ValueError(f"The row has no {column!r}, only {sorted(row)}.")
+        values = row[column]
+        shared = [k for k in (column, "num_samples", "num_channels", "gain") if k in row]
+        # A batch as `datasets` makes it: one list a column, whose first entry has two axes itself.
+        batched = (
+            np.ndim(row["num_samples"]) == 1
+            if "num_samples" in row
+            else (isinstance(values, list) and len(values) > 0 and np.ndim(values[0]) == 2)
+        )
+        if not batched:
+            return decode({k: row[k] for k in shared})
+        lengths = {k: len(row[k]) if _is_column(row[k]) else None for k in shared}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"The columns of the batch differ in length: {lengths}.")
+        return [decode({k: row[k][i] for k in shared}) for i in range(len(values))]
+    if isinstance(row, list):
+        return [decode_rows(one, column, decode) for one in row]
+    raise ValueError(f"Cannot decode a {type(row).__name__}: expected a row, an array or a batch.")

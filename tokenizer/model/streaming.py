@@ -1,0 +1,226 @@
+"""Audio to codes and back a chunk at a time, with the codes and samples of the whole.
+
+    encoder = tok.stream_encoder(gain=0.1)
+    decoder = tok.stream_decoder(gain=0.1)
+    for chunk in microphone:                    # [n] or [C, n], any n
+        play(decoder.push(encoder.push(chunk)))
+    play(decoder.push(encoder.finish()))
+    play(decoder.finish())
+
+Both give what they have as soon as the network has seen what it needs to (`latency`), so a chunk
+may bring nothing or much. Their state is bounded.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from tokenizer.audio.source import Resampler, check_rate
+from tokenizer.model.core import DecoderName, TokenizerCore, check_finite
+from tokenizer.model.rows import apply_gain, code_dtype, normalized
+from tokenizer.model.tiling import (
+    Pieces,
+    decoder_lookahead,
+    decoder_pieces,
+    encoder_lookahead,
+    encoder_pieces,
+)
+
+_FINISHED = "This stream is finished: start another one."
+
+
+class StreamEncoder:
+    """Audio in chunks of any size to codes or latents; `LatentTokenizer.stream_encoder` makes one.
+
+    Attributes:
+        gain: Float32 ``[C]``: what the audio is divided by.
+        num_samples: Samples of each channel so far, at the tokenizer's rate; all of them once
+            `finish` was called.
+        latency: Seconds from the first sample of a frame to the frame, as far as the network is
+            concerned. Resampling adds some milliseconds.
+    """
+
+    def __init__(
+        self,
+        tokenizer: TokenizerCore,
+        gain: Float32[np.ndarray, " C"],
+        sampling_rate: int,
+        n_codebooks: int | None,
+    ) -> None:
+        """Starts a stream; nothing is computed yet.
+
+        Args:
+            tokenizer: What encodes; its weights must not change meanwhile.
+            gain: See above.
+            sampling_rate: Hz of the chunks.
+            n_codebooks: How many codebooks to use; None for latents.
+        """
+        self.gain, self.num_samples = gain, 0
+        self._tokenizer, self._n_codebooks = tokenizer, n_codebooks
+        rate = check_rate(sampling_rate)
+        self._resampler = Resampler(rate, tokenizer.sampling_rate, len(gain))
+        self._pieces = encoder_pieces(tokenizer.autoencoder, eager=True)
+        self._finished = False
+        ahead = encoder_lookahead(tokenizer.autoencoder)
+        self.latency = float("inf") if ahead is None else (ahead + 1) / tokenizer.frame_rate
+
+    def push(self, chunk: np.ndarray | Tensor) -> np.ndarray:
+        """Takes the next samples, floats ``[n]`` or ``[C, n]``, any n.
+
+        Returns:
+            Frames that are complete now, perhaps none: codes ``[G, t, n]`` (int16 or int32) or
+            latents ``[G, t, D]`` (float32), for G groups of jointly coded channels: one for each
+            channel, of stereo models for each two.
+
+        Raises:
+            ValueError: If the chunk has another shape or type, or samples that are not finite.
+            RuntimeError: After `finish`.
+        """
+        if self._finished:
+            raise RuntimeError(_FINISHED)
+        return self._advance(self._resampler.push(self._checked(chunk)), final=False)
+
+    def finish(self) -> np.ndarray:
+        """Ends the stream and returns the frames that are left; see `push`.
+
+        Raises:
+            ValueError: If there were no samples at all.
+            RuntimeError: If it was called before.
+        """
+        if self._finished:
+            raise RuntimeError(_FINISHED)
+        out = self._advance(self._resampler.finish(), final=True)
+        self._finished = True
+        return out
+
+    def _advance(self, block: np.ndarray, *, final: bool) -> np.ndarray:
+        self.num_samples += block.shape[-1]
+        if final and self.num_samples == 0:
+            raise ValueError("The stream held no samples: there is nothing to encode.")
+        tokenizer, n = self._tokenizer, self._n_codebooks
+        with torch.inference_mode():
+            z = self._pieces.push(normalized(tokenizer, block, self.gain), final=final)
+            z = check_finite(z, "The stream's latents")
+            if n is None:
+                return z.transpose(1, 2).cpu().numpy()
+            dtype = code_dtype(tokenizer.codebook_sizes)
+            if z.shape[-1] == 0:
+                return np.zeros((len(z), 0, n), dtype=dtype)
+            return tokenizer.quantize(z, n).transpose(1, 2).cpu().numpy().astype(dtype)
+
+    def _checked(self, chunk: np.ndarray | Tensor) -> np.ndarray:
+        x = chunk.detach().cpu().numpy() if isinstance(chunk, Tensor) else np.asarray(chunk)
+        x = x[None] if x.ndim == 1 else x
+        if x.ndim != 2 or len(x) != len(self.gain):
+            raise ValueError(f"A chunk has shape {list(x.shape)}; expected [{len(self.gain)}, n].")
+        if x.dtype.kind != "f":
+            raise ValueError(f"A chunk holds {x.dtype}; expected floats, e.g. int16 / 32768.")
+        with np.errstate(over="ignore"):
+            x = x.astype(np.float32)
+        if not np.isfinite(x).all():
+            raise ValueError("A chunk holds NaN or infinite samples.")
+        return x
+
+
+class StreamDecoder:
+    """Codes or latents in chunks of any size to audio; `LatentTokenizer.stream_decoder` makes one.
+
+    Attributes:
+        gain: Float32 ``[C]``: what the audio is multiplied by.
+        num_samples: Samples of each channel so far.
+        latency: Seconds from a frame to the first of its samples, as far as the network is
+            concerned.
+    """
+
+    def __init__(
+        self,
+        tokenizer: TokenizerCore,
+        gain: Float32[np.ndarray, " C"],
+        decoder: DecoderName,
+        latents: bool,
+    ) -> None:
+        """Starts a stream; nothing is computed yet.
+
+        Args:
+            tokenizer: What decodes; its weights must not change meanwhile.
+            gain: See above.
+            decoder: Which of its decoders.
+            latents: Whether latents come in place of codes.
+        """
+        self.gain, self.num_samples = gain, 0
+        self._tokenizer, self._latents = tokenizer, latents
+        self._decoder = tokenizer.decoder(decoder)
+        self._groups = -(-len(gain) // tokenizer.autoencoder.num_channels)
+        self._pieces: Pieces | None = None
+        self._n_codebooks: int | None = None
+        self._finished = False
+        ahead = decoder_lookahead(tokenizer.autoencoder, self._decoder)
+        self.latency = float("inf") if ahead is None else ahead / tokenizer.frame_rate
+
+    def push(self, frames: np.ndarray | Tensor) -> Float32[np.ndarray, "C n"]:
+        """Takes the next frames: ``[G, t, n]`` as `StreamEncoder` gives them, or ``[t, n]``.
+
+        The first frames with codes decide the number of codebooks.
+
+        Returns:
+            Samples that are complete now, perhaps none.
+
+        Raises:
+            ValueError: If frames have another shape, codes are out of range or latents not finite.
+            RuntimeError: After `finish`.
+        """
+        if self._finished:
+            raise RuntimeError(_FINISHED)
+        x = torch.as_tensor(frames)
+        x = x[None] if x.ndim == 2 else x
+        # The tokenizer says what is wrong with latents.
+        width = None if self._latents else self._n_codebooks
+        if x.ndim != 3 or len(x) != self._groups or x.shape[2] != (width or x.shape[2]):
+            wanted = f"[{self._groups}, t, {width or 'n'}]"
+            raise ValueError(f"Frames have shape {list(x.shape)}; expected {wanted}.")
+        if x.is_floating_point() != self._latents:
+            wanted = "latents, which are floats" if self._latents else "codes, which are integers"
+            raise ValueError(f"Frames are {x.dtype}; this stream takes {wanted}.")
+        if x.shape[1] == 0:
+            return np.zeros((len(self.gain), 0), dtype=np.float32)
+        with torch.inference_mode():
+            if self._latents:
+                z = check_finite(self._tokenizer.pad_detail(x.transpose(1, 2)), "Latents")
+            else:
+                z = self._tokenizer.dequantize(x.long().transpose(1, 2))
+                self._n_codebooks = x.shape[2]
+            return self._advance(z, final=False)
+
+    def finish(self) -> Float32[np.ndarray, "C n"]:
+        """Ends the stream and returns the samples that are left.
+
+        Together they are as many as all frames cover; the audio that was encoded may have been
+        shorter by up to a frame: see `StreamEncoder.num_samples`.
+
+        Raises:
+            ValueError: If there were no frames at all.
+            RuntimeError: If it was called before.
+        """
+        if self._finished:
+            raise RuntimeError(_FINISHED)
+        if self._pieces is None:
+            raise ValueError("The stream held no frames: there is nothing to decode.")
+        tokenizer = self._tokenizer
+        nothing = torch.zeros(self._groups, tokenizer.latent_dim, 0, device=tokenizer.device)
+        with torch.inference_mode():
+            out = self._advance(nothing, final=True)
+        self._finished = True
+        return out
+
+    def _advance(self, z: Tensor, *, final: bool) -> np.ndarray:
+        if self._pieces is None:
+            level = self._tokenizer.noise_level(self._n_codebooks)
+            self._pieces = decoder_pieces(
+                self._tokenizer.autoencoder, self._decoder, level, eager=True
+            )
+        audio = self._pieces.push(z, final=final).flatten(0, 1)[: len(self.gain)]
+        self.num_samples += audio.shape[-1]
+        return apply_gain(audio.cpu().numpy(), self.gain)

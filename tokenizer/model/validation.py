@@ -1,0 +1,148 @@
+"""Validation of untrusted checkpoints: sizes, names, checksums.
+
+A configuration decides how much is built, so its numbers are bounded before anything is, and the
+model that it describes may not be larger than the weights that come with it.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from tokenizer.saving import damaged
+
+# What a configuration may claim; larger numbers are damage or an attack. These are far above every
+# real model: raise them here if yours is larger.
+MAX_CONFIG_BYTES = 2**20
+MAX_NUMBER = 2**31
+MAX_SAMPLING_RATE = 2**24  # as in code files
+MAX_REPEATS = 1024  # of layers, codebooks, hypotheses, and entries of a list
+MAX_NESTING = 8
+
+# Words in the names of numbers that say how often something is built or done, not how large it is.
+_REPEATS = ("depth", "layers", "blocks", "num_codebooks", "beam_width", "descents", "search_rounds")
+
+# Buffers and small parameters that a model may have beyond its weights file.
+_SLACK = 2**20
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Reads a ``config.json`` that may be anything.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        ValueError: If it is too long, no JSON, or no JSON object.
+    """
+    with path.open("rb") as stream:
+        content = stream.read(MAX_CONFIG_BYTES + 1)
+    if len(content) > MAX_CONFIG_BYTES:
+        raise ValueError(f"{path} is longer than {MAX_CONFIG_BYTES:,} bytes: no configuration.")
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds {type(value).__name__}, not a JSON object.")
+    return value
+
+
+def check_numbers(value: Any, name: str, nesting: int = 0) -> None:
+    """Refuses a configuration with numbers that no real model has.
+
+    Args:
+        value: JSON values, nested.
+        name: Of the value; for messages, and because some numbers have bounds of their own.
+        nesting: How deep inside the configuration it is.
+
+    Raises:
+        ValueError: For numbers, lists or nestings out of bounds, and for types that JSON has not.
+    """
+    if nesting > MAX_NESTING:
+        raise ValueError(f"{name} is nested deeper than {MAX_NESTING} levels.")
+    if isinstance(value, (Mapping, list, tuple)):
+        if len(value) > MAX_REPEATS:
+            raise ValueError(f"{name} has {len(value)} entries; at most {MAX_REPEATS} are allowed.")
+        parts: Iterable[tuple[Any, Any]] = (
+            value.items() if isinstance(value, Mapping) else ((name, item) for item in value)
+        )
+        for key, item in parts:
+            check_numbers(item, str(key), nesting + 1)
+    elif isinstance(value, bool) or value is None or isinstance(value, str):
+        return
+    elif isinstance(value, (int, float)):
+        limit = MAX_SAMPLING_RATE if name == "sampling_rate" else MAX_NUMBER
+        limit = MAX_REPEATS if any(word in name for word in _REPEATS) else limit
+        if not -limit <= value <= limit:  # NaN fails it too.
+            raise ValueError(f"{name}={value} is not within {limit:,}: no real model has that.")
+    else:
+        raise ValueError(f"{name} is a {type(value).__name__}, which JSON has not.")
+
+
+def stored_numbers(folder: Path) -> int:
+    """How many numbers the weights of a checkpoint folder hold, read off their headers.
+
+    Raises:
+        FileNotFoundError: If there are no weights.
+        ValueError: If a file is damaged, or the index names one outside of the folder.
+    """
+    files = [folder / WEIGHTS]
+    if not files[0].is_file() and (folder / INDEX).is_file():
+        files = [folder / name for name in _indexed(folder / INDEX)]
+    total = 0
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"{folder} lacks its weights: there is no {file.name}.")
+        try:
+            with safe_open(file, framework="pt") as weights:
+                shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
+        except SafetensorError as error:
+            raise damaged(file, error) from None
+        total += sum(torch.Size(shape).numel() for shape in shapes)
+    return total
+
+
+def _indexed(path: Path) -> list[str]:
+    names = read_config(path).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise ValueError(f"{path} has no weight_map.")
+    for name in names.values():
+        if not isinstance(name, str) or PurePosixPath(name).name != name or "\\" in name:
+            raise ValueError(f"{path} names the file {name!r}: expected one of its own folder.")
+    return sorted(set(names.values()))
+
+
+def check_size(expected: int, stored: int, name: str) -> None:
+    """Refuses a configuration that describes a much larger model than the weights that are there.
+
+    Raises:
+        ValueError: If it does.
+    """
+    if expected > 2 * stored + _SLACK:
+        raise ValueError(
+            f"config.json in {name} describes a model of {expected:,} numbers, but its weights hold"
+            f" {stored:,}: they do not belong together."
+        )
+
+
+def weights_checksum(tensors: Mapping[str, Tensor]) -> str:
+    """CRC-32, in eight hex digits, of names, shapes and values, floats taken as float32.
+
+    safetensors files have no checksums: a bit that flips in one makes another model of it, without
+    a word. The checksum does not depend on how tensors are spread over files, nor on the device.
+    """
+    crc = 0
+    for name in sorted(tensors):
+        value = tensors[name].detach()
+        value = value.to("cpu", torch.float32 if value.is_floating_point() else value.dtype)
+        crc = zlib.crc32(f"{name} {value.dtype} {list(value.shape)}\n".encode(), crc)
+        crc = zlib.crc32(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes(), crc)
+    return f"{crc:08x}"

@@ -1,0 +1,1 @@
+"""Audio files and pipes to code files and back."""

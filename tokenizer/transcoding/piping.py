@@ -1,0 +1,161 @@
+"""Audio to codes and back on pipes, as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tokenizer.audio.pcm import PcmFormat, PcmReader, WavPipe
+from tokenizer.audio.source import AudioWriter
+from tokenizer.codefile import CodeFileError, CodeReader, CodeWriter, Source, Target
+from tokenizer.model.core import DecoderName
+from tokenizer.model.latent_tokenizer import LatentTokenizer
+from tokenizer.transcoding.files import file_gain, file_header, open_codes
+
+
+class _Unbuffered:
+    """A binary stream whose writes are passed on at once."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, data: memoryview, /) -> int | None:
+        taken = self._stream.write(data)
+        self._stream.flush()
+        return taken
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+def encode_live(
+    tokenizer: LatentTokenizer,
+    stream: Any,
+    out: Target,
+    *,
+    gain: Any,
+    pcm: PcmFormat | None = None,
+    n_codebooks: int | None = None,
+    chunk_frames: int = 25,
+) -> float:
+    """Encodes samples as they arrive into a code file or stream.
+
+    Args:
+        tokenizer: A fitted tokenizer.
+        stream: A binary stream of WAV, or of raw samples.
+        out: The ``.ltk`` file, or a binary stream.
+        gain: As for `LatentTokenizer.stream_encoder`.
+        pcm: What raw samples are; None for WAV.
+        n_codebooks: How many codebooks to use. Default: all.
+        chunk_frames: Frames that are passed on together; each such record costs 11 bytes.
+
+    Returns:
+        The duration in seconds.
+
+    Raises:
+        ValueError: If the stream is not what it should be.
+    """
+    n = tokenizer.resolve_codebooks(n_codebooks, None)
+    reader = PcmReader(stream, pcm)
+    encoder = tokenizer.stream_encoder(
+        gain=gain,
+        num_channels=reader.pcm.num_channels,
+        sampling_rate=reader.pcm.sampling_rate,
+        n_codebooks=n,
+    )
+    header = file_header(tokenizer, n, reader.pcm.num_channels, encoder.gain)
+    header = replace(header, chunk_frames=chunk_frames)
+    target = _Unbuffered(out) if hasattr(out, "write") else out
+    with CodeWriter(target, header, tokenizer.code_counts) as writer:
+        for chunk in reader:
+            writer.write(encoder.push(chunk))
+        writer.write(encoder.finish())
+        writer.finish(encoder.num_samples)
+    return encoder.num_samples / tokenizer.sampling_rate
+
+
+def decode_live(
+    tokenizer: LatentTokenizer,
+    codes: Source,
+    out: str | Path | Any,
+    *,
+    n_codebooks: int | None = None,
+    decoder: DecoderName | None = None,
+    subtype: str | None = None,
+) -> float:
+    """Decodes codes as they arrive.
+
+    Args:
+        tokenizer: The tokenizer whose encoder and quantizer made the codes.
+        codes: The ``.ltk`` file, or a binary stream of one.
+        out: The audio file to write, or a binary stream, which gets WAV of 16 bits.
+        n_codebooks: Use only the first so many codebooks. Default: all.
+        decoder: Default: the finetuned one, if there is one.
+        subtype: For files: see `tokenizer.audio.source.AudioWriter`.
+
+    Returns:
+        The duration in seconds.
+
+    Raises:
+        CodeFileError: If the codes are damaged, cut off or another model's. What came before has
+            been passed on to a stream by then; a file is not left.
+    """
+    with open_codes(codes, tokenizer) as reader:
+        header = reader.header
+        n = len(header.codebook_sizes) if n_codebooks is None else n_codebooks
+        if not 1 <= n <= len(header.codebook_sizes):
+            raise ValueError(f"n_codebooks={n} is not in 1..{len(header.codebook_sizes)}.")
+        rate, channels = header.sampling_rate, header.num_channels
+        writer = (
+            WavPipe(out, rate, channels)
+            if hasattr(out, "write")
+            else AudioWriter(out, rate, channels, subtype=subtype)
+        )
+        written = 0
+        with writer:
+            for wave in _trimmed(_decoded(tokenizer, reader, n, decoder), reader, tokenizer):
+                writer.write(wave)
+                written += wave.shape[1]
+    return written / rate
+
+
+def _decoded(
+    tokenizer: LatentTokenizer, reader: CodeReader, n: int, decoder: DecoderName | None
+) -> Iterator[np.ndarray]:
+    gain = file_gain(reader.header)
+    given = gain if tokenizer.autoencoder.normalize else None
+    stream = tokenizer.stream_decoder(gain=given, num_channels=len(gain), decoder=decoder)
+    empty = True
+    for chunk in reader.chunks():
+        yield stream.push(chunk[..., :n])
+        empty = False
+    if not empty:
+        yield stream.finish()
+
+
+def _trimmed(
+    blocks: Iterator[np.ndarray], reader: CodeReader, tokenizer: LatentTokenizer
+) -> Iterator[np.ndarray]:
+    """Cuts off what is beyond the signal's end, which a pipe tells last.
+
+    A frame is held back for that.
+    """
+    hop, passed = tokenizer.hop_length, 0
+    held: np.ndarray | None = None
+    for block in blocks:
+        held = block if held is None else np.concatenate([held, block], axis=1)
+        ready = held.shape[1] - hop
+        if ready > 0:
+            passed += ready
+            yield held[:, :ready]
+            held = held[:, ready:]
+    num_samples = reader.info.header.num_samples or 0
+    missing = num_samples - passed
+    if held is None or not 0 <= missing <= held.shape[1]:
+        raise CodeFileError(f"The frames do not cover {num_samples} samples.")
+    if missing:
+        yield held[:, :missing]
