@@ -56,3 +56,29 @@ def clips(items: list[Clip | Missing]) -> list[Clip]:
 def missing(items: list[Clip | Missing]) -> dict[str, str]:
     """Reasons by id."""
     return {item.id: item.reason for item in items if isinstance(item, Missing)}
+
+
+ESC = "filename,fold,target,category,esc10,src_file,take\n"
+
+
+def esc50(root: Path) -> Path:
+    rows = "1-100032-A-0.wav,1,0,dog,True,100032,A\n2-100-B-1.wav,2,1,rooster,False,100,B\n"
+    audio = {"audio/1-100032-A-0.wav": None, "audio/2-100-B-1.wav": None}
+    return write_tree(root, {"meta/esc50.csv": ESC + rows} | audio)
+
+
+def librispeech(root: Path) -> Path:
+    chapter = "LibriSpeech/dev-clean/84/121123"
+    return write_tree(
+        root,
+        {
+            "LibriSpeech/SPEAKERS.TXT": "; ID  |SEX| SUBSET |MINUTES| NAME\n"
+            "84   | F | dev-clean        |  8.02 | Christie Nowak\n",
+            f"{chapter}/84-121123.trans.txt": "84-121123-0000 GO DO YOU HEAR\n"
+            "84-121123-0001 BUT IN LESS THAN FIVE MINUTES\n",
+            f"{chapter}/84-121123-0000.flac": None,
+            f"{chapter}/84-121123-0001.flac": None,
+            "LibriSpeech/dev-clean/174/50561/174-50561.trans.txt": "174-50561-0000 FORGOTTEN TOO\n",
+            "LibriSpeech/dev-clean/174/50561/174-50561-0000.flac": None,
+        },
+    )

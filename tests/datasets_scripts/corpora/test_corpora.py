@@ -9,14 +9,13 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
-from corpora_trees import clips, missing, prepared, write_tree
+from corpora_trees import clips, esc50, librispeech, missing, prepared, write_tree
 
 from datasets_scripts.corpora import CORPORA
 from datasets_scripts.sources.corpus import AudioBytes, Clip, Corpus, CorpusInfo, Missing, TarMember
 from datasets_scripts.sources.tree import Tree, checked_name
 
 DOCS = Path(__file__).parents[3] / "docs" / "corpora.md"
-ESC = "filename,fold,target,category,esc10,src_file,take\n"
 
 TRACKS = """,album,artist,set,set,track,track,track
 ,title,name,split,subset,genre_top,license,title
@@ -28,29 +27,6 @@ album",AWOL,training,medium,Rock,CC BY,Electric Ave
 134,AWOL,AWOL,training,large,,CC BY,Street Music
 145,AWOL,AWOL,training,small,Rock,CC BY,Gone
 """.replace('\\"', '"')
-
-
-def esc50(root: Path) -> Path:
-    rows = "1-100032-A-0.wav,1,0,dog,True,100032,A\n2-100-B-1.wav,2,1,rooster,False,100,B\n"
-    audio = {"audio/1-100032-A-0.wav": None, "audio/2-100-B-1.wav": None}
-    return write_tree(root, {"meta/esc50.csv": ESC + rows} | audio)
-
-
-def librispeech(root: Path) -> Path:
-    chapter = "LibriSpeech/dev-clean/84/121123"
-    return write_tree(
-        root,
-        {
-            "LibriSpeech/SPEAKERS.TXT": "; ID  |SEX| SUBSET |MINUTES| NAME\n"
-            "84   | F | dev-clean        |  8.02 | Christie Nowak\n",
-            f"{chapter}/84-121123.trans.txt": "84-121123-0000 GO DO YOU HEAR\n"
-            "84-121123-0001 BUT IN LESS THAN FIVE MINUTES\n",
-            f"{chapter}/84-121123-0000.flac": None,
-            f"{chapter}/84-121123-0001.flac": None,
-            "LibriSpeech/dev-clean/174/50561/174-50561.trans.txt": "174-50561-0000 FORGOTTEN TOO\n",
-            "LibriSpeech/dev-clean/174/50561/174-50561-0000.flac": None,
-        },
-    )
 
 
 def ljspeech(root: Path) -> Path:

@@ -15,8 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from corpora_trees import clips, prepared, write_tree
-from test_corpora import esc50, librispeech
+from corpora_trees import clips, esc50, librispeech, prepared, write_tree
 
 from datasets_scripts.corpora import CORPORA
 from datasets_scripts.sources.archives import is_unpacking, unpack

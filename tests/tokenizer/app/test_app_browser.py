@@ -13,8 +13,7 @@ from pathlib import Path
 
 import models
 import pytest
-from models import RATE, tone
-from test_report_browser import (
+from browsing import (
     DESK,
     PHONE,
     browser,  # noqa: F401 (a fixture)
@@ -22,6 +21,7 @@ from test_report_browser import (
     pytestmark,  # noqa: F401 (slow, and skipped without a browser)
     wait_until,
 )
+from models import RATE, tone
 
 from tokenizer import write_audio
 

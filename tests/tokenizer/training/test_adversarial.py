@@ -5,7 +5,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from models import RATE, make_autoencoder, make_tokenizer, tone
-from test_training import LOOP, interrupt_at
+from short_runs import LOOP, interrupt_at
 
 from tokenizer.audio.source import write_audio
 from tokenizer.training.adversarial import (

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from launching import launch
 from models import DIM, RATE, make_autoencoder, make_tokenizer, tone
 from safetensors.torch import load_file
+from short_runs import LOOP, interrupt_at
 from tiny_training import train_stages
 
 from tokenizer import LatentTokenizer
@@ -32,17 +33,6 @@ from tokenizer.training.quantizer import (
     latent_statistics,
 )
 from tokenizer.training.state import WeightAverage
-
-LOOP = LoopConfig(
-    steps=12,
-    batch_size=2,
-    crop_seconds=0.25,
-    learning_rate=1e-3,
-    warmup_steps=4,
-    log_every=3,
-    validate_every=100,
-    num_workers=0,
-)
 
 
 def log(out: Path) -> list[dict]:
@@ -80,19 +70,6 @@ def finetune(tokenizer: LatentTokenizer, audio: Path, out: Path, **options: Any)
         progress=False,
         **options,
     )
-
-
-def interrupt_at(monkeypatch, step: int) -> None:
-    """Makes the next run raise, as a kill would, after a checkpoint at ``step``."""
-    real, saved = loop_module.save_checkpoint, []
-
-    def save(folder, state, config):
-        real(folder, state, config)
-        saved.append(state.step)
-        if state.step >= step:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop_module, "save_checkpoint", save)
 
 
 def test_schedule():
