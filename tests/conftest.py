@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browsing import browser  # noqa: F401 (a fixture)
 from models import RATE, make_tokenizer, tone
 
 from tokenizer.audio.source import write_audio

@@ -7,9 +7,8 @@ import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 
-pytestmark = [
+NEEDS_BROWSER = [
     pytest.mark.slow,
     pytest.mark.skipif(
         not (CHROMIUM and DRIVER),
@@ -34,6 +33,7 @@ PHONE, DESK = (375, 812), (1440, 900)
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     from selenium.webdriver.chrome.service import Service
 
     options = webdriver.ChromeOptions()

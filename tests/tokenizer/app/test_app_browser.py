@@ -15,10 +15,9 @@ import models
 import pytest
 from browsing import (
     DESK,
+    NEEDS_BROWSER,
     PHONE,
-    browser,  # noqa: F401 (a fixture)
     open_page,
-    pytestmark,  # noqa: F401 (slow, and skipped without a browser)
     wait_until,
 )
 from models import RATE, tone
@@ -28,6 +27,8 @@ from tokenizer import write_audio
 SUPPORT = Path(models.__file__).parent
 if find_spec("gradio") is None:
     pytest.skip("gradio is not installed", allow_module_level=True)
+
+pytestmark = NEEDS_BROWSER
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def served(tmp_path_factory):
 
 
 @pytest.fixture
-def page(browser, served):  # noqa: F811
+def page(browser, served):
     browser.get_log("browser")
     browser.get_log("performance")
     open_page(browser, served[0], DESK)
@@ -189,7 +190,7 @@ def test_bad_wishes_are_one_message(page):
     assert "30 seconds are <b>enough</b>." in messages(page)[0]
 
 
-def test_it_fits_on_a_telephone(browser, served):  # noqa: F811
+def test_it_fits_on_a_telephone(browser, served):
     open_page(browser, served[0], PHONE)
     wait_until(browser, "document.querySelector('#code')")
     width, scroll = browser.execute_script(

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 from browsing import (
     DESK,
+    NEEDS_BROWSER,
     PHONE,
-    browser,  # noqa: F401 (a fixture)
     open_page,
-    pytestmark,  # noqa: F401 (slow, and skipped without a browser)
     wait_until,
 )
 from pages import make_page
+
+pytestmark = NEEDS_BROWSER
 
 
 @pytest.fixture(scope="module")
