@@ -7,13 +7,14 @@ python -m datasets_scripts verify my_tokens
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from datasets_scripts.preparation.options import Resources, RowOptions
+from tokenizer.command import run_command
+from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
     from datasets_scripts.dataset.manifest import Manifest
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def _prepare(options: argparse.Namespace) -> int:
     if options.push_to_hub and "://" in options.out:
-        raise ValueError("--push-to-hub uploads from a local --out.")
+        raise InputError("--push-to-hub uploads from a local --out.")
     asked: dict[str, Any] = {
         "tokenizer": options.tokenizer,
         "splits": options.split,
@@ -68,7 +69,7 @@ def _corpus_options(options: argparse.Namespace) -> dict[str, str]:
     for text in options.option:
         key, equals, value = text.partition("=")
         if not (key and equals):
-            raise ValueError(f"--option {text!r} is not KEY=VALUE.")
+            raise InputError(f"--option {text!r} is not KEY=VALUE.")
         found[key] = value
     return found
 
@@ -80,7 +81,7 @@ def _download(options: argparse.Namespace) -> int:
     theirs = _corpus_options(options)
     if unknown := sorted(set(theirs) - set(corpus.INFO.options)):
         known = ", ".join(corpus.INFO.options) or "none"
-        raise ValueError(f"{options.corpus!r} has no option {unknown[0]!r}. Options: {known}.")
+        raise InputError(f"{options.corpus!r} has no option {unknown[0]!r}. Options: {known}.")
     shown = sys.stderr.isatty()
     print(corpus.download(options.root, options.split, progress=shown, **theirs))
     return 0
@@ -216,21 +217,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns 0, or 2 after printing a line for each thing that is wrong."""
-    try:
+    """Runs a command; see `tokenizer.command.run_command` for the exit code."""
+
+    def command() -> int | None:
         options = _parser().parse_args(arguments)
-        code = options.run(options)
-        sys.stdout.flush()  # Here a reader that has gone can still be named.
-        return code
-    except BrokenPipeError:
-        # At its end Python would try to write, and fail, once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print("datasets_scripts: broken pipe: nobody reads the output", file=sys.stderr)
-        return 2
-    except (ValueError, RuntimeError, ImportError, OSError) as error:
-        message = " ".join(str(error).split()) or type(error).__name__
-        print(f"datasets_scripts: {message}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("datasets_scripts: interrupted", file=sys.stderr)
-        return 130
+        return options.run(options)
+
+    return run_command("datasets_scripts", command)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
+
+from tokenizer.command import run_command
+from tokenizer.errors import InputError
 
 # Options of the models that are not sizes of the command line's own making.
 MODEL_OPTIONS: dict[str, dict[str, Any]] = {
@@ -62,7 +64,7 @@ def _sample(options: argparse.Namespace) -> None:
 
     model, tokenizer, info = load_run(options.run_folder, options.tokenizer, options.device)
     if options.snap is not None and info["column"] == "codes":
-        raise ValueError("--snap is for diffusion; a language model's codes are codes already.")
+        raise InputError("--snap is for diffusion; a language model's codes are codes already.")
     asked = _conditions(options, tuple(info["labels"]))
     request = make_request(
         tokenizer,
@@ -316,22 +318,10 @@ def _training(family: str) -> Callable[[argparse.Namespace], None]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns 0, or 2 after printing one line about bad input."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        options = _parser().parse_args(given)
-        options.run(options)
-        sys.stdout.flush()  # Here a reader that has gone can still be named.
-    except BrokenPipeError:
-        # At its end Python would try to write, and fail, once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print("generative: broken pipe: nobody reads the output", file=sys.stderr)
-        return 2
-    except (ValueError, RuntimeError, ImportError, OSError) as error:
-        message = " ".join(str(error).split()) or type(error).__name__
-        print(f"generative: {message}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("generative: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    """Runs a command; see `tokenizer.command.run_command` for the exit code."""
+
+    def command() -> int | None:
+        options = _parser().parse_args(arguments)
+        return options.run(options)
+
+    return run_command("generative", command)

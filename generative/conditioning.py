@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from tokenizer.errors import InputError
+
 # Captions are cut after so many tokens of the text encoder.
 MAX_TOKENS = 128
 
@@ -104,9 +106,9 @@ class Conditioner(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 <= dropout <= 1:
-            raise ValueError(f"dropout={dropout:g} is no probability.")
+            raise InputError(f"dropout={dropout:g} is no probability.")
         if width < 1:
-            raise ValueError(f"width={width} must be at least 1.")
+            raise InputError(f"width={width} must be at least 1.")
         self.width, self.labels, self.dropout = width, tuple(labels), float(dropout)
         # Entry 0 is "no label".
         self.label = nn.Embedding(1 + len(self.labels), width)
@@ -154,9 +156,9 @@ class Conditioner(nn.Module):
         labels = conditions["label"]
         captions = list(conditions.get("caption") or [None] * len(labels))
         if len(captions) != len(labels):
-            raise ValueError(f"{len(captions)} captions for {len(labels)} labels.")
+            raise InputError(f"{len(captions)} captions for {len(labels)} labels.")
         if len(labels) and not -1 <= int(labels.min()) <= int(labels.max()) < len(self.labels):
-            raise ValueError(
+            raise InputError(
                 f"A label is not in -1..{len(self.labels) - 1}: {labels.tolist()[:8]}; this model"
                 f" has {len(self.labels)} labels."
             )
@@ -177,7 +179,7 @@ class Conditioner(nn.Module):
         """Projected tokens of the captions; zero, and False in the mask, where there is none."""
         encoder = self.text_encoder
         if encoder is None or self.text is None or self.text_norm is None:
-            raise ValueError("A caption was given, but this model was made without text_encoder=.")
+            raise InputError("A caption was given, but this model was made without text_encoder=.")
         given = [i for i, caption in enumerate(captions) if caption is not None]
         hidden, present = encoder([captions[i] or "" for i in given], self.label.weight.device)
         words = self.text(self.text_norm(hidden)) * present[..., None]

@@ -11,6 +11,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from tokenizer.errors import InputError
+
 Row = dict[str, Any]
 # "codes" int64 [B, T, K] or "latents" float32 [B, T, D], "mask" bool [B, T], "ended" bool [B]: the
 # clip ends with the last frame, "label" int64 [B] (-1: none), "caption" list[str | None].
@@ -38,11 +40,11 @@ class CodeSampling:
     def __post_init__(self) -> None:
         # NaN, which compares as false, is refused too.
         if not self.temperature >= 0:
-            raise ValueError(f"temperature must not be negative, got {self.temperature:g}.")
+            raise InputError(f"temperature must not be negative, got {self.temperature:g}.")
         if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {self.top_k}.")
+            raise InputError(f"top_k must be at least 1, got {self.top_k}.")
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p:g}.")
+            raise InputError(f"top_p must lie in (0, 1], got {self.top_p:g}.")
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,9 @@ class DiffusionSampling:
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}.")
+            raise InputError(f"steps must be at least 1, got {self.steps}.")
         if self.solver not in ("euler", "dpm++"):
-            raise ValueError(f"solver={self.solver!r} is neither 'euler' nor 'dpm++'.")
+            raise InputError(f"solver={self.solver!r} is neither 'euler' nor 'dpm++'.")
 
 
 @dataclass(frozen=True)
@@ -97,18 +99,18 @@ class GenerationRequest:
 
     def __post_init__(self) -> None:
         if self.num_frames < 1 or self.num_samples < 1:
-            raise ValueError(
+            raise InputError(
                 f"Nothing to generate: num_frames={self.num_frames},"
                 f" num_samples={self.num_samples}."
             )
         if not self.labels:
-            raise ValueError("Nothing to generate: labels is empty; [None] asks for one clip.")
+            raise InputError("Nothing to generate: labels is empty; [None] asks for one clip.")
         if not math.isfinite(self.guidance_scale):
-            raise ValueError(f"guidance_scale must be finite, got {self.guidance_scale:g}.")
+            raise InputError(f"guidance_scale must be finite, got {self.guidance_scale:g}.")
         for name in ("captions", "prompts"):
             given = getattr(self, name)
             if given and len(given) != len(self.labels):
-                raise ValueError(f"{len(given)} {name} for {len(self.labels)} labels.")
+                raise InputError(f"{len(given)} {name} for {len(self.labels)} labels.")
 
     @property
     def batch_size(self) -> int:
@@ -124,7 +126,7 @@ class GenerationRequest:
         unknown = sorted({label for label in self.labels if label and label not in names})
         if unknown:
             known = ", ".join(names) or "none"
-            raise ValueError(f"Unknown label {unknown[0]!r}; the model was trained with: {known}.")
+            raise InputError(f"Unknown label {unknown[0]!r}; the model was trained with: {known}.")
         return torch.tensor([names.index(label) if label else -1 for label in self.labels])
 
     def conditions(self, names: Sequence[str]) -> dict[str, Any]:

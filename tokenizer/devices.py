@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from tokenizer.errors import InputError
+
 
 def device_of(name: str) -> torch.device:
     """The device that ``--device`` names.
@@ -20,5 +22,5 @@ def device_of(name: str) -> torch.device:
     # torch built without CUDA raises an AssertionError.
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"Device {name!r} cannot be used here ({reason}). Try cpu.") from None
+        raise InputError(f"Device {name!r} cannot be used here ({reason}). Try cpu.") from None
     return device

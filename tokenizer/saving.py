@@ -8,6 +8,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from tokenizer.errors import FileError, InputError
+
 
 @contextmanager
 def storing(path: Path) -> Iterator[None]:
@@ -19,9 +21,9 @@ def storing(path: Path) -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
-        raise OSError(f"Cannot write {path}: {error}. Is the disk full?") from error
+        raise FileError(f"Cannot write {path}: {error}. Is the disk full?") from error
 
 
 def damaged(file: Path, error: Exception) -> ValueError:
     """The error to raise for a safetensors file that cannot be read."""
-    return ValueError(f"{file} is damaged or cut off ({error}): fetch or make it again.")
+    return InputError(f"{file} is damaged or cut off ({error}): fetch or make it again.")

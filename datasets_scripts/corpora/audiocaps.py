@@ -13,6 +13,7 @@ from datasets_scripts.sources.download import locate_or_download
 from datasets_scripts.sources.tables import Row, read_csv
 from datasets_scripts.sources.tree import Tree, find_tree
 from datasets_scripts.sources.videos import OPTIONS, Videos, check_video, find_videos, seconds
+from tokenizer.errors import InputError, MissingFileError
 
 _SPLITS = ("train", "val", "test")
 _SECONDS = 10
@@ -70,10 +71,10 @@ def prepare(
     """See `Corpus.prepare`; expects ``SPLIT.csv``, and audio named after the videos (`Videos`)."""
     INFO.check_split(split)
     if captions not in ("first", "each"):
-        raise ValueError(f"captions={captions!r}; expected first or each.")
+        raise InputError(f"captions={captions!r}; expected first or each.")
     tree = _find(root)
     if not tree.has(f"{split}.csv"):
-        raise FileNotFoundError(f"{tree} has no {split}.csv: download it first.")
+        raise MissingFileError(f"{tree} has no {split}.csv: download it first.")
     clips = _grouped(tree, split)
     return _clips(clips, find_videos(tree, audio, files), split, each=captions == "each")
 

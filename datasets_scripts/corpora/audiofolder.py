@@ -19,6 +19,7 @@ from datasets_scripts.sources.tables import (
     without_empty,
 )
 from datasets_scripts.sources.tree import Tree, checked_name, is_audio
+from tokenizer.errors import InputError, MissingFileError
 
 # The words by which `datasets` knows splits, under the names that it gives them.
 SPLITS = {
@@ -96,7 +97,7 @@ def prepare(
     names them in its column ``file_name``; audio that it does not name comes as `Missing`.
     """
     if labels not in ("auto", "folder", "none"):
-        raise ValueError(f"labels={labels!r}; expected auto, folder or none.")
+        raise InputError(f"labels={labels!r}; expected auto, folder or none.")
     tree = _find(root)
     folders = _split_folders(tree, splits)
     replace(INFO, splits=tuple(folders)).check_split(split)
@@ -107,14 +108,14 @@ def prepare(
 def _find(root: str | Path) -> Tree:
     tree = Tree(root)
     if not tree.is_folder():
-        raise FileNotFoundError(f"No such folder: {root}. Name a folder of audio.")
+        raise MissingFileError(f"No such folder: {root}. Name a folder of audio.")
     return tree
 
 
 def _split_folders(tree: Tree, splits: str) -> dict[str, str]:
     """Splits to the folders that they are in."""
     if splits not in ("auto", "none"):
-        raise ValueError(f"splits={splits!r}; expected auto or none.")
+        raise InputError(f"splits={splits!r}; expected auto or none.")
     folders, files = tree.list()
     words = {word: split for split, its_words in SPLITS.items() for word in its_words}
     found: dict[str, str] = {}
@@ -123,7 +124,7 @@ def _split_folders(tree: Tree, splits: str) -> dict[str, str]:
         if split is None:
             continue
         if split in found:
-            raise ValueError(f"{tree} has {found[split]} and {folder}, which are both {split}.")
+            raise InputError(f"{tree} has {found[split]} and {folder}, which are both {split}.")
         found[split] = folder
     if not found:
         return {"train": ""}
@@ -132,7 +133,7 @@ def _split_folders(tree: Tree, splits: str) -> dict[str, str]:
         name for folder in others for name in _first_audio(tree, folder)
     ]
     if beside:
-        raise ValueError(
+        raise InputError(
             f"{tree} has the splits {', '.join(found.values())}, and beside them {beside[0]}: move"
             " it, or use the option splits=none."
         )
@@ -149,7 +150,7 @@ def _clips(tree: Tree, folder: str, options: _Options) -> Iterator[Clip | Missin
         some = True
         yield item
     if not some:
-        raise ValueError(f"There is no audio in {tree.path(folder)}.")
+        raise InputError(f"There is no audio in {tree.path(folder)}.")
 
 
 def _governed(tree: Tree, folder: str, options: _Options) -> Iterator[Clip | Missing]:
@@ -164,7 +165,7 @@ def _governed(tree: Tree, folder: str, options: _Options) -> Iterator[Clip | Mis
 def _metadata(tree: Tree, folder: str) -> str | None:
     found = [name for name in tree.list(folder)[1] if name in _METADATA]
     if len(found) > 1:
-        raise ValueError(f"{tree.path(folder)} has {' and '.join(found)}: leave one.")
+        raise InputError(f"{tree.path(folder)} has {' and '.join(found)}: leave one.")
     return found[0] if found else None
 
 

@@ -11,6 +11,7 @@ from datasets_scripts.sources.download import locate_or_download
 from datasets_scripts.sources.listing import Listing
 from datasets_scripts.sources.tables import read_csv
 from datasets_scripts.sources.tree import Tree, checked_name, find_tree
+from tokenizer.errors import InputError
 
 INFO = CorpusInfo(
     name="esc50",
@@ -63,7 +64,7 @@ def _clips(tree: Tree, split: str) -> Iterator[Clip | Missing]:
     listing = Listing(tree)
     for where, row in read_csv(tree, _META, ("filename", "fold", "category", "esc10", "src_file")):
         if f"fold{row['fold']}" not in INFO.splits:
-            raise ValueError(f"{tree}/{where}: there is no fold {row['fold']!r}, only 1 to 5.")
+            raise InputError(f"{tree}/{where}: there is no fold {row['fold']!r}, only 1 to 5.")
         if f"fold{row['fold']}" != split:
             continue
         name = checked_name(row["filename"], f"{tree}/{where}")

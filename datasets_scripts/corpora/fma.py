@@ -12,6 +12,7 @@ from datasets_scripts.sources.download import locate_or_download
 from datasets_scripts.sources.listing import Listing
 from datasets_scripts.sources.tables import check_columns, csv_cells, without_empty
 from datasets_scripts.sources.tree import Tree, find_tree
+from tokenizer.errors import InputError, MissingFileError
 
 _SUBSETS = ("small", "medium", "large", "full")
 _HOST = "https://os.unil.cloud.switch.ch/fma"
@@ -96,7 +97,7 @@ def prepare(root: str | Path, split: str, subset: str | None = None) -> Iterator
 
 def _check_subset(subset: str) -> None:
     if subset not in _SUBSETS:
-        raise ValueError(f"subset={subset!r}; expected one of {', '.join(_SUBSETS)}.")
+        raise InputError(f"subset={subset!r}; expected one of {', '.join(_SUBSETS)}.")
 
 
 def _find(root: str | Path, subset: str | None) -> tuple[Tree, str]:
@@ -105,12 +106,12 @@ def _find(root: str | Path, subset: str | None) -> tuple[Tree, str]:
     if subset is not None:
         _check_subset(subset)
         if subset not in there:
-            raise FileNotFoundError(f"{tree} has no folder fma_{subset}: download it first.")
+            raise MissingFileError(f"{tree} has no folder fma_{subset}: download it first.")
         return tree, subset
     if not there:
-        raise FileNotFoundError(f"{tree} has no folder fma_small (or medium, large, full).")
+        raise MissingFileError(f"{tree} has no folder fma_small (or medium, large, full).")
     if len(there) > 1:
-        raise ValueError(f"{tree} has {', '.join(there)}: say which with the option subset.")
+        raise InputError(f"{tree} has {', '.join(there)}: say which with the option subset.")
     return tree, there[0]
 
 
@@ -120,7 +121,7 @@ def _clips(tree: Tree, split: str, subset: str) -> Iterator[Clip | Missing]:
     subsets = _SUBSETS[: _SUBSETS.index(subset) + 1]
     for where, row in _tracks(tree):
         if row["set.split"] not in INFO.splits or row["set.subset"] not in _SUBSETS:
-            raise ValueError(
+            raise InputError(
                 f"{tree}/{where}: split {row['set.split']!r} of subset {row['set.subset']!r} is"
                 " not one of FMA's."
             )
@@ -128,7 +129,7 @@ def _clips(tree: Tree, split: str, subset: str) -> Iterator[Clip | Missing]:
             continue
         number = row["track_id"]
         if not number.isdecimal():
-            raise ValueError(f"{tree}/{where}: {number!r} is not the number of a track.")
+            raise InputError(f"{tree}/{where}: {number!r} is not the number of a track.")
         name = f"{int(number):06d}"
         about = {
             "title": row["track.title"],
@@ -150,10 +151,10 @@ def _tracks(tree: Tree) -> Iterator[tuple[str, dict[str, str]]]:
     path, rows = tree.path(_TRACKS), csv_cells(tree, _TRACKS)
     heads = [next(rows, (0, [""]))[1] for _ in range(3)]
     if len({len(head) for head in heads}) != 1 or heads[2][0] != "track_id":
-        raise ValueError(f"{path} does not begin with FMA's three lines of names.")
+        raise InputError(f"{path} does not begin with FMA's three lines of names.")
     header = ["track_id", *(f"{a}.{b}" for a, b in zip(heads[0][1:], heads[1][1:], strict=True))]
     check_columns(header, _COLUMNS, path)
     for line, cells in rows:
         if len(cells) != len(header):
-            raise ValueError(f"{path}, line {line}: {len(cells)} cells, not {len(header)}.")
+            raise InputError(f"{path}, line {line}: {len(cells)} cells, not {len(header)}.")
         yield f"{_TRACKS}, line {line}", dict(zip(header, cells, strict=True))

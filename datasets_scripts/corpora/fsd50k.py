@@ -13,6 +13,7 @@ from datasets_scripts.sources.download import locate_or_download
 from datasets_scripts.sources.listing import Listing
 from datasets_scripts.sources.tables import read_csv, without_empty
 from datasets_scripts.sources.tree import Tree, checked_name, find_tree
+from tokenizer.errors import InputError, MissingFileError
 
 _DEV, _EVAL = ("train", "val"), ("eval",)
 
@@ -75,7 +76,7 @@ def prepare(root: str | Path, split: str) -> Iterator[Clip | Missing]:
     INFO.check_split(split)
     tree = _find(root)
     if not tree.is_folder(_audio_folder(split)):
-        raise FileNotFoundError(f"{tree} has no folder {_audio_folder(split)}: download it first.")
+        raise MissingFileError(f"{tree} has no folder {_audio_folder(split)}: download it first.")
     return _clips(tree, split)
 
 
@@ -101,12 +102,12 @@ def _clips(tree: Tree, split: str) -> Iterator[Clip | Missing]:
     needed = ("fname", "labels", "mids", *(("split",) if part == "dev" else ()))
     for where, row in read_csv(tree, f"{_TRUTH}/{part}.csv", needed):
         if row.get("split", "eval") not in INFO.splits:
-            raise ValueError(f"{tree}/{where}: there is no split {row['split']!r}.")
+            raise InputError(f"{tree}/{where}: there is no split {row['split']!r}.")
         if row.get("split", "eval") != split:
             continue
         labels = row["labels"].split(",")
         if unknown := [label for label in labels if label not in known]:
-            raise ValueError(f"{tree}/{where}: {unknown[0]!r} is not in {vocabulary}.")
+            raise InputError(f"{tree}/{where}: {unknown[0]!r} is not in {vocabulary}.")
         name = checked_name(row["fname"], f"{tree}/{where}")
         yield listing.clip(
             name,
@@ -129,7 +130,7 @@ def _about(tree: Tree, part: str) -> dict[str, dict[str, str]]:
             for clip_id, clip in clips.items()
         }
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"{tree.path(name)} is not what FSD50K has there: {error}") from None
+        raise InputError(f"{tree.path(name)} is not what FSD50K has there: {error}") from None
 
 
 _ABOUT = ("title", "uploader", "license")

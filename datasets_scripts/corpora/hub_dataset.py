@@ -21,6 +21,7 @@ from datasets_scripts.sources.download import locate
 from datasets_scripts.sources.listing import not_text, not_texts
 from datasets_scripts.sources.tables import as_row, pick
 from datasets_scripts.sources.tree import is_address
+from tokenizer.errors import InputError, MissingPackageError
 
 INFO = CorpusInfo(
     name="hub_dataset",
@@ -103,7 +104,7 @@ def prepare(
         id_column: As above.
     """
     if streaming not in ("true", "false"):
-        raise ValueError(f"streaming={streaming!r}; expected true or false.")
+        raise InputError(f"streaming={streaming!r}; expected true or false.")
     saved = _saved(root)
     if saved is not None:
         replace(INFO, title=str(root), splits=tuple(saved)).check_split(split)
@@ -123,7 +124,7 @@ def _datasets() -> Any:
     try:
         import datasets
     except ImportError:
-        raise ImportError(
+        raise MissingPackageError(
             'hub_dataset needs `datasets`: pip install "latent-tokenizer[datasets]".'
         ) from None
     return datasets
@@ -139,7 +140,7 @@ def _load(
         )
     except datasets.exceptions.DatasetGenerationError as error:
         if isinstance(error.__cause__, ImportError):
-            raise ImportError(
+            raise MissingPackageError(
                 f"`datasets` cannot store {name}: {error.__cause__} Or use the option"
                 " streaming=true."
             ) from error
@@ -196,7 +197,7 @@ def _audio_column(dataset: Any, asked: str | None) -> str:
     if not found and "audio" in (dataset.column_names or []):
         found = ["audio"]
     if not found:
-        raise ValueError(
+        raise InputError(
             f"The dataset has no column of audio, only {dataset.column_names}: use the option"
             " audio_column."
         )
@@ -206,7 +207,7 @@ def _audio_column(dataset: Any, asked: str | None) -> str:
 def _check_columns(dataset: Any, names: list[str]) -> None:
     for name in names:
         if name not in (dataset.column_names or [name]):
-            raise ValueError(f"The dataset has no column {name!r}, only {dataset.column_names}.")
+            raise InputError(f"The dataset has no column {name!r}, only {dataset.column_names}.")
 
 
 def _clips(dataset: Any, columns: _Columns) -> Iterator[Clip | Missing]:

@@ -11,6 +11,7 @@ from datasets_scripts.sources.corpus import Clip, CorpusInfo, Download, Missing
 from datasets_scripts.sources.download import locate_or_download
 from datasets_scripts.sources.listing import Listing
 from datasets_scripts.sources.tree import Tree, find_tree
+from tokenizer.errors import InputError, MissingFileError
 
 # https://www.openslr.org/resources/12/md5sum.txt
 _MD5 = {
@@ -71,7 +72,7 @@ def prepare(root: str | Path, split: str) -> Iterator[Clip | Missing]:
     INFO.check_split(split)
     tree = _find(root)
     if not tree.is_folder(split):
-        raise FileNotFoundError(f"{tree} has no folder {split}: download that split first.")
+        raise MissingFileError(f"{tree} has no folder {split}: download that split first.")
     return _clips(tree, split)
 
 
@@ -112,7 +113,7 @@ def _texts(tree: Tree, name: str) -> dict[str, str]:
         if not utterance:
             continue
         if utterance.count("-") != 2 or not text or utterance in texts:
-            raise ValueError(
+            raise InputError(
                 f"{tree.path(name)}, line {number}: expected an utterance that was not there before"
                 f" and its text, not {line.strip()[:60]!r}."
             )

@@ -10,6 +10,7 @@ from datasets_scripts.sources.corpus import Clip, CorpusInfo, Download, Missing
 from datasets_scripts.sources.download import locate_or_download
 from datasets_scripts.sources.listing import Listing
 from datasets_scripts.sources.tree import Tree, checked_name, find_tree
+from tokenizer.errors import InputError
 
 INFO = CorpusInfo(
     name="ljspeech",
@@ -69,7 +70,7 @@ def _clips(tree: Tree) -> Iterator[Clip | Missing]:
             continue
         where = f"{_META}, line {number}"
         if len(cells) != 3:
-            raise ValueError(
+            raise InputError(
                 f"{tree}/{where}: expected ID|TRANSCRIPT|NORMALISED TRANSCRIPT, not"
                 f" {line.strip()[:60]!r}."
             )

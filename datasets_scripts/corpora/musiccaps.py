@@ -15,6 +15,7 @@ from datasets_scripts.sources.download import locate_or_download
 from datasets_scripts.sources.tables import Row, read_csv, without_empty
 from datasets_scripts.sources.tree import Tree, checked_name, find_tree
 from datasets_scripts.sources.videos import OPTIONS, Videos, check_video, find_videos, seconds
+from tokenizer.errors import InputError
 
 _TABLE = "musiccaps-public.csv"
 
@@ -85,7 +86,7 @@ def _clips(tree: Tree, table: str, split: str, videos: Videos) -> Iterator[Clip 
         video = check_video(row["ytid"], f"{tree}/{where}")
         start, end = (seconds(row[name], f"{tree}/{where}") for name in ("start_s", "end_s"))
         if end <= start:
-            raise ValueError(f"{tree}/{where}: the clip ends at {end:g} s, before it begins.")
+            raise InputError(f"{tree}/{where}: the clip ends at {end:g} s, before it begins.")
         clip_id = f"{video}_{start:g}"
         if clip_id in seen:
             yield Missing(clip_id, f"{where} lists it a second time")
@@ -101,5 +102,5 @@ def _clips(tree: Tree, table: str, split: str, videos: Videos) -> Iterator[Clip 
 def _split(row: Row, where: str) -> str:
     value = row.get("is_audioset_eval", "False").lower()
     if value not in ("true", "false", "1", "0"):
-        raise ValueError(f"{where}: is_audioset_eval is {value!r}, neither True nor False.")
+        raise InputError(f"{where}: is_audioset_eval is {value!r}, neither True nor False.")
     return "eval" if value in ("true", "1") else "train"

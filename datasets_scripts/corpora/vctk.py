@@ -11,6 +11,7 @@ from datasets_scripts.sources.corpus import Clip, CorpusInfo, Download, Missing
 from datasets_scripts.sources.download import locate_or_download
 from datasets_scripts.sources.listing import Listing
 from datasets_scripts.sources.tree import Tree, find_tree
+from tokenizer.errors import InputError
 
 INFO = CorpusInfo(
     name="vctk",
@@ -60,7 +61,7 @@ def prepare(root: str | Path, split: str, mic: str = "mic1") -> Iterator[Clip | 
     """See `Corpus.prepare`; expects ``wav48_silence_trimmed/pXXX/*.flac``, ``txt/pXXX/*.txt``."""
     INFO.check_split(split)
     if mic not in ("mic1", "mic2"):
-        raise ValueError(f"mic={mic!r}; expected mic1 or mic2.")
+        raise InputError(f"mic={mic!r}; expected mic1 or mic2.")
     return _clips(_find(root), mic)
 
 

@@ -23,6 +23,7 @@ from datasets_scripts.sources.download import locate
 from datasets_scripts.sources.listing import not_text, not_texts
 from datasets_scripts.sources.tables import as_row, pick
 from datasets_scripts.sources.tree import Tree, checked_name, is_address, is_audio
+from tokenizer.errors import InputError, MissingFileError
 
 _SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _TEXTS = ("json", "txt", "cls")
@@ -124,7 +125,7 @@ def _shards(root: str | Path) -> tuple[Tree, dict[str, list[str]]]:
     else:
         tree = Tree(root)
         if not tree.is_folder():
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"No such folder: {root}. Name a folder of .tar shards, or a pattern of them."
             )
         names = sorted(name for name in tree.walk() if name.endswith(_SUFFIXES))
@@ -132,7 +133,7 @@ def _shards(root: str | Path) -> tuple[Tree, dict[str, list[str]]]:
     for name in names:
         found.setdefault(_split(name), []).append(name)
     if not found:
-        raise FileNotFoundError(f"There are no shards ({', '.join(_SUFFIXES)}) in {root}.")
+        raise MissingFileError(f"There are no shards ({', '.join(_SUFFIXES)}) in {root}.")
     return tree, {split: found[split] for split in SPLITS if split in found}
 
 
@@ -152,15 +153,15 @@ def _expand(pattern: str) -> tuple[str, list[str]]:
     rest = pattern[len(folder) :].lstrip("/") if folder != "." else pattern.removeprefix("./")
     tree = Tree(folder)
     if not tree.is_folder():
-        raise FileNotFoundError(f"No such folder: {folder}")
+        raise MissingFileError(f"No such folder: {folder}")
     names = [name for name in tree.walk() if name.endswith(_SUFFIXES)]
     found = set()
     for one in islice(_braces(rest), MAX_SHARDS + 1):
         if len(found) == MAX_SHARDS:
-            raise ValueError(f"The pattern {pattern!r} names more than {MAX_SHARDS:,} shards.")
+            raise InputError(f"The pattern {pattern!r} names more than {MAX_SHARDS:,} shards.")
         matching = [name for name in names if _matches(name, one)]
         if not matching:
-            raise FileNotFoundError(f"There is no shard {one} in {folder}, which {pattern} names.")
+            raise MissingFileError(f"There is no shard {one} in {folder}, which {pattern} names.")
         found.update(matching)
     return folder, sorted(found)
 
@@ -176,7 +177,7 @@ def _braces(pattern: str) -> Iterator[str]:
     found = re.search(r"\{([^{}]*)\}", pattern)
     if found is None:
         if "{" in pattern or "}" in pattern:
-            raise ValueError(f"The pattern {pattern!r} has a brace without its other half.")
+            raise InputError(f"The pattern {pattern!r} has a brace without its other half.")
         yield pattern
         return
     numbers = re.fullmatch(r"(\d+)\.\.(\d+)", found[1])
@@ -184,9 +185,9 @@ def _braces(pattern: str) -> Iterator[str]:
         first, last = int(numbers[1]), int(numbers[2])
         width = len(numbers[1]) if numbers[1].startswith("0") else 0
         if first > last:
-            raise ValueError(f"{found[0]} in the pattern {pattern!r} counts backwards.")
+            raise InputError(f"{found[0]} in the pattern {pattern!r} counts backwards.")
         if last - first >= MAX_SHARDS:
-            raise ValueError(
+            raise InputError(
                 f"{found[0]} in the pattern {pattern!r} names more than {MAX_SHARDS:,} shards."
             )
         choices = [f"{number:0{width}d}" for number in range(first, last + 1)]
@@ -290,9 +291,9 @@ def _fields(members: list[_Member], options: _Options) -> dict[str, Any]:
         try:
             value = json.loads(texts["json"])
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"its .json cannot be read: {error}") from None
+            raise InputError(f"its .json cannot be read: {error}") from None
         if not isinstance(value, Mapping):
-            raise ValueError("its .json is not an object")
+            raise InputError("its .json is not an object")
     row = as_row(value)
     column = next((key for key in options.caption_columns if row.get(key)), None)
     return {
@@ -307,8 +308,8 @@ def _fields(members: list[_Member], options: _Options) -> dict[str, Any]:
 def _text(member: _Member) -> str:
     content = member.content or b""
     if member.size > _MAX_TEXT:
-        raise ValueError(f"its .{member.ending} is longer than {_MAX_TEXT:,} bytes")
+        raise InputError(f"its .{member.ending} is longer than {_MAX_TEXT:,} bytes")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise ValueError(f"its .{member.ending} is not text in UTF-8") from None
+        raise InputError(f"its .{member.ending} is not text in UTF-8") from None

@@ -27,6 +27,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from tokenizer.errors import InputError
+
 # Batches whose rows are sorted by length together: more means less padding, fewer means that the
 # batches of two epochs differ more.
 BATCHES_PER_BUCKET = 50
@@ -45,13 +47,13 @@ class _Collator:
         joint_channels: int,
     ) -> None:
         if crop_frames is not None and crop_frames < 1:
-            raise ValueError(f"crop_frames={crop_frames}; it must be at least 1, or None.")
+            raise InputError(f"crop_frames={crop_frames}; it must be at least 1, or None.")
         if joint_channels < 1:
-            raise ValueError(f"joint_channels={joint_channels}; it must be at least 1.")
+            raise InputError(f"joint_channels={joint_channels}; it must be at least 1.")
         self.crop_frames, self.seed, self.joint_channels = crop_frames, seed, joint_channels
         self._index = None if labels is None else {name: i for i, name in enumerate(labels)}
         if labels is not None and self._index is not None and len(self._index) < len(labels):
-            raise ValueError("labels holds a name twice.")
+            raise InputError("labels holds a name twice.")
         # Shared memory: workers that live on from epoch to epoch see the change too.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -66,7 +68,7 @@ class _Collator:
         """
         values = row.get(self.column)
         if values is None:
-            raise ValueError(
+            raise InputError(
                 f"The row has no {self.column!r}, only"
                 f" {sorted(key for key, value in row.items() if value is not None)}."
                 f" Was the dataset prepared with --{self.column}?"
@@ -74,7 +76,7 @@ class _Collator:
         frames = np.asarray(values)
         groups = -(-int(row.get("num_channels") or 1) // self.joint_channels)
         if frames.ndim != 2 or len(frames) == 0 or len(frames) % groups:
-            raise ValueError(
+            raise InputError(
                 f"{self.column!r} has shape {list(frames.shape)}; expected [T, ...] with the frames"
                 f" of {groups} channel group(s). Set joint_channels= to what the tokenizer codes"
                 " jointly."
@@ -99,13 +101,13 @@ class _Collator:
         # Datasets that were not prepared here may hold indices already.
         if isinstance(label, (int, np.integer)) and 0 <= label < len(self._index):
             return int(label)
-        raise ValueError(f"The label {label!r} is not one of the {len(self._index)} in labels.")
+        raise InputError(f"The label {label!r} is not one of the {len(self._index)} in labels.")
 
     def _collate(
         self, items: list[Tensor], ended: list[bool], rows: Sequence[Mapping[str, Any]]
     ) -> dict[str, Any]:
         if not items:
-            raise ValueError("A batch needs at least one row.")
+            raise InputError("A batch needs at least one row.")
         lengths = torch.tensor([len(item) for item in items])
         return {
             self.column: torch.nn.utils.rnn.pad_sequence(items, batch_first=True),
@@ -189,12 +191,12 @@ class LatentsCollator(_Collator):
             torch.as_tensor(value, dtype=torch.float32).detach().cpu() for value in (mean, std)
         )
         if self.mean.ndim != 1 or self.mean.shape != self.std.shape:
-            raise ValueError(
+            raise InputError(
                 f"mean and std have shapes {list(self.mean.shape)} and {list(self.std.shape)};"
                 " expected [D] for both."
             )
         if not bool((self.std > 0).all()):
-            raise ValueError("std has values that are not positive: latents cannot be divided by.")
+            raise InputError("std has values that are not positive: latents cannot be divided by.")
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Returns a batch.
@@ -214,7 +216,7 @@ class LatentsCollator(_Collator):
             crop, ended = self._crop(row)
             frames = torch.from_numpy(crop.astype(np.float32))
             if frames.shape[1] != len(self.mean):
-                raise ValueError(
+                raise InputError(
                     f"The latents have {frames.shape[1]} dimensions, mean and std {len(self.mean)}."
                 )
             items.append((frames - self.mean) / self.std)
@@ -260,16 +262,16 @@ class LengthBucketSampler(Sampler[list[int]]):
         rank: int = 0,
     ) -> None:
         if (batch_size is None) == (max_frames is None):
-            raise ValueError(f"Give batch_size or max_frames, not {batch_size=} and {max_frames=}.")
+            raise InputError(f"Give batch_size or max_frames, not {batch_size=} and {max_frames=}.")
         if (batch_size if batch_size is not None else max_frames or 0) < 1:
-            raise ValueError(f"{batch_size=}, {max_frames=}: a batch holds at least 1.")
+            raise InputError(f"{batch_size=}, {max_frames=}: a batch holds at least 1.")
         if not 0 <= rank < num_replicas:
-            raise ValueError(f"rank={rank} is not in 0..{num_replicas - 1}.")
+            raise InputError(f"rank={rank} is not in 0..{num_replicas - 1}.")
         self.lengths = np.asarray(lengths, dtype=np.int64)
         if self.lengths.ndim != 1 or len(self.lengths) == 0 or self.lengths.min() < 1:
-            raise ValueError("lengths must name at least one row, and each have a frame or more.")
+            raise InputError("lengths must name at least one row, and each have a frame or more.")
         if max_frames is not None and self.lengths.max() > max_frames:
-            raise ValueError(
+            raise InputError(
                 f"Row {int(self.lengths.argmax())} has {self.lengths.max()} frames, over"
                 f" max_frames={max_frames}: raise it, or crop and pass the cropped lengths."
             )
@@ -345,14 +347,14 @@ def frame_lengths(
     import pyarrow.compute as pc
 
     if column not in dataset.column_names:
-        raise ValueError(f"The dataset has no column {column!r}, only {dataset.column_names}.")
+        raise InputError(f"The dataset has no column {column!r}, only {dataset.column_names}.")
     names = [name for name in (column, "num_channels") if name in dataset.column_names]
     found = [np.zeros(0, dtype=np.int64)]
     for table in dataset.select_columns(names).with_format("arrow").iter(1000):
         values = table[column].combine_chunks()
         storage = getattr(values, "storage", values)
         if storage.null_count:
-            raise ValueError(f"Some rows have no {column!r}: prepare with --{column}.")
+            raise InputError(f"Some rows have no {column!r}: prepare with --{column}.")
         lengths = pc.list_value_length(storage).to_numpy(zero_copy_only=False)  # pyright: ignore
         if "num_channels" in names:
             lengths = lengths // -(-table["num_channels"].to_numpy() // joint_channels)

@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets_scripts.dataset.manifest import MANIFEST, PROGRESS, read_manifest
 from datasets_scripts.dataset.storage import Folder
+from tokenizer.errors import InputError
 
 
 def push_dataset(folder: str | Path, repo: str, *, private: bool = False) -> str:
@@ -55,7 +56,7 @@ def save_to_disk(folder: str | Path, out: str | Path) -> None:
 
     splits = _require_complete(folder)
     if Path(out).exists():
-        raise ValueError(f"{out} exists already: name a folder that does not.")
+        raise InputError(f"{out} exists already: name a folder that does not.")
     source = Folder(folder)
     files = {split: [source.path(shard) for shard in shards] for split, shards in splits.items()}
     parent = Path(out).absolute().parent
@@ -72,7 +73,7 @@ def save_to_disk(folder: str | Path, out: str | Path) -> None:
 def _require_complete(folder: str | Path) -> dict[str, list[str]]:
     manifest = read_manifest(Folder(folder))
     if manifest is None or not manifest.complete:
-        raise ValueError(
+        raise InputError(
             f"{folder} holds no {MANIFEST} of a complete dataset: run `prepare` to its end first."
         )
     return {

@@ -15,6 +15,7 @@ from typing import Any
 
 from datasets_scripts.dataset.shards import DATA, RowFormat
 from datasets_scripts.dataset.storage import Folder
+from tokenizer.errors import InputError
 
 FORMAT_VERSION = 1
 MANIFEST, STATISTICS, PROGRESS = "manifest.json", "statistics.json", "progress"
@@ -147,7 +148,7 @@ class Manifest:
         """
         version = value.get("format_version")
         if not isinstance(version, int) or version > FORMAT_VERSION:
-            raise ValueError(
+            raise InputError(
                 f"{MANIFEST} has format version {version}; this library reads up to"
                 f" {FORMAT_VERSION}. Update latent-tokenizer."
             )
@@ -169,7 +170,7 @@ class Manifest:
 def check_shard_file(file: str) -> None:
     """Raises ValueError unless this is a shard's path in its dataset, and leads nowhere else."""
     if not re.fullmatch(rf"{DATA}/[\w.]+-\d+\.parquet", file) or ".." in file:
-        raise ValueError(f"{MANIFEST} names {file!r}; expected {DATA}/train-00000.parquet.")
+        raise InputError(f"{MANIFEST} names {file!r}; expected {DATA}/train-00000.parquet.")
 
 
 _STATE = ("complete", "splits", "shards", "failures", "format_version")
@@ -192,7 +193,7 @@ def read_manifest(folder: Folder) -> Manifest | None:
     try:
         return Manifest.from_json(value)
     except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{folder.path(MANIFEST)} is damaged: {error!r}.") from error
+        raise InputError(f"{folder.path(MANIFEST)} is damaged: {error!r}.") from error
 
 
 def progress_name(split: str, index: int) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from datasets_scripts.dataset.storage import Folder
+from tokenizer.errors import MissingPackageError
 
 DATA = "data"
 
@@ -65,7 +66,7 @@ def _datasets() -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             'Preparing datasets needs `datasets`: pip install "latent-tokenizer[datasets]".'
         ) from error
     return datasets

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from tokenizer.errors import MissingPackageError
+
 # Files being written begin and end so; `load_dataset` passes over hidden files.
 _HIDDEN, _PARTIAL = ".", ".partial"
 
@@ -41,7 +43,7 @@ class Folder:
             try:
                 from fsspec.core import url_to_fs
             except ImportError as error:
-                raise ImportError(
+                raise MissingPackageError(
                     f'{self.address} needs fsspec: pip install "latent-tokenizer[datasets]".'
                 ) from error
             self._fs, self._root = url_to_fs(self.address)

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from tokenizer.errors import InputError
+
 
 class Statistics:
     """Sums over rows; add rows, or other statistics, and ask for `summary`.
@@ -51,7 +53,7 @@ class Statistics:
         ours = self.codebook_sizes, self.latent_dim
         theirs = other.codebook_sizes, other.latent_dim
         if ours != theirs:
-            raise ValueError(f"Statistics of codebooks and dimensions {ours} and {theirs}.")
+            raise InputError(f"Statistics of codebooks and dimensions {ours} and {theirs}.")
         self.rows += other.rows
         self.num_samples += other.num_samples
         self.frames += other.frames

@@ -20,6 +20,7 @@ from datasets_scripts.dataset.shards import DATA, checksum, read_rows
 from datasets_scripts.dataset.storage import Folder
 from datasets_scripts.dataset.summary import Statistics
 from datasets_scripts.sources.ids import SeenIds
+from tokenizer.errors import MissingFileError
 
 _COLUMNS = ("id", "codes", "latents", "num_samples", "num_channels", "gain", "fingerprint")
 
@@ -41,7 +42,7 @@ def verify_dataset(address: str | Path, *, progress: bool = False) -> list[str]:
     folder = Folder(address)
     manifest = read_manifest(folder)
     if manifest is None:
-        raise FileNotFoundError(f"There is no {folder.path(MANIFEST)}: not a prepared dataset.")
+        raise MissingFileError(f"There is no {folder.path(MANIFEST)}: not a prepared dataset.")
     problems: list[str] = []
     if not manifest.complete:
         problems.append("the preparation is not complete: run it again, it goes on where it was")

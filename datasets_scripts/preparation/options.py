@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from datasets_scripts.preparation.segments import segment_length
+from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
     from tokenizer import LatentTokenizer
@@ -37,9 +38,9 @@ class RowOptions:
 
     def __post_init__(self) -> None:
         if not (self.codes or self.latents):
-            raise ValueError("Nothing to prepare: ask for codes, latents or both.")
+            raise InputError("Nothing to prepare: ask for codes, latents or both.")
         if self.clips_per_shard < 1:
-            raise ValueError(f"clips_per_shard={self.clips_per_shard}; it must be at least 1.")
+            raise InputError(f"clips_per_shard={self.clips_per_shard}; it must be at least 1.")
 
     def resolved(self, tokenizer: LatentTokenizer) -> RowOptions:
         """The same with the number of codebooks spelt out; checks that the tokenizer has them."""
@@ -67,8 +68,8 @@ class Resources:
 
     def __post_init__(self) -> None:
         if not 0 < self.batch_seconds < math.inf:
-            raise ValueError(
+            raise InputError(
                 f"batch_seconds={self.batch_seconds:g}; it must be positive and finite."
             )
         if self.num_readers < 1:
-            raise ValueError(f"num_readers={self.num_readers}; it must be at least 1.")
+            raise InputError(f"num_readers={self.num_readers}; it must be at least 1.")

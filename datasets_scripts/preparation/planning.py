@@ -11,6 +11,7 @@ from itertools import groupby, zip_longest
 from datasets_scripts.preparation.encoding import Task
 from datasets_scripts.sources.corpus import Clip, Missing
 from datasets_scripts.sources.ids import IdHash, SeenIds
+from tokenizer.errors import InputError
 
 
 class Plan:
@@ -70,7 +71,7 @@ class Plan:
             self._refuse(shard)
 
     def _refuse(self, shard: int) -> None:
-        raise ValueError(
+        raise InputError(
             f"The corpus is not what it was when shard {shard} of {self._split!r} was written:"
             " clips were added, removed or renamed since. Prepare it into another --out."
         )
@@ -97,7 +98,7 @@ def check_same(
     different = [i for i, (a, b) in enumerate(zip_longest(now, then)) if a != b]
     if different:
         before, after = (sum(clips for clips, _ in shards) for shards in (then, now))
-        raise ValueError(
+        raise InputError(
             f"The corpus is not what it was: {split!r} had {before} clips when it was prepared and"
             f" has {after} now, others from shard {different[0]} on. Prepare it into another --out."
         )

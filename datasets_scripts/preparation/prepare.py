@@ -40,6 +40,7 @@ from datasets_scripts.preparation.workers import encode_in_processes
 from datasets_scripts.sources.corpus import Clip, CorpusInfo, Missing
 from datasets_scripts.sources.ids import IdHash
 from tokenizer import LatentTokenizer, device_of, load_tokenizer
+from tokenizer.errors import InputError, StateError
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def find_corpus(name: str) -> ModuleType:
     from datasets_scripts.corpora import CORPORA
 
     if name not in CORPORA:
-        raise ValueError(f"There is no corpus {name!r}. Known: {', '.join(sorted(CORPORA))}.")
+        raise InputError(f"There is no corpus {name!r}. Known: {', '.join(sorted(CORPORA))}.")
     return CORPORA[name]
 
 
@@ -114,7 +115,7 @@ def describe_corpus(
     corpus, theirs = find_corpus(name), dict(corpus_options or {})
     if unknown := sorted(set(theirs) - set(corpus.INFO.options)):
         known = ", ".join(corpus.INFO.options) or "none"
-        raise ValueError(f"Corpus {name!r} has no option {unknown[0]!r}. Options: {known}.")
+        raise InputError(f"Corpus {name!r} has no option {unknown[0]!r}. Options: {known}.")
     return corpus.describe(root, **theirs)
 
 
@@ -176,12 +177,12 @@ def start_job(
     folder = Folder(out)
     existing = read_manifest(folder)
     if existing is not None and (differences := header.differences(existing)):
-        raise ValueError(
+        raise InputError(
             f"{folder} was begun with other settings ({'; '.join(differences)}). Use another --out,"
             " or the same settings."
         )
     if existing is None and folder.names(DATA):
-        raise ValueError(f"{folder.path(DATA)} holds files of something else: use another --out.")
+        raise InputError(f"{folder.path(DATA)} holds files of something else: use another --out.")
     header = existing or header
     job = Job(info, str(root), wanted, options, theirs, made, folder, header)
     # Before anything is written: a dataset that was complete stays so if its corpus is refused.
@@ -228,7 +229,7 @@ def write_shard(
             clips += 1
             if event.error is not None:
                 if strict:
-                    raise RuntimeError(f"--strict: {event.clip_id}: {event.error}")
+                    raise StateError(f"--strict: {event.clip_id}: {event.error}")
                 failures.append(Failure(name, event.clip_id, event.error, rows_of_clip))
             rows_of_clip = 0
     record = ShardRecord(
@@ -258,12 +259,12 @@ def finish_split(job: Job, split: str, num_shards: int) -> Job:
     name = split_name(split)
     found = read_progress(job.folder, name)
     if missing := sorted(set(range(num_shards)) - set(found)):
-        raise RuntimeError(f"Shards {missing} of {split!r} were not written: run it again.")
+        raise StateError(f"Shards {missing} of {split!r} were not written: run it again.")
     records = [found[index] for index in range(num_shards)]
     failures = tuple(failure for record in records for failure in record.failures)
     if not sum(record.rows for record in records):
         first = f" The first: {failures[0].id}: {failures[0].reason}" if failures else ""
-        raise RuntimeError(
+        raise StateError(
             f"No clip of {job.info.name}'s split {split!r} in {job.root} could be prepared.{first}"
             f" Remove {job.folder} before you try again."
         )
@@ -383,7 +384,7 @@ def prepare_dataset(
         RuntimeError: With ``strict``, at the first failure; or if nothing at all could be prepared.
     """
     if num_proc < 1:
-        raise ValueError(f"num_proc={num_proc}; it must be at least 1.")
+        raise InputError(f"num_proc={num_proc}; it must be at least 1.")
     job = start_job(
         corpus,
         root,

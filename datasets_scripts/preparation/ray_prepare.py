@@ -23,6 +23,7 @@ from datasets_scripts.preparation.encoding import encode_tasks
 from datasets_scripts.preparation.options import Resources, RowOptions
 from datasets_scripts.preparation.prepare import Job, prepare_splits, start_job, write_shard
 from tokenizer import LatentTokenizer, device_of
+from tokenizer.errors import InputError, MissingPackageError, StateError
 
 # Another share of a core than the actors': Ray Data would else run both steps in the same actor.
 _READER_CORES = 0.5
@@ -37,7 +38,7 @@ def _ray() -> Any:
         import ray
         import ray.data
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             'Preparing on a cluster needs Ray: pip install "latent-tokenizer[ray,datasets]".'
         ) from error
     return ray
@@ -101,7 +102,7 @@ def prepare_with_ray(
         RuntimeError: As `prepare_dataset`.
     """
     if num_actors is not None and num_actors < 1:
-        raise ValueError(f"num_actors={num_actors}; it must be at least 1.")
+        raise InputError(f"num_actors={num_actors}; it must be at least 1.")
     if not device.startswith("cuda"):  # GPUs are the actors', and seldom this machine's.
         device_of(device)
     ray = _ray()
@@ -125,11 +126,11 @@ def prepare_with_ray(
         with closing(rows):  # Else the cluster would work on after an error.
             for row in rows:
                 if row["kind"] == _ERROR:
-                    raise RuntimeError(row["text"])
+                    raise StateError(row["text"])
                 if row["kind"] == _END:
                     num_shards = row["shard"]
                 if strict and row["text"]:
-                    raise RuntimeError(f"--strict: {row['text']}")
+                    raise StateError(f"--strict: {row['text']}")
                 bar.update(row["clips"])
         job.folder.remove_partial(DATA)  # Of actors that died.
         return num_shards
@@ -146,7 +147,7 @@ def _devices(ray: Any, device: str, cores_per_actor: int) -> int:
         # Half a core is for whoever goes through the corpus.
         number = int((found.get("CPU", 0) - _READER_CORES) // cores_per_actor)
     if number < 1:
-        raise ValueError(
+        raise InputError(
             f"The Ray cluster has no {'GPU' if device.startswith('cuda') else 'core'} for an actor:"
             f" it has {dict(found)}."
         )

@@ -14,6 +14,7 @@ from jaxtyping import Float32
 from datasets_scripts.preparation.segments import cut
 from datasets_scripts.sources.corpus import Clip, Missing
 from tokenizer import AudioSource, open_audio
+from tokenizer.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class ClipReader:
             OSError: If it cannot be read.
         """
         if isinstance(item, Missing):
-            raise ValueError(item.reason)
+            raise InputError(item.reason)
         source, audio = self._open(item)
         whole_file = item.start is None and item.end is None
         first = round((item.start or 0) * self.target_rate)
@@ -88,7 +89,7 @@ class ClipReader:
 
     def _require(self, found: bool, clip: Clip) -> None:
         if not found:
-            raise ValueError(f"{clip.audio} ends before the clip begins, at {clip.start or 0:g} s.")
+            raise InputError(f"{clip.audio} ends before the clip begins, at {clip.start or 0:g} s.")
 
     def _open(self, clip: Clip) -> tuple[AudioSource, Any]:
         options = {"target_rate": self.target_rate, "downmix": self.downmix}

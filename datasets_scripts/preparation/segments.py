@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from jaxtyping import Float32
 
+from tokenizer.errors import InputError
+
 
 def segment_length(seconds: float | int, sampling_rate: int, hop_length: int) -> int:
     """Samples of a segment: whole latent frames, so that no frame is coded twice.
@@ -17,11 +19,11 @@ def segment_length(seconds: float | int, sampling_rate: int, hop_length: int) ->
     """
     frames = seconds * sampling_rate / hop_length
     if not math.isfinite(frames):
-        raise ValueError(
+        raise InputError(
             f"segment_seconds={seconds:g} is no finite time: leave it out for a row a clip."
         )
     if round(frames) < 1:
-        raise ValueError(
+        raise InputError(
             f"segment_seconds={seconds:g} is less than one frame"
             f" ({hop_length / sampling_rate:g} s)."
         )

@@ -20,6 +20,7 @@ from typing import Any
 from datasets_scripts.preparation.encoding import Encoded, Task, encode_tasks
 from datasets_scripts.preparation.options import Resources, RowOptions
 from tokenizer import LatentTokenizer, device_of
+from tokenizer.errors import StateError
 
 # Rows and ends of clips that a worker may be ahead of the others: a pipe alone holds a row or two,
 # and then workers that batch by length wait for each other's turn at every batch.
@@ -140,7 +141,7 @@ def _receive(worker: _Worker, index: int) -> Encoded:
 
 def _died(worker: _Worker) -> RuntimeError:
     worker.process.join()
-    return RuntimeError(
+    return StateError(
         f"A worker process died (exit code {worker.process.exitcode}); was there enough memory?"
         " Start again: it goes on from the last whole shard."
     )

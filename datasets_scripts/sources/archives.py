@@ -18,6 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from datasets_scripts.sources.tree import checked_name
+from tokenizer.errors import FileError, InputError, MissingFileError
 
 _COPY = 2**20
 _STAGING = ".unpacking-"
@@ -56,7 +57,7 @@ def unpack(archive: Path, folder: Path, *, progress: bool = False) -> None:
     except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
         if isinstance(error, _DAMAGED):
-            raise ValueError(
+            raise InputError(
                 f"{archive} is damaged or not an archive ({error}): delete it and fetch it again."
             ) from error
         raise
@@ -85,13 +86,13 @@ def _unpack_tar(archive: Path, folder: Path, bar: tqdm) -> None:
             # The filter "data" allows links inside of the folder; chains of them have led out of it
             # before (CVE-2025-4517). No corpus has any.
             if not (member.isreg() or member.isdir()):
-                raise ValueError(
+                raise InputError(
                     f"{archive} is refused: {member.name!r} is neither file nor folder."
                 )
             try:
                 tar.extract(member, folder, filter="data")
             except tarfile.FilterError as error:
-                raise ValueError(f"{archive} is refused: {error}.") from None
+                raise InputError(f"{archive} is refused: {error}.") from None
             tar.members = []  # pyright: ignore[reportAttributeAccessIssue] - else all are kept.
             bar.update()
 
@@ -101,13 +102,13 @@ def _unpack_zip(archive: Path, folder: Path, bar: tqdm) -> None:
         total = sum(info.file_size for info in members.infolist())
         free = shutil.disk_usage(folder).free
         if total > free:
-            raise OSError(f"{archive} unpacks to {total:,} bytes; {folder} has {free:,} free.")
+            raise FileError(f"{archive} unpacks to {total:,} bytes; {folder} has {free:,} free.")
         bar.total = len(members.infolist())
         for info in members.infolist():
             name = checked_name(info.filename, str(archive))
             mode = info.external_attr >> 16
             if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise ValueError(f"{archive} is refused: {name!r} is neither file nor folder.")
+                raise InputError(f"{archive} is refused: {name!r} is neither file nor folder.")
             path = folder / name
             if info.is_dir():
                 path.mkdir(parents=True, exist_ok=True)
@@ -128,7 +129,7 @@ def zip_parts(archive: Path) -> list[Path]:
     parts = sorted(found, key=lambda part: int(part.suffix[2:]))
     for number, part in enumerate(parts, start=1):
         if int(part.suffix[2:]) != number:
-            raise FileNotFoundError(f"{archive} lacks its part {archive.stem}.z{number:02d}.")
+            raise MissingFileError(f"{archive} lacks its part {archive.stem}.z{number:02d}.")
     return [*parts, archive]
 
 
@@ -145,7 +146,7 @@ def _open_zip(archive: Path) -> Iterator[zipfile.ZipFile]:
         shift = joined.starts[-1]
         for info in members.infolist():
             if info.volume >= len(parts):
-                raise ValueError(
+                raise InputError(
                     f"{archive} has {info.volume + 1} parts or more: not all are there."
                 )
             info.header_offset += joined.starts[info.volume] - shift
@@ -182,7 +183,7 @@ class _Joined(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
         if base + offset < 0:
-            raise OSError("negative seek position")
+            raise FileError("negative seek position")
         self._position = base + offset
         return self._position
 

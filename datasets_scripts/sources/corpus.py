@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from tokenizer.errors import FileError, InputError
+
 
 @dataclass(frozen=True)
 class RemoteFile:
@@ -79,7 +81,7 @@ class TarMember:
             stream.seek(self.offset)
             content = stream.read(self.size)
         if len(content) != self.size:
-            raise OSError(f"{self} is cut off: {len(content)} bytes of {self.size} are there.")
+            raise FileError(f"{self} is cut off: {len(content)} bytes of {self.size} are there.")
         return content
 
     def open(self) -> io.BufferedIOBase:
@@ -139,11 +141,11 @@ class Clip:
 
     def __post_init__(self) -> None:
         if not self.id:
-            raise ValueError("A clip needs an id.")
+            raise InputError("A clip needs an id.")
         if self.start is not None and not 0 <= self.start < float("inf"):
-            raise ValueError(f"Clip {self.id!r} begins at {self.start} s; that must be 0 or more.")
+            raise InputError(f"Clip {self.id!r} begins at {self.start} s; that must be 0 or more.")
         if self.end is not None and not (self.start or 0) < self.end < float("inf"):
-            raise ValueError(f"Clip {self.id!r} ends at {self.end} s, before it begins.")
+            raise InputError(f"Clip {self.id!r} ends at {self.end} s, before it begins.")
 
     def read_bytes(self) -> bytes:
         """The encoded audio, all of it, whatever ``start`` and ``end`` are."""
@@ -218,7 +220,7 @@ class CorpusInfo:
         """Raises ValueError if there is no such split."""
         if split not in self.splits:
             known = ", ".join(self.splits) or "none"
-            raise ValueError(f"{self.title} has no split {split!r}. Splits: {known}.")
+            raise InputError(f"{self.title} has no split {split!r}. Splits: {known}.")
 
 
 @runtime_checkable

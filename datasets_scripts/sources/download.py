@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from datasets_scripts.sources.archives import is_unpacking, unpack, zip_parts
 from datasets_scripts.sources.corpus import CorpusInfo, Download
+from tokenizer.errors import InputError, StateError
 
 _BLOCK = 2**20
 _TIMEOUT = 60.0  # seconds without a byte
@@ -68,7 +69,7 @@ def fetch(
         except _BrokenOff as error:
             failures = 1 if _size(partial) > before else failures + 1
             if failures == _ATTEMPTS:
-                raise RuntimeError(
+                raise StateError(
                     f"{download.url} cannot be fetched: {error}. What has arrived is kept: run it"
                     f" again to go on, or save it by hand as {target}."
                 ) from error
@@ -97,7 +98,7 @@ def _receive(download: Download, partial: Path, progress: bool) -> None:
     if version:
         headers |= {"Range": f"bytes={have}-", "If-Range": version}
     if not download.url.startswith(("https://", "http://")):
-        raise ValueError(f"{download.url} is not an address of the web.")
+        raise InputError(f"{download.url} is not an address of the web.")
     request = urllib.request.Request(download.url, headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
@@ -112,7 +113,7 @@ def _receive(download: Download, partial: Path, progress: bool) -> None:
                 if error.code == 416:
                     partial.unlink(missing_ok=True)
                 raise _BrokenOff(f"HTTP status {error.code}") from None
-            raise RuntimeError(
+            raise StateError(
                 f"{download.url}: the server says {error.code} {error.reason}. If it has moved,"
                 f" fetch it by hand and save it as {partial.with_name(download.name)}."
             ) from None
@@ -164,7 +165,7 @@ def _verify(file: Path, download: Download) -> None:
     if found != expected.lower():
         file.unlink()
         _version_file(file).unlink(missing_ok=True)
-        raise RuntimeError(
+        raise StateError(
             f"{download.name} has the {algorithm} checksum {found}, not {expected} as published: it"
             f" is deleted. Fetch it again; if that does not help, {download.url} has another"
             " version."
@@ -242,7 +243,7 @@ def locate_or_download(
     """
     root = Path(root)
     if root.exists() and not root.is_dir():
-        raise ValueError(f"{root} is a file, not a folder to download to.")
+        raise InputError(f"{root} is a file, not a folder to download to.")
     wanted = info.splits if splits is None else tuple(splits)
     for split in wanted:
         info.check_split(split)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from datasets_scripts.sources.tree import Tree
+from tokenizer.errors import InputError, MissingPackageError
 
 Row = dict[str, str]
 
@@ -33,11 +34,11 @@ def read_csv(
     rows = csv_cells(tree, name)
     header = columns or next(rows, (0, None))[1]
     if not header:
-        raise ValueError(f"{tree.path(name)} is empty: expected columns {', '.join(required)}.")
+        raise InputError(f"{tree.path(name)} is empty: expected columns {', '.join(required)}.")
     check_columns(header, required, tree.path(name))
     for line, cells in rows:
         if len(cells) != len(header):
-            raise ValueError(
+            raise InputError(
                 f"{tree.path(name)}, line {line}: {len(cells)} cells, but there are {len(header)}"
                 " columns."
             )
@@ -54,7 +55,7 @@ def csv_cells(tree: Tree, name: str) -> Iterator[tuple[int, list[str]]]:
         except StopIteration:
             return
         except csv.Error as error:
-            raise ValueError(f"{path}, line {first}: {error}. Is it a CSV file?") from None
+            raise InputError(f"{path}, line {first}: {error}. Is it a CSV file?") from None
         if cells:  # A blank line has none.
             yield first, cells
 
@@ -63,11 +64,11 @@ def check_columns(header: Iterable[str], required: Sequence[str], path: str) -> 
     """Raises ValueError if a column is missing, or there twice."""
     header = list(header)
     if missing := [name for name in required if name not in header]:
-        raise ValueError(
+        raise InputError(
             f"{path} has no column {', '.join(missing)}. Its columns: {', '.join(header)}."
         )
     if twice := sorted({name for name in header if header.count(name) > 1}):
-        raise ValueError(f"{path} has the column {', '.join(twice)} twice.")
+        raise InputError(f"{path} has the column {', '.join(twice)} twice.")
 
 
 def read_jsonl(tree: Tree, name: str, required: Sequence[str]) -> Iterator[tuple[str, Row]]:
@@ -79,9 +80,9 @@ def read_jsonl(tree: Tree, name: str, required: Sequence[str]) -> Iterator[tuple
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{where} is not JSON: {error}.") from None
+            raise InputError(f"{where} is not JSON: {error}.") from None
         if not isinstance(value, dict):
-            raise ValueError(f"{where} is not a JSON object: {line.strip()[:60]}")
+            raise InputError(f"{where} is not a JSON object: {line.strip()[:60]}")
         check_columns(value, required, where)
         yield f"{name}, line {number}", as_row(value)
 
@@ -96,7 +97,7 @@ def read_parquet(tree: Tree, name: str, required: Sequence[str]) -> Iterator[tup
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
     except ImportError:
-        raise ImportError(
+        raise MissingPackageError(
             f'{tree.path(name)} needs pyarrow: pip install "latent-tokenizer[datasets]".'
         ) from None
     with tree.open(name) as stream:
@@ -104,7 +105,7 @@ def read_parquet(tree: Tree, name: str, required: Sequence[str]) -> Iterator[tup
             file = ParquetFile(stream)
             check_columns(file.schema_arrow.names, required, tree.path(name))
         except (ArrowException, OSError, TypeError, OverflowError) as error:
-            raise ValueError(f"{tree.path(name)} is not a Parquet file: {error}") from None
+            raise InputError(f"{tree.path(name)} is not a Parquet file: {error}") from None
         number = 0
         batches = file.iter_batches(batch_size=1024)
         while True:
@@ -113,7 +114,7 @@ def read_parquet(tree: Tree, name: str, required: Sequence[str]) -> Iterator[tup
             except StopIteration:
                 return
             except (ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
-                raise ValueError(
+                raise InputError(
                     f"{tree.path(name)} is damaged behind row {number}: {error}"
                 ) from None
             for value in values:

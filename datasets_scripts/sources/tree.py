@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from datasets_scripts.sources.corpus import CorpusInfo, RemoteFile
+from tokenizer.errors import InputError, MissingFileError
 
 # What libsndfile reads, and what torchcodec may where it is installed. A file that turns out
 # unreadable is reported by name; one that is not in this list would be passed over in silence.
@@ -42,7 +43,7 @@ def checked_name(name: str, source: str) -> str:
     parts = name.replace("\\", "/").split("/")
     absolute = name.startswith(("/", "\\")) or PureWindowsPath(name).drive or is_address(name)
     if not name.strip() or absolute or ".." in parts or "\0" in name:
-        raise ValueError(
+        raise InputError(
             f"{source} names the file {name!r}: expected a path inside the folder, relative to it."
         )
     return "/".join(part for part in parts if part not in ("", "."))
@@ -120,7 +121,7 @@ class Tree:
         if self._fs is None:
             real = Path(self._full(folder)).resolve()
             if real in above:
-                raise ValueError(f"{self.path(folder)} is a link to a folder that it is in.")
+                raise InputError(f"{self.path(folder)} is a link to a folder that it is in.")
             above = (*above, real)
         prefix = f"{folder}/" if folder else ""
         folders, files = self.list(folder)
@@ -153,7 +154,7 @@ class Tree:
             try:
                 yield from text
             except UnicodeDecodeError as error:
-                raise ValueError(f"{self.path(name)} is not text in UTF-8: {error}.") from None
+                raise InputError(f"{self.path(name)} is not text in UTF-8: {error}.") from None
 
     def text(self, name: str) -> str:
         """The content of a text file; errors as in `lines`."""
@@ -182,9 +183,9 @@ def find_tree(
             return found
     expected = " or ".join(markers)
     if not tree.is_folder():
-        raise FileNotFoundError(f"No such folder: {root}, where {info.title} should be.")
+        raise MissingFileError(f"No such folder: {root}, where {info.title} should be.")
     fetch = "download it first, or " if info.downloads else ""
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"{root} has no {expected}: that is not {info.title}. Please {fetch}name the folder that"
         " has it."
     )

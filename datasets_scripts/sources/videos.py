@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 
 from datasets_scripts.sources.corpus import Clip, Missing
 from datasets_scripts.sources.tree import Tree, is_audio
+from tokenizer.errors import InputError, MissingFileError
 
 EXCERPTS = ("cut", "whole")
 
@@ -99,10 +100,10 @@ def find_videos(tree: Tree, audio: str | None, files: str) -> Videos:
         ValueError: If ``files`` is not one of `EXCERPTS`.
     """
     if files not in EXCERPTS:
-        raise ValueError(f"files={files!r}; expected {' or '.join(EXCERPTS)}.")
+        raise InputError(f"files={files!r}; expected {' or '.join(EXCERPTS)}.")
     folder = tree if audio is None else Tree(audio)
     if not folder.is_folder():
-        raise FileNotFoundError(f"No such folder of audio: {folder}")
+        raise MissingFileError(f"No such folder of audio: {folder}")
     return Videos(folder, whole=files == "whole")
 
 
@@ -113,12 +114,12 @@ def seconds(text: str, where: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
-        raise ValueError(f"{where}: {text!r} is not a time in seconds.")
+        raise InputError(f"{where}: {text!r} is not a time in seconds.")
     return value
 
 
 def check_video(video: str, where: str) -> str:
     """The id of a video; raises ValueError if it could be a path instead."""
     if not video or not video.replace("-", "").replace("_", "").isalnum():
-        raise ValueError(f"{where}: {video!r} is not the id of a video.")
+        raise InputError(f"{where}: {video!r} is not the id of a video.")
     return video

@@ -20,6 +20,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tokenizer.errors import InputError
+
 # Schedulers of `diffusers` count timesteps in thousandths of the share of noise.
 TRAIN_TIMESTEPS = 1000
 # Frequencies of the embedded timestep.
@@ -129,9 +131,9 @@ class DiffusionTransformer(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         if min(latent_dim, width, depth, heads, patch_frames, condition_width) < 1:
-            raise ValueError("Every size of a diffusion transformer must be at least 1.")
+            raise InputError("Every size of a diffusion transformer must be at least 1.")
         if width % (2 * heads):
-            raise ValueError(f"width={width} must be an even multiple of heads={heads}.")
+            raise InputError(f"width={width} must be an even multiple of heads={heads}.")
         self.patch_frames, self.head_dim = patch_frames, width // heads
         self.patch_in = nn.Linear(latent_dim * patch_frames, width)
         self.condition_in = nn.Linear(condition_width, width)

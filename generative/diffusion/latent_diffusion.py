@@ -29,6 +29,7 @@ from generative.diffusion.diffusion_transformer import TRAIN_TIMESTEPS, Diffusio
 from generative.language_model.lm_config import MAX_DEPTH, MAX_WIDTH
 from generative.protocol import Batch, GenerationRequest, Row
 from generative.training.checkpoints import readable, saving
+from tokenizer.errors import InputError
 
 # What hundreds of frames share (level, timbre) shows through more noise than each frame alone: it
 # is settled at high noise, so that is where steps are due (Esser et al., 2024, section 5.3.2, for
@@ -48,7 +49,7 @@ def make_scheduler(solver: str = "euler", shift: float | int = SHIFT) -> Schedul
     if solver == "euler":
         return FlowMatchEulerDiscreteScheduler(TRAIN_TIMESTEPS, shift=shift)
     if solver != "dpm++":
-        raise ValueError(f"solver={solver!r} is neither 'euler' nor 'dpm++'.")
+        raise InputError(f"solver={solver!r} is neither 'euler' nor 'dpm++'.")
     return DPMSolverMultistepScheduler(
         TRAIN_TIMESTEPS,
         algorithm_type="dpmsolver++",
@@ -123,7 +124,7 @@ class LatentDiffusion(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         if depth > MAX_DEPTH or width > MAX_WIDTH or latent_dim > MAX_WIDTH:
-            raise ValueError(
+            raise InputError(
                 f"width={width}, depth={depth}, latent_dim={latent_dim}: at most {MAX_WIDTH}, "
                 f"{MAX_DEPTH} and {MAX_WIDTH} are allowed."
             )
@@ -157,7 +158,7 @@ class LatentDiffusion(ModelMixin, ConfigMixin):
         model, info = loaded
         wrong = {what: found for what, found in info.items() if found}
         if wrong:
-            raise ValueError(
+            raise InputError(
                 f"The weights in {pretrained_model_name_or_path} do not fit its config: {wrong}."
             )
         if kwargs.get("torch_dtype") is None:
@@ -183,7 +184,7 @@ class LatentDiffusion(ModelMixin, ConfigMixin):
     def set_statistics(self, mean: Float[Tensor, " D"], std: Float[Tensor, " D"]) -> None:
         """Takes over the latents' mean and deviation, e.g. the tokenizer's."""
         if not bool((std > 0).all()):
-            raise ValueError("std has values that are not positive: latents cannot be divided by.")
+            raise InputError("std has values that are not positive: latents cannot be divided by.")
         self.latents_mean.copy_(mean)
         self.latents_std.copy_(std)
 
@@ -262,11 +263,11 @@ class LatentDiffusion(ModelMixin, ConfigMixin):
         labels = conditions["label"]
         shape = (len(labels), num_frames, len(self.latents_mean))
         if (known is None) != (keep is None):
-            raise ValueError("Inpainting needs both: known latents, and keep= which of them.")
+            raise InputError("Inpainting needs both: known latents, and keep= which of them.")
         noise = torch.randn(shape, generator=generator).to(device)
         target = None if known is None else self.normalize(known.to(noise))
         if target is not None and target.shape != noise.shape:
-            raise ValueError(f"known has shape {list(target.shape)}, expected {list(shape)}.")
+            raise InputError(f"known has shape {list(target.shape)}, expected {list(shape)}.")
         imposed = None if keep is None else keep.to(device)[..., None]
 
         condition = self._conditions(conditions, guided=guidance_scale != 1)
@@ -344,7 +345,7 @@ class LatentDiffusion(ModelMixin, ConfigMixin):
                 continue
             frames = torch.as_tensor(np.asarray(prompt["latents"], dtype=np.float32))
             if len(frames) >= request.num_frames:
-                raise ValueError(
+                raise InputError(
                     f"The prompt has {len(frames)} frames, the whole clip {request.num_frames}:"
                     " nothing is left to generate."
                 )

@@ -27,6 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokenizer import LatentTokenizer
+from tokenizer.errors import InputError
 
 N_MELS, WINDOW_SECONDS, MEL_FLOOR = 64, 0.04, 1e-5
 
@@ -117,7 +118,7 @@ def embed_rows(
             clips += [clip] * len(pieces)
             labels += [row.get("label")] * len(pieces)
     if not clips:
-        raise ValueError("There are no rows to embed.")
+        raise InputError("There are no rows to embed.")
     stacked = {name: torch.stack(values).double().numpy() for name, values in points.items()}
     return EmbeddedSet(stacked, np.array(clips), labels)
 

@@ -13,6 +13,7 @@ from generative.evaluation.measures import evaluate_generations
 from generative.protocol import DiffusionSampling
 from generative.runs.prepared import load_prepared
 from generative.runs.sampling import generate_rows, load_run, make_request
+from tokenizer.errors import InputError
 
 # Length of the segments of clips that are compared.
 SEGMENT_SECONDS = 2.0
@@ -56,7 +57,7 @@ def evaluate_run(
         ValueError: If there is too little to compare, or no such device.
     """
     if seed < 0:
-        raise ValueError(f"seed={seed} must not be negative.")
+        raise InputError(f"seed={seed} must not be negative.")
     model, tok, info = load_run(run, tokenizer, device)
     reads = model.conditioner.text is not None
     data = load_prepared(folder, info["column"], held_out, captions=reads)

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float
 from tqdm import tqdm
 
+from tokenizer.errors import InputError
+
 if TYPE_CHECKING:
     from generative.language_model.codec_lm import CodecLM
 
@@ -36,7 +38,7 @@ def unigram_bits(
         for k, size in enumerate(codebook_sizes):
             counts[k] += np.bincount(codes[:, k], minlength=size)
     if not found:
-        raise ValueError("There are no rows to fit the static tables to.")
+        raise InputError("There are no rows to fit the static tables to.")
     return [-np.log2(count / count.sum()) for count in counts]
 
 
@@ -95,7 +97,7 @@ def language_model_bits(
             static += [table[item[:, k]].sum() for k, table in enumerate(tables)]
     model.train(was_training)
     if not count:
-        raise ValueError("There are no held-out rows to score.")
+        raise InputError("There are no held-out rows to score.")
     nominal = count * np.log2(np.array(sizes))
 
     def report(bits: np.ndarray) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from torch import nn
 from generative.evaluation.embeddings import EmbeddedSet, EmbeddingSpace, embed_rows
 from generative.protocol import Row
 from tokenizer import LatentTokenizer
+from tokenizer.errors import InputError
 
 # Splits of the real clips over which the floor is averaged.
 FLOOR_SPLITS = 5
@@ -33,7 +34,7 @@ def frechet_distance(one: Float[np.ndarray, "M E"], other: Float[np.ndarray, "N 
         ValueError: If a set has fewer than two points.
     """
     if min(len(one), len(other)) < 2:
-        raise ValueError(f"Sets of {len(one)} and {len(other)} points have no covariance.")
+        raise InputError(f"Sets of {len(one)} and {len(other)} points have no covariance.")
     means = one.mean(0) - other.mean(0)
     first, second = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (one, other))
     values, vectors = np.linalg.eigh(first)
@@ -140,7 +141,7 @@ def evaluate_generations(
             generated ones have.
     """
     if len(real_rows) < 4 or len(generated_rows) < 2:
-        raise ValueError(
+        raise InputError(
             f"{len(real_rows)} real and {len(generated_rows)} generated clips: need 4 and 2."
         )
     if generated_labels is not None:
@@ -183,12 +184,12 @@ def like(row: Mapping[str, Any], example: Mapping[str, Any]) -> Row:
     """A real row in the form of a generated one: latents, or as many codebooks."""
     column = "latents" if example.get("latents") is not None else "codes"
     if row.get(column) is None:
-        raise ValueError(f"The generated rows have {column}, a real row has none: {sorted(row)}.")
+        raise InputError(f"The generated rows have {column}, a real row has none: {sorted(row)}.")
     shared = {k: row[k] for k in ("num_samples", "num_channels", "label") if k in row}
     values = np.asarray(row[column])
     wanted = np.shape(example[column])[-1]
     if values.shape[-1] < wanted:
-        raise ValueError(
+        raise InputError(
             f"The generated rows have {wanted} codebooks, a real row {values.shape[-1]}."
         )
     return {column: values[:, :wanted]} | shared

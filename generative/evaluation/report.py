@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from generative.training.run_log import replace_text
+from tokenizer.errors import MissingFileError, MissingPackageError
 
 TEMPLATE = """<!doctype html>
 <html lang="en">
@@ -86,7 +87,7 @@ def write_report(
     try:
         from jinja2 import Environment, StrictUndefined
     except ImportError:
-        raise ImportError(
+        raise MissingPackageError(
             'A report needs jinja2: pip install "latent-tokenizer[report]".'
         ) from None
     sections = [_clips_section(Path(folder)) for folder in folders]
@@ -105,7 +106,7 @@ def _section(title: str, **parts: Any) -> dict[str, Any]:
 def _clips_section(folder: Path) -> dict[str, Any]:
     path = folder / "samples.json"
     if not path.exists():
-        raise FileNotFoundError(f"{folder} holds no {path.name}: no clips were generated there.")
+        raise MissingFileError(f"{folder} holds no {path.name}: no clips were generated there.")
     content = json.loads(path.read_text())
     facts = [
         (name, _show(value))

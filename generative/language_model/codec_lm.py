@@ -36,6 +36,7 @@ from generative.language_model.lm_sampling import generate_codes
 from generative.language_model.patterns import CodePattern, make_pattern
 from generative.protocol import Batch, CodeSampling, GenerationRequest, Row
 from generative.training.checkpoints import readable, saving
+from tokenizer.errors import InputError, MissingFileError
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class CodecLM(PreTrainedModel):
         """
         codes, mask = batch["codes"], batch["mask"]
         if codes.shape[-1] < self.num_codebooks:
-            raise ValueError(
+            raise InputError(
                 f"The codes have {codes.shape[-1]} codebooks, the model {self.num_codebooks}."
             )
         tokens = self.pattern.apply(codes[..., : self.num_codebooks], mask)
@@ -256,7 +257,7 @@ class CodecLM(PreTrainedModel):
     def _num_samples(self, request: GenerationRequest, frames: int) -> int:
         missing = request.num_frames - frames
         if missing and self.config.hop_length is None:
-            raise ValueError("The config has no hop_length, so a stop has no place in time.")
+            raise InputError("The config has no hop_length, so a stop has no place in time.")
         return max(request.num_samples - missing * (self.config.hop_length or 0), 1)
 
     def _shared_columns(self, request: GenerationRequest, index: int) -> Row:
@@ -300,7 +301,7 @@ class CodecLM(PreTrainedModel):
         """
         name = str(pretrained_model_name_or_path)
         if name.count("/") != 1 and not (Path(name) / "config.json").exists():
-            raise FileNotFoundError(f"{name} holds no config.json: there is no model in it.")
+            raise MissingFileError(f"{name} holds no config.json: there is no model in it.")
         kwargs["use_safetensors"] = True
         kwargs["ignore_mismatched_sizes"] = True  # They are named below.
         want_info = kwargs.pop("output_loading_info", False)
@@ -313,7 +314,7 @@ class CodecLM(PreTrainedModel):
             if info.get(what)
         }
         if wrong:
-            raise ValueError(f"The weights in {name} do not fit its config.json: {wrong}.")
+            raise InputError(f"The weights in {name} do not fit its config.json: {wrong}.")
         # Files are mapped into memory at odd addresses, where matrix products differ in their last
         # bits: copies are aligned like those of the model that was saved.
         for tensor in chain(model.parameters(), model.buffers()):

@@ -14,6 +14,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+from tokenizer.errors import InputError
+
 
 class LlamaSteps:
     """Hidden states of a sequence that arrives in pieces.
@@ -56,7 +58,7 @@ class LlamaSteps:
         """
         count, start = x.shape[1], self.length
         if start + count > self.capacity:
-            raise ValueError(f"{start + count} positions do not fit into {self.capacity}.")
+            raise InputError(f"{start + count} positions do not fit into {self.capacity}.")
         self.length += count
         cos, sin = self.cos[:, :, start : self.length], self.sin[:, :, start : self.length]
         mask = self._mask(start, count)

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import LlamaConfig, PreTrainedConfig
 
 from tokenizer import LatentTokenizer
+from tokenizer.errors import InputError
 
 # More is damage or an attack: a configuration decides how much is built.
 MAX_DEPTH, MAX_WIDTH, MAX_CODEBOOKS, MAX_ENTRIES = 1024, 2**16, 1024, 2**16
@@ -58,19 +59,19 @@ class CodecLMConfig(PreTrainedConfig):
         **kwargs: Any,
     ) -> None:
         if depth > MAX_DEPTH or width > MAX_WIDTH or len(codebook_sizes) > MAX_CODEBOOKS:
-            raise ValueError(
+            raise InputError(
                 f"width={width}, depth={depth}, {len(codebook_sizes)} codebooks: at most "
                 f"{MAX_WIDTH}, {MAX_DEPTH} and {MAX_CODEBOOKS} are allowed."
             )
         if not all(1 <= size <= MAX_ENTRIES for size in codebook_sizes):
-            raise ValueError(f"Codebooks have 1 to {MAX_ENTRIES} entries, not {codebook_sizes}.")
+            raise InputError(f"Codebooks have 1 to {MAX_ENTRIES} entries, not {codebook_sizes}.")
         if min(width, depth, heads) < 1 or width % (2 * heads):
-            raise ValueError(
+            raise InputError(
                 f"width={width}, depth={depth}, heads={heads}: each must be at least 1, and the"
                 " width an even multiple of the heads."
             )
         if context_frames is not None and context_frames < 2:
-            raise ValueError(f"context_frames must be at least 2, got {context_frames}.")
+            raise InputError(f"context_frames must be at least 2, got {context_frames}.")
         # JSON has lists only; a configuration is the same before and after it was stored.
         self.codebook_sizes = list(codebook_sizes)
         self.pattern = pattern

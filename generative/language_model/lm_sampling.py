@@ -23,6 +23,7 @@ from transformers.generation.logits_process import (
 from generative.language_model.llama_steps import LlamaSteps
 from generative.language_model.patterns import CodePattern
 from generative.protocol import CodeSampling
+from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
     from generative.language_model.codec_lm import CodecLM
@@ -45,16 +46,16 @@ def generate_codes(
     lengths = [num_frames] * count if isinstance(num_frames, int) else list(num_frames)
     given = list(prompts) or [None] * count
     if len(lengths) != count or len(given) != count:
-        raise ValueError(f"{len(lengths)} lengths and {len(given)} prompts for {count} conditions.")
+        raise InputError(f"{len(lengths)} lengths and {len(given)} prompts for {count} conditions.")
     nothing = torch.zeros(0, model.num_codebooks, dtype=torch.int64)
     codes = [nothing if prompt is None else prompt.cpu().long() for prompt in given]
     for prompt, length in zip(codes, lengths, strict=True):
         if prompt.ndim != 2 or prompt.shape[1] != model.num_codebooks:
-            raise ValueError(
+            raise InputError(
                 f"A prompt has shape {list(prompt.shape)}; expected [T, {model.num_codebooks}]."
             )
         if len(prompt) >= length:
-            raise ValueError(
+            raise InputError(
                 f"A prompt has {len(prompt)} frames, the whole clip {length}: nothing is left to"
                 " generate."
             )

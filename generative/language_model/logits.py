@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers.generation.logits_process import LogitsProcessor
 
 from generative.language_model.patterns import CodePattern
+from tokenizer.errors import InputError
 
 
 class PatternLogitsProcessor(LogitsProcessor):
@@ -39,12 +40,12 @@ class PatternLogitsProcessor(LogitsProcessor):
         self, pattern: CodePattern, num_frames: int, prefix_tokens: int = 0, *, stop: bool = False
     ) -> None:
         if pattern.num_streams != 1:
-            raise ValueError(
+            raise InputError(
                 f"{type(pattern).__name__} predicts {pattern.num_streams} tokens a step, which"
                 " transformers' generate cannot: use CodecLM.generate."
             )
         if num_frames < 1:
-            raise ValueError(f"num_frames must be at least 1, got {num_frames}.")
+            raise InputError(f"num_frames must be at least 1, got {num_frames}.")
         self.pattern, self.num_frames = pattern, num_frames
         self.prefix_tokens, self.stop = prefix_tokens, stop
 
@@ -65,7 +66,7 @@ class PatternLogitsProcessor(LogitsProcessor):
         stops = (tokens == vocabulary.stop).nonzero()[:, 0].tolist()
         frames = self.pattern.stop_frame(stops[0]) if stops else self.num_frames
         if frames is None:
-            raise ValueError(f"The sequence stops at token {stops[0]}, in the middle of a frame.")
+            raise InputError(f"The sequence stops at token {stops[0]}, in the middle of a frame.")
         layout = self.pattern.layout(frames)
         if step >= len(layout.codebooks):
             return vocabulary.pad, vocabulary.pad + 1

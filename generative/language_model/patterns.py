@@ -26,6 +26,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from tokenizer.errors import InputError
+
 
 @dataclass(frozen=True)
 class CodeVocabulary:
@@ -42,7 +44,7 @@ class CodeVocabulary:
 
     def __post_init__(self) -> None:
         if not self.codebook_sizes or min(self.codebook_sizes) < 1:
-            raise ValueError(f"codebook_sizes={self.codebook_sizes}: each must be at least 1.")
+            raise InputError(f"codebook_sizes={self.codebook_sizes}: each must be at least 1.")
 
     @property
     def ranges(self) -> tuple[tuple[int, int], ...]:
@@ -146,7 +148,7 @@ class CodePattern(ABC):
             ValueError: For codes out of range, another number of codebooks, or a mask with holes.
         """
         if codes.ndim != 3 or codes.shape[-1] != self.num_codebooks:
-            raise ValueError(
+            raise InputError(
                 f"codes have shape {list(codes.shape)}; expected [B, T, {self.num_codebooks}]."
             )
         lengths = _lengths(codes, mask)
@@ -155,7 +157,7 @@ class CodePattern(ABC):
         wrong = ((codes < 0) | (codes >= sizes)) & inside[..., None]
         if bool(wrong.any()):
             item, frame, k = wrong.nonzero()[0].tolist()
-            raise ValueError(
+            raise InputError(
                 f"Code {int(codes[item, frame, k])} is not in codebook {k}, which has"
                 f" {self.codebook_sizes[k]} entries."
             )
@@ -194,14 +196,14 @@ class CodePattern(ABC):
         """
         vocabulary = self.vocabulary
         if tokens.ndim != 3 or tokens.shape[-1] != self.num_streams:
-            raise ValueError(
+            raise InputError(
                 f"tokens have shape {list(tokens.shape)}; expected [B, S, {self.num_streams}]."
             )
         lengths = [self._count_frames(item) for item in tokens]
         layouts = self.layouts(lengths)
         missing = layouts.frames.shape[1] - tokens.shape[1]
         if missing > 0:
-            raise ValueError(f"A sequence is {missing} steps too short for its frames.")
+            raise InputError(f"A sequence is {missing} steps too short for its frames.")
         frames, codebooks = layouts.frames.to(tokens.device), layouts.codebooks.to(tokens.device)
         tail = tokens[:, frames.shape[1] :]
         tokens = tokens[:, : frames.shape[1]]
@@ -215,7 +217,7 @@ class CodePattern(ABC):
         fits &= (tokens == vocabulary.stop) == at_stop
         if not bool(fits.all()) or bool((tail != vocabulary.pad).any()):
             where = (~fits).nonzero()[:1].tolist() or "its tail"
-            raise ValueError(f"A token at {where} (item, step, stream) does not belong there.")
+            raise InputError(f"A token at {where} (item, step, stream) does not belong there.")
         longest = max(lengths, default=0)
         codes = tokens.new_zeros(len(tokens), longest + 1, self.num_codebooks)
         is_code = (frames >= 0) & ~at_stop
@@ -229,10 +231,10 @@ class CodePattern(ABC):
     def _count_frames(self, tokens: Int[Tensor, "S W"]) -> int:
         steps = (tokens[:, 0] == self.vocabulary.stop).nonzero()[:, 0].tolist()
         if len(steps) != 1:
-            raise ValueError(f"A sequence has {len(steps)} stops; expected one.")
+            raise InputError(f"A sequence has {len(steps)} stops; expected one.")
         frames = self.stop_frame(steps[0])
         if frames is None:
-            raise ValueError(f"A sequence stops at step {steps[0]}, in the middle of a frame.")
+            raise InputError(f"A sequence stops at step {steps[0]}, in the middle of a frame.")
         return frames
 
 
@@ -281,7 +283,7 @@ class CoarseFirstPattern(CodePattern):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 1 <= self.coarse <= self.num_codebooks:
-            raise ValueError(f"coarse={self.coarse} is not in 1..{self.num_codebooks}.")
+            raise InputError(f"coarse={self.coarse} is not in 1..{self.num_codebooks}.")
 
     @property
     def num_streams(self) -> int:
@@ -356,7 +358,7 @@ def make_pattern(name: str, codebook_sizes: Sequence[int]) -> CodePattern:
         ValueError: If there is none, or no codebook.
     """
     if name not in PATTERNS:
-        raise ValueError(f"pattern={name!r} is not one of {', '.join(PATTERNS)}.")
+        raise InputError(f"pattern={name!r} is not one of {', '.join(PATTERNS)}.")
     return PATTERNS[name](tuple(codebook_sizes))
 
 
@@ -364,7 +366,7 @@ def _lengths(codes: Tensor, mask: Tensor | None) -> Int[Tensor, " B"]:
     if mask is None:
         return torch.full((len(codes),), codes.shape[1], device=codes.device)
     if mask.shape != codes.shape[:2]:
-        raise ValueError(f"mask has shape {list(mask.shape)}, codes {list(codes.shape)}.")
+        raise InputError(f"mask has shape {list(mask.shape)}, codes {list(codes.shape)}.")
     if bool((mask[:, 1:] & ~mask[:, :-1]).any()):
-        raise ValueError("The mask has holes: items must be padded on their right only.")
+        raise InputError("The mask has holes: items must be padded on their right only.")
     return mask.sum(1)

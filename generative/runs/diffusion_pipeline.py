@@ -7,6 +7,8 @@ out.audios  # float32 [B, C, N] at out.sampling_rate
 
 from __future__ import annotations
 
+from tokenizer.errors import InputError
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,7 +56,7 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         super().__init__()
         made_by = model.config["fingerprint"]
         if made_by is not None and made_by != encoder_fingerprint(tokenizer):
-            raise ValueError(
+            raise InputError(
                 f"The model was trained on latents of encoder {made_by}, the tokenizer's is"
                 f" {encoder_fingerprint(tokenizer)}: its decoder would make noise of them."
             )
@@ -113,7 +115,7 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         unknown = [name for name in labels if name is not None and name not in model.labels]
         if unknown:
             known_names = ", ".join(model.labels) or "none"
-            raise ValueError(f"Unknown label {unknown[0]!r}; the model knows: {known_names}.")
+            raise InputError(f"Unknown label {unknown[0]!r}; the model knows: {known_names}.")
         frames = tokenizer.autoencoder.num_frames(num_samples)
         known, keep, level = self._kept(audio, sampling_rate, keep_seconds, frames, len(labels))
         ids = [-1 if name is None else model.labels.index(name) for name in labels]
@@ -160,7 +162,7 @@ class LatentDiffusionPipeline(DiffusionPipeline):
     ) -> tuple[Tensor | None, Tensor | None, float | None]:
         """Known latents ``[n, T, D]``, which frames to keep ``[n, T]``, and their level."""
         if (audio is None) != (not ranges):
-            raise ValueError("Inpainting needs both audio= and keep_seconds=.")
+            raise InputError("Inpainting needs both audio= and keep_seconds=.")
         if audio is None:
             return None, None, None
         row = self.tokenizer.encode_latents(audio, sampling_rate=rate, downmix=True)
@@ -173,10 +175,10 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         for start, stop in ranges:
             first, last = (round(x * self.tokenizer.frame_rate) for x in (start, stop))
             if not 0 <= first < last:
-                raise ValueError(f"keep_seconds={(start, stop)} is no range of time.")
+                raise InputError(f"keep_seconds={(start, stop)} is no range of time.")
             keep[first : min(last, usable)] = True
         if not bool(keep.any()):
-            raise ValueError("keep_seconds names nothing that is in the audio.")
+            raise InputError("keep_seconds names nothing that is in the audio.")
         gain = float(np.mean(row["gain"]))
         return known.expand(n, -1, -1), keep.expand(n, -1), gain
 
@@ -190,5 +192,5 @@ def _pair(label: Any, caption: Any) -> tuple[list[str | None], list[str | None]]
     if len(captions) == 1:
         captions = captions * count
     if len(labels) != len(captions):
-        raise ValueError(f"{len(labels)} labels for {len(captions)} captions.")
+        raise InputError(f"{len(labels)} labels for {len(captions)} captions.")
     return labels, captions

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tokenizer.errors import InputError
+
 import json
 import shutil
 from pathlib import Path
@@ -38,7 +40,7 @@ def export_run(
     """
     root = Path(out)
     if root.resolve() == Path(run).resolve():
-        raise ValueError(f"{out} is the run itself: name another folder, or it is overwritten.")
+        raise InputError(f"{out} is the run itself: name another folder, or it is overwritten.")
     model, tok, info = load_run(run, tokenizer)
     root.mkdir(parents=True, exist_ok=True)
     if half:

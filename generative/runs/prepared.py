@@ -6,6 +6,8 @@ checkpoint sees the batches it would have seen.
 
 from __future__ import annotations
 
+from tokenizer.errors import InputError, MissingFileError, MissingPackageError
+
 import hashlib
 import json
 import math
@@ -80,7 +82,7 @@ def load_prepared(
     manifest_path = root / "manifest.json"
     manifest = json.loads(manifest_path.read_text()) if manifest_path.exists() else {}
     if not isinstance(manifest, dict):
-        raise ValueError(f"{manifest_path} is damaged: it holds no JSON object.")
+        raise InputError(f"{manifest_path} is damaged: it holds no JSON object.")
     shards, splits = _shards(root), training_splits(root)
     train, rest = (
         _open_all([shards[name] for name in names], column, root, captions) for names in splits
@@ -116,7 +118,7 @@ def choose_splits(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...
     validation, test = beginning(VALIDATION_WORDS), beginning(TEST_WORDS)
     train = beginning(TRAINING_WORDS) or tuple(n for n in words if n not in validation + test)
     if not train:
-        raise ValueError(
+        raise InputError(
             f"No split to train on, only {', '.join(words)}: prepare another with --split."
         )
     return train, validation or test
@@ -136,7 +138,7 @@ def _shards(root: Path) -> dict[str, list[str]]:
         # Names of splits have no "-"; train-00000-of-00002, as other programs write it, has two.
         found.setdefault(path.stem.partition("-")[0], []).append(str(path))
     if not found:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"No prepared dataset in {root} (data/<split>-*.parquet). Make one:"
             f" python -m datasets_scripts prepare ... --out {root}"
         )
@@ -159,13 +161,13 @@ def _open(files: list[str], column: str, root: Path, captions: bool) -> Any:
         import datasets
         import pyarrow.parquet as parquet
     except ImportError:
-        raise ImportError(
+        raise MissingPackageError(
             'Training needs `datasets`: pip install "latent-tokenizer[generative]".'
         ) from None
     schema = parquet.read_schema(files[0])
     present = [field.name for field in schema if str(field.type) != "null"]
     if column not in present:
-        raise ValueError(
+        raise InputError(
             f"The dataset in {root} has no {column}, only {present}. Prepare it with --{column}."
         )
     wanted = (*COLUMNS, "caption") if captions else COLUMNS
@@ -208,11 +210,11 @@ def hold_out(dataset: Any, share: float) -> tuple[Any, Any]:
         ValueError: If there are fewer than two sources, or the share is not in (0, 1).
     """
     if not 0 < share < 1:
-        raise ValueError(f"The share to hold out must lie between 0 and 1, got {share:g}.")
+        raise InputError(f"The share to hold out must lie between 0 and 1, got {share:g}.")
     sources = list(map(str, _values(dataset, "source_id") or _values(dataset, "id")))
     ranked = sorted(set(sources), key=lambda s: hashlib.blake2b(s.encode()).digest())
     if len(ranked) < 2:
-        raise ValueError(f"The dataset has {len(ranked)} source(s); holding some out needs two.")
+        raise InputError(f"The dataset has {len(ranked)} source(s); holding some out needs two.")
     count = min(max(1, round(share * len(ranked))), len(ranked) - 1)
     chosen = set(ranked[:count])
     train = [i for i, source in enumerate(sources) if source not in chosen]
@@ -278,7 +280,7 @@ class FirstCodebooks(CodesCollator):
         batch = super().__call__(rows)
         available = batch["codes"].shape[-1]
         if available < (self.n_codebooks or 1):
-            raise ValueError(f"The rows have {available} codebooks, not {self.n_codebooks}.")
+            raise InputError(f"The rows have {available} codebooks, not {self.n_codebooks}.")
         return batch | {"codes": batch["codes"][..., : self.n_codebooks]}
 
 

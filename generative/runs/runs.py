@@ -6,6 +6,8 @@ The folder: ``log.jsonl``, ``curves.png``, ``tensorboard/``, ``samples/step-*/``
 
 from __future__ import annotations
 
+from tokenizer.errors import InputError
+
 import json
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -132,13 +134,13 @@ def check_source(data: PreparedData, tokenizer: LatentTokenizer) -> None:
     The tokenizer's decoder may have been finetuned since.
     """
     if not data.manifest.get("complete", True):
-        raise ValueError("The dataset's preparation was interrupted: run it again, it goes on.")
+        raise InputError("The dataset's preparation was interrupted: run it again, it goes on.")
     made_by = {data.manifest.get(name) for name in ("fingerprint", "codes_fingerprint")} - {None}
     found = {tokenizer.fingerprint}
     if tokenizer.quantizer is not None:
         found.add(tokenizer.codes_fingerprint)
     if made_by and not made_by & found:
-        raise ValueError(
+        raise InputError(
             f"The dataset was prepared with tokenizer {data.manifest.get('fingerprint')}, this is"
             f" {tokenizer.fingerprint}. Name the right one with --tokenizer."
         )
@@ -280,7 +282,7 @@ def _codebooks(data: PreparedData, wanted: int | None) -> int:
     """How many codebooks to learn: ``wanted``, if the dataset has them, else all it has."""
     available = np.shape(data.train[0]["codes"])[-1]
     if wanted is not None and not 1 <= wanted <= available:
-        raise ValueError(f"The dataset has codes of {available} codebooks, not {wanted}.")
+        raise InputError(f"The dataset has codes of {available} codebooks, not {wanted}.")
     return available if wanted is None else wanted
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tokenizer.errors import InputError, MissingFileError
+
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -48,9 +50,9 @@ def num_samples_of(seconds: float | int, sampling_rate: int) -> int:
         ValueError: If nothing is left to generate, or no end of it.
     """
     if not abs(seconds) <= _LONGEST:
-        raise ValueError(f"seconds={seconds:g}: a clip has a length, of {_LONGEST:,} s at most.")
+        raise InputError(f"seconds={seconds:g}: a clip has a length, of {_LONGEST:,} s at most.")
     if (count := round(seconds * sampling_rate)) < 1:
-        raise ValueError(f"seconds={seconds:g}: nothing to generate.")
+        raise InputError(f"seconds={seconds:g}: nothing to generate.")
     return count
 
 
@@ -110,7 +112,7 @@ def encode_prompt(
     # The last frame of a clip may look at the silence behind it, which is not to be continued.
     usable = row["num_samples"] // tokenizer.hop_length
     if usable < 1:
-        raise ValueError(f"The prompt has {row['num_samples']} samples: that is no whole frame.")
+        raise InputError(f"The prompt has {row['num_samples']} samples: that is no whole frame.")
     if n_codebooks is not None:
         row["codes"] = tokenizer.latents_to_codes(row, n_codebooks=n_codebooks)["codes"][:usable]
     return row | {"latents": row["latents"][:usable]}
@@ -161,7 +163,7 @@ def generate_rows(
 ) -> Iterator[tuple[Row, str | None, str | None]]:
     """Yields a row, and the label and caption that were asked for; arguments as in `generate`."""
     if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: it must be at least 1.")
+        raise InputError(f"batch_size={batch_size}: it must be at least 1.")
     for first in range(0, request.batch_size, batch_size):
         part = slice(first, first + batch_size)
         some = replace(
@@ -230,7 +232,7 @@ def load_model(folder: str | Path) -> Any:
     """
     path = Path(folder) / "config.json"
     if not path.exists():
-        raise FileNotFoundError(f"No model in {folder}: there is no {path.name}.")
+        raise MissingFileError(f"No model in {folder}: there is no {path.name}.")
     if json.loads(path.read_text()).get("_class_name") == "LatentDiffusion":
         from generative.diffusion.latent_diffusion import LatentDiffusion
 
@@ -262,12 +264,12 @@ def load_run(
     root = Path(run)
     described = root / RUN_FILE
     if not described.exists():
-        raise FileNotFoundError(f"No run in {root}: there is no {RUN_FILE}.")
+        raise MissingFileError(f"No run in {root}: there is no {RUN_FILE}.")
     info = json.loads(described.read_text())
     if not isinstance(info, dict) or not {"tokenizer", "column", "identity"} <= info.keys():
-        raise ValueError(f"{described} is damaged, or no description of a run.")
+        raise InputError(f"{described} is damaged, or no description of a run.")
     if not (root / "model").exists():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"The run in {root} is not finished. Start its training again: it goes on."
         )
     name = tokenizer if tokenizer is not None else info["tokenizer"]
@@ -301,7 +303,7 @@ def check_tokenizer(tokenizer: LatentTokenizer, info: dict[str, Any]) -> None:
     expected = info["identity"]
     found = tokenizer_identity(tokenizer, info["column"])
     if found != expected:
-        raise ValueError(
+        raise InputError(
             f"The run was trained with tokenizer {expected} ({info['tokenizer'] or 'bundled'}),"
             f" this is {found}. Name the right one with --tokenizer."
         )

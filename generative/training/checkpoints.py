@@ -20,6 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from tokenizer.errors import FileError, InputError
+
 FORMAT_VERSION = 1
 _SAVING = ".saving-"
 
@@ -34,7 +36,7 @@ def readable(name: str) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, TypeError, KeyError, AttributeError, IndexError, MemoryError) as error:
-        raise ValueError(f"{name} is damaged, or no model of this kind: {error!r}.") from error
+        raise InputError(f"{name} is damaged, or no model of this kind: {error!r}.") from error
 
 
 @contextmanager
@@ -55,7 +57,7 @@ def saving(folder: Path) -> Iterator[Path]:
         try:
             yield partial
         except SafetensorError as error:
-            raise OSError(f"Cannot write {folder}: {error}. Is the disk full?") from error
+            raise FileError(f"Cannot write {folder}: {error}. Is the disk full?") from error
         # The configuration last: without it a folder is no model.
         files = sorted(partial.iterdir(), key=lambda path: path.name == "config.json")
         for file in files:
@@ -171,7 +173,7 @@ def save_checkpoint(
         try:
             save_file(values, path)
         except SafetensorError as error:
-            raise OSError(f"Cannot write {path}: {error}. Is the disk full?") from error
+            raise FileError(f"Cannot write {path}: {error}. Is the disk full?") from error
     checksums = {name: _checksum(new / f"{name}.safetensors") for name in tensors}
     state = {"format_version": FORMAT_VERSION, "checksums": checksums, **state}
     (new / "state.json").write_text(json.dumps(state, indent=1))
@@ -199,7 +201,7 @@ def read_state(folder: Path, config: dict[str, Any]) -> tuple[Path, dict[str, An
     try:
         state = json.loads((folder / "state.json").read_text())
         if state.get("format_version", FORMAT_VERSION) > FORMAT_VERSION:
-            raise ValueError("a newer version of this library wrote it")
+            raise InputError("a newer version of this library wrote it")
         changed = [key for key in config if state["config"].get(key) != config[key]]
         wrong = [
             name
@@ -207,18 +209,18 @@ def read_state(folder: Path, config: dict[str, Any]) -> tuple[Path, dict[str, An
             if _checksum(folder / f"{name}.safetensors") != checksum
         ]
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
-        raise ValueError(
+        raise InputError(
             f"The checkpoint in {folder} cannot be read ({error}): remove it to start again."
         ) from error
     if wrong:
-        raise ValueError(
+        raise InputError(
             f"The checkpoint in {folder} is damaged (wrong checksum: {', '.join(wrong)}): remove it"
             " to start again."
         )
     if changed:
         was = {key: state["config"].get(key) for key in changed}
         now = {key: config[key] for key in changed}
-        raise ValueError(
+        raise InputError(
             f"{folder} was trained with {was}, not {now}. Use the same options, or another --out."
         )
     return folder, state
@@ -246,7 +248,7 @@ def load_checkpoint(
     parameters = trained_parameters(module)
     if stored.keys() != parameters.keys() or averaged.keys() != parameters.keys():
         differing = sorted(stored.keys() ^ parameters.keys())[:5]
-        raise ValueError(f"{folder} holds another model; names that differ begin: {differing}.")
+        raise InputError(f"{folder} holds another model; names that differ begin: {differing}.")
     for name, value in parameters.items():
         value.copy_(like(stored[name], value))
         average.values[name].copy_(like(averaged[name], value))

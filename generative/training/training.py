@@ -37,6 +37,7 @@ from generative.training.checkpoints import (
 )
 from generative.training.run_log import RunLog
 from generative.training.training_config import UNSHARED, TrainingConfig, learning_rate, seed_of
+from tokenizer.errors import InputError, StateError
 
 # Batches that give no finite gradient are skipped; this many in a row mean that the run itself is
 # broken.
@@ -134,7 +135,7 @@ def load_average(checkpoint: Path, model: nn.Module) -> None:
     stored = load_file(checkpoint / "average.safetensors")
     parameters = trained_parameters(LossModule(model))
     if stored.keys() != parameters.keys():
-        raise ValueError(f"{checkpoint} holds another model.")
+        raise InputError(f"{checkpoint} holds another model.")
     for name, value in parameters.items():
         value.copy_(stored[name])
 
@@ -160,7 +161,7 @@ class _Run:
         self.task, self.config, self.out, self.settings = task, config, out, settings
         self.sharded = self.accelerator.distributed_type == DistributedType.FSDP
         if self.sharded and not self.accelerator.is_fsdp2:
-            raise ValueError(
+            raise InputError(
                 "Sharded training needs fsdp_version: 2 in accelerate's configuration."
             )
         module = LossModule(model)
@@ -259,7 +260,7 @@ class _Run:
             return
         self.skipped, self.skipped_in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
         if self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise RuntimeError(
+            raise StateError(
                 f"{self.skipped_in_a_row} batches in a row gave no finite gradient (step"
                 f" {self.step}). Lower the learning rate, or check the data for NaN."
             )

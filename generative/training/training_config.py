@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
+from tokenizer.errors import InputError
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -54,14 +56,14 @@ class TrainingConfig:
             value = getattr(self, field.name)
             # NaN, which compares as false, is refused too.
             if isinstance(value, (int, float)) and not value >= 0:
-                raise ValueError(f"{field.name} must not be negative, got {value}.")
+                raise InputError(f"{field.name} must not be negative, got {value}.")
         for name in ("steps", "batch_size", "accumulate", "crop_frames", "log_every"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.seed >= 2**63:
-            raise ValueError(f"seed must be below 2**63, got {self.seed}.")
+            raise InputError(f"seed must be below 2**63, got {self.seed}.")
         if self.mixed_precision not in ("no", "bf16", "fp16"):
-            raise ValueError(f"mixed_precision={self.mixed_precision!r} is not no, bf16 or fp16.")
+            raise InputError(f"mixed_precision={self.mixed_precision!r} is not no, bf16 or fp16.")
 
 
 # What a resumed run may change.

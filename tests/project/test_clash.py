@@ -85,7 +85,8 @@ def test_our_command_tells_when_another_tokenizer_overwrote_ours(tmp_path):
     # Installed over ours in one folder, its __init__.py replaces ours, but our cli/ stays.
     install(tmp_path, "tokenizer", {"tokenizer/__init__.py": "__all__ = ['split_into_words']\n"})
     shutil.copytree(ROOT / "tokenizer" / "cli", tmp_path / "tokenizer" / "cli")
-    shutil.copy(ROOT / "tokenizer" / "_clash.py", tmp_path / "tokenizer")
+    for name in ("_clash.py", "command.py", "errors.py"):
+        shutil.copy(ROOT / "tokenizer" / name, tmp_path / "tokenizer")
     result = run("import sys; from tokenizer.cli import main; sys.exit(main(['info']))", tmp_path)
     assert result.returncode == 2
     assert result.stderr.startswith("latok: latent-tokenizer cannot share an environment with")

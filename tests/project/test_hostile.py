@@ -9,8 +9,7 @@ import os
 
 import pytest
 from hostile import EVIL, WAYS, mutated, survives
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 EXAMPLES = int(os.environ.get("LATOK_FUZZ", "0"))
 # Those that load a model take long.

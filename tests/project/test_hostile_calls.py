@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 from hostile import outcome
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from jaxtyping import TypeCheckError
 from models import CODEBOOKS, DIM, ENTRIES, RATE, REFUSED, tone
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from tokenizer.app.coding import Coded, Shown, code_audio, show
 from tokenizer.app.generating import AppGenerator, Wish
+from tokenizer.errors import InputError, MissingPackageError
 from tokenizer.evaluation.demo import EXAMPLE
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 
@@ -36,10 +37,10 @@ class Page:
         root: Path,
     ) -> None:
         if not models:
-            raise ValueError("The app needs a tokenizer.")
+            raise InputError("The app needs a tokenizer.")
         for name, tokenizer in models.items():
             if tokenizer.quantizer is None:
-                raise ValueError(f"{name} has no quantizer: run `latok fit` first.")
+                raise InputError(f"{name} has no quantizer: run `latok fit` first.")
         self.models, self.root = dict(models), root
         self.generators = {generator.name: generator for generator in generators}
 
@@ -64,7 +65,7 @@ class Page:
     def code(self, audio: str | None, name: str, n_codebooks: float | int) -> Coded:
         """Codes a file; errors as in `code_audio`."""
         if not audio:
-            raise ValueError("Drop an audio file first, or take the example clip.")
+            raise InputError("Drop an audio file first, or take the example clip.")
         return code_audio(self.models[name], audio, int(n_codebooks), self.folder())
 
     def generate(
@@ -111,7 +112,9 @@ def import_gradio() -> Any:
     try:
         import gradio
     except ImportError:
-        raise ImportError('The app needs Gradio: pip install "latent-tokenizer[app]".') from None
+        raise MissingPackageError(
+            'The app needs Gradio: pip install "latent-tokenizer[app]".'
+        ) from None
     return gradio
 
 
@@ -258,7 +261,7 @@ def _add_generation(
     ) -> list[str]:
         with told(path):
             if go_on and not path:
-                raise ValueError("Drop an audio file first: it is what the clip goes on from.")
+                raise InputError("Drop an audio file first: it is what the clip goes on from.")
             prompt = path if go_on else None
             shown = page.generate(name, label, caption, prompt, seconds, guidance, seed)
         return [str(shown.audio), str(shown.picture)]

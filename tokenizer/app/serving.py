@@ -9,6 +9,7 @@ from typing import Any
 
 from tokenizer.app.generating import AppGenerator
 from tokenizer.app.page import Page, build_page, import_gradio
+from tokenizer.errors import FileError, InputError
 from tokenizer.evaluation.demo import EXAMPLE
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 
@@ -72,7 +73,7 @@ def launch_app(
         OSError: If the port is taken.
     """
     if port is not None and not 1 <= port <= LAST_PORT:
-        raise ValueError(f"Port {port} is no port: choose one from 1 to {LAST_PORT}.")
+        raise InputError(f"Port {port} is no port: choose one from 1 to {LAST_PORT}.")
     gr = import_gradio()
     files = tempfile.TemporaryDirectory(prefix="latok-app-")
     try:
@@ -97,6 +98,6 @@ def launch_app(
     except BaseException as error:
         files.cleanup()
         if isinstance(error, OSError) and port is not None:
-            raise OSError(f"Port {port} of {host} is not free: choose another one.") from error
+            raise FileError(f"Port {port} of {host} is not free: choose another one.") from error
         raise
     return RunningApp(address, blocks, files)

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from tokenizer.audio.source import BLOCK_LENGTH, AudioSource, check_rate
 from tokenizer.audio.truncation import find_cut
+from tokenizer.errors import InputError, MissingFileError, StateError
 
 READABLE = "WAV, FLAC, Ogg Vorbis, Opus, MP3, AIFF, CAF and what else libsndfile decodes"
 # Limits, which can be changed here. A file of a few bytes may claim to have 1,024 channels, and a
@@ -129,7 +130,7 @@ def open_batch(
     items = _rows(value) if isinstance(value, Mapping) else list(value)
     rates = list(sampling_rate) if _is_column(sampling_rate) else [sampling_rate] * len(items)
     if len(rates) != len(items):
-        raise ValueError(
+        raise InputError(
             f"{len(rates)} sampling rates were given for {len(items)} pieces of audio."
         )
     return [
@@ -153,13 +154,13 @@ def _open(value: Any, request: _Request) -> AudioSource:
         return _open_array(value, request)
     if isinstance(value, (list, tuple)):
         if is_batch(value) and _axes(value) is None:
-            raise ValueError(
+            raise InputError(
                 f"A batch cannot be one piece of audio{request.where}: {_short(value)}"
             )
         return _open_array(value, request)
     if hasattr(value, "read"):
         return _open_stream(value, f"the stream{request.where}", request)
-    raise ValueError(
+    raise InputError(
         f"Cannot read audio from {_short(value)}{request.where}: expected a path, bytes, an array, "
         '{"array", "sampling_rate"}, {"path", "bytes"} or a datasets row.'
     )
@@ -168,20 +169,20 @@ def _open(value: Any, request: _Request) -> AudioSource:
 def _open_row(row: Mapping[str, Any], request: _Request) -> AudioSource:
     key = _key(row)
     if key is None:
-        raise ValueError(
+        raise InputError(
             f"There is no audio in {sorted(map(str, row))}{request.where}: expected a value under "
             f"{', '.join(map(repr, _COLUMNS))}."
         )
     value = row[key]
     if key == "bytes":
         if not isinstance(value, (bytes, bytearray, memoryview)):
-            raise ValueError(f"'bytes' holds {_short(value)}{request.where}, not bytes.")
+            raise InputError(f"'bytes' holds {_short(value)}{request.where}, not bytes.")
         path = row.get("path")
         name = str(path) if path else f"the audio's bytes{request.where}"
         return _open_file(bytes(value), name, request)
     if key in ("path", "file"):
         if not isinstance(value, (str, Path)):
-            raise ValueError(f"{key!r} holds {_short(value)}{request.where}, not a path.")
+            raise InputError(f"{key!r} holds {_short(value)}{request.where}, not a path.")
         return _open_path(Path(value), request)
     # A file's header is believed before a column of the dataset; a bare array has nothing else.
     rate = row.get("sampling_rate")
@@ -192,9 +193,9 @@ def _open_row(row: Mapping[str, Any], request: _Request) -> AudioSource:
 
 def _open_path(path: Path, request: _Request) -> AudioSource:
     if path.is_dir():
-        raise ValueError(f"{path} is a folder, not an audio file.")
+        raise InputError(f"{path} is a folder, not an audio file.")
     if not path.exists():
-        raise FileNotFoundError(f"No such file: {path}")
+        raise MissingFileError(f"No such file: {path}")
     if path.is_file():
         return _open_file(path, str(path), request)
     with path.open("rb") as stream:  # A pipe, such as /dev/stdin, can be read only once.
@@ -210,7 +211,7 @@ def _open_stream(stream: Any, name: str, request: _Request) -> AudioSource:
         source = _open_file(Path(copy), name, request)
     except TypeError as error:
         Path(copy).unlink()
-        raise ValueError(f"{name} does not give bytes: open it in binary mode.") from error
+        raise InputError(f"{name} does not give bytes: open it in binary mode.") from error
     except BaseException:
         Path(copy).unlink()
         raise
@@ -221,13 +222,13 @@ def _open_stream(stream: Any, name: str, request: _Request) -> AudioSource:
 def _open_file(file: Path | bytes, name: str, request: _Request) -> AudioSource:
     size = len(file) if isinstance(file, bytes) else file.stat().st_size
     if size == 0:
-        raise ValueError(f"{name}: the file is empty (0 bytes).")
+        raise InputError(f"{name}: the file is empty (0 bytes).")
     with _open_sound(file, name) as sound:
         rate, num_channels, frames = sound.samplerate, sound.channels, sound.frames
     if frames == 0:
-        raise ValueError(f"{name} holds no samples.")
+        raise InputError(f"{name} holds no samples.")
     if num_channels > MAX_CHANNELS:
-        raise ValueError(
+        raise InputError(
             f"{name} has {num_channels} channels; at most {MAX_CHANNELS} are read. Is its header "
             "damaged?"
         )
@@ -236,7 +237,7 @@ def _open_file(file: Path | bytes, name: str, request: _Request) -> AudioSource:
     def decode() -> Iterator[np.ndarray]:
         with _open_sound(file, name) as sound:
             if (sound.samplerate, sound.channels) != (rate, num_channels):
-                raise RuntimeError(f"{name} was replaced by another file while it was in use.")
+                raise StateError(f"{name} was replaced by another file while it was in use.")
             num_read = 0
             while len(block := _read_block(sound, name)):
                 num_read += len(block)
@@ -245,7 +246,7 @@ def _open_file(file: Path | bytes, name: str, request: _Request) -> AudioSource:
         with io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as stream:
             cut = find_cut(stream, sound.format, frames, num_read)
         if cut is not None:
-            raise ValueError(f"{name} is cut off: {cut}. Copy it again.")
+            raise InputError(f"{name} is cut off: {cut}. Copy it again.")
 
     return AudioSource(
         decode,
@@ -277,7 +278,7 @@ def _open_sound(file: Path | bytes, name: str) -> soundfile.SoundFile:
     if isinstance(file, Path):
         # Not libsndfile's "System error" where access is denied, or the file has gone meanwhile.
         file.open("rb").close()
-    raise ValueError(f"Cannot read {name} as audio: {reason}. Supported: {READABLE}.")
+    raise InputError(f"Cannot read {name} as audio: {reason}. Supported: {READABLE}.")
 
 
 def _read_block(sound: soundfile.SoundFile, name: str) -> np.ndarray:
@@ -285,7 +286,7 @@ def _read_block(sound: soundfile.SoundFile, name: str) -> np.ndarray:
         return sound.read(BLOCK_LENGTH, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
         reason = error.error_string.rstrip(". ")
-        raise ValueError(f"{name} is damaged or cut off: {reason}.") from error
+        raise InputError(f"{name} is damaged or cut off: {reason}.") from error
 
 
 def _open_array(value: Any, request: _Request) -> AudioSource:
@@ -296,25 +297,25 @@ def _open_array(value: Any, request: _Request) -> AudioSource:
     try:
         array = np.asarray(value)
     except ValueError as error:
-        raise ValueError(f"The channels of the array differ in length{request.where}.") from error
+        raise InputError(f"The channels of the array differ in length{request.where}.") from error
     name = f"array {list(array.shape)}{request.where}"
     array = array[None] if array.ndim == 1 else array
     if array.ndim != 2:
-        raise ValueError(
+        raise InputError(
             f"{name} has {array.ndim} axes; expected [N] or [C, N]. Give several signals as a list."
         )
     num_channels, num_samples = array.shape
     if array.size == 0:
-        raise ValueError(f"{name} holds no samples.")
+        raise InputError(f"{name} holds no samples.")
     # A surround clip may be shorter than it has channels; beyond 7.1 that is a transposed array.
     if num_channels > MAX_CHANNELS or num_channels > max(num_samples, 8):
-        raise ValueError(
+        raise InputError(
             f"{name} has {num_channels} channels of {num_samples} samples; expected [C, N]. "
             "If time comes first, transpose it: array.T."
         )
     _as_float32(array[:, :0], name)  # Refuses other types before anything is read.
     if request.sampling_rate is None:
-        raise ValueError(
+        raise InputError(
             f"The sampling rate of {name} is not known: pass sampling_rate=, or "
             '{"array": ..., "sampling_rate": ...}.'
         )
@@ -345,7 +346,7 @@ def _as_float32(samples: np.ndarray, name: str) -> np.ndarray:
             return samples.astype(np.float32) / np.float32(2**31)
         case "uint8":
             return (samples.astype(np.float32) - np.float32(2**7)) / np.float32(2**7)
-    raise ValueError(
+    raise InputError(
         f"{name} is of type {samples.dtype}: give floats, int16, int32 or uint8, whose scales are "
         "known."
     )
@@ -354,7 +355,7 @@ def _as_float32(samples: np.ndarray, name: str) -> np.ndarray:
 def _agree(known: Any, request: _Request, name: str = "the audio") -> int:
     rate = check_rate(known, f"sampling rate of {name}{request.where}")
     if request.sampling_rate is not None and check_rate(request.sampling_rate) != rate:
-        raise ValueError(
+        raise InputError(
             f"sampling_rate={request.sampling_rate} was given, but {name}{request.where} says "
             f"{rate} Hz. sampling_rate is for bare arrays: leave it out."
         )
@@ -369,12 +370,12 @@ def _rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Turns a mapping of columns into rows; one sampling rate may serve all."""
     key = _key(columns)
     if key is None:
-        raise ValueError(
+        raise InputError(
             f"There is no audio in the columns {sorted(map(str, columns))}: expected one of "
             f"{', '.join(map(repr, _COLUMNS))}."
         )
     if not _has_length(columns[key]):
-        raise ValueError(f"The column {key!r} holds {_short(columns[key])}; expected a list.")
+        raise InputError(f"The column {key!r} holds {_short(columns[key])}; expected a list.")
     names = [key] if key in ("audio", "array") else [k for k in _COLUMNS[2:] if k in columns]
     size = len(columns[key])
     rates = columns.get("sampling_rate")
@@ -382,9 +383,9 @@ def _rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
     table["sampling_rate"] = rates if _is_column(rates) else [rates] * size
     for name, column in table.items():
         if not _has_length(column):
-            raise ValueError(f"The column {name!r} holds {_short(column)}; expected a list.")
+            raise InputError(f"The column {name!r} holds {_short(column)}; expected a list.")
         if len(column) != size:
-            raise ValueError(f"Column {name!r} has {len(column)} rows, but {key!r} has {size}.")
+            raise InputError(f"Column {name!r} has {len(column)} rows, but {key!r} has {size}.")
     return [{name: column[i] for name, column in table.items()} for i in range(size)]
 
 

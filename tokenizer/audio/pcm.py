@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from tokenizer.audio.source import check_rate
+from tokenizer.errors import InputError
 
 # Bytes read at once, at most.
 _READ = 2**16
@@ -42,9 +43,9 @@ class PcmFormat:
     def __post_init__(self) -> None:
         check_rate(self.sampling_rate)
         if not 1 <= self.num_channels <= 1024:
-            raise ValueError(f"{self.num_channels} channels; expected 1 to 1024.")
+            raise InputError(f"{self.num_channels} channels; expected 1 to 1024.")
         if self.encoding not in _FORMATS:
-            raise ValueError(f"Unknown encoding {self.encoding!r}; known: {', '.join(_FORMATS)}.")
+            raise InputError(f"Unknown encoding {self.encoding!r}; known: {', '.join(_FORMATS)}.")
 
     @classmethod
     def parse(cls, text: str) -> PcmFormat:
@@ -55,7 +56,7 @@ class PcmFormat:
         except ValueError:
             numbers = []
         if not numbers or len(parts) > 3:
-            raise ValueError(f"{text!r} is not RATE[:CHANNELS[:ENCODING]], e.g. 44100:2:s16le.")
+            raise InputError(f"{text!r} is not RATE[:CHANNELS[:ENCODING]], e.g. 44100:2:s16le.")
         return cls(*numbers, *parts[2:])  # pyright: ignore[reportArgumentType]
 
     @property
@@ -107,7 +108,7 @@ class PcmReader:
             data = self._read(_READ if self._left is None else min(_READ, self._left))
             if not data:
                 if self._left and self._exact:
-                    raise ValueError(
+                    raise InputError(
                         f"The stream ends {self._left:,} bytes before its WAV header says: it is "
                         "cut off. If that is all there is, send raw samples (--raw)."
                     )
@@ -125,7 +126,7 @@ class PcmReader:
         while len(data) < size:
             more = self._read(size - len(data))
             if not more:
-                raise ValueError(
+                raise InputError(
                     "The stream ends within its WAV header. Raw samples need their format (--raw)."
                 )
             data += more
@@ -134,7 +135,7 @@ class PcmReader:
     def _wav_header(self) -> PcmFormat:
         head = self._take(12)
         if head[:4] != b"RIFF" or head[8:] != b"WAVE":
-            raise ValueError(
+            raise InputError(
                 f"The stream begins with {head[:4]!r}, not as a WAV file does. Raw samples need "
                 "their format (--raw); other files are read to their end first, without --gain."
             )
@@ -147,7 +148,7 @@ class PcmReader:
             if name == b"fmt ":
                 pcm = self._wav_format(body)
         if pcm is None:
-            raise ValueError("The stream's WAV header does not say what its samples are.")
+            raise InputError("The stream's WAV header does not say what its samples are.")
         self._left = None if size in (0, _ENDLESS) else size
         self._exact = size < _PROBABLY_ENDLESS
         return pcm
@@ -155,14 +156,14 @@ class PcmReader:
     @staticmethod
     def _wav_format(body: bytes) -> PcmFormat:
         if len(body) < 16:
-            raise ValueError("The stream's WAV header is damaged.")
+            raise InputError("The stream's WAV header is damaged.")
         tag, channels, rate, _, _, bits = struct.unpack("<HHIIHH", body[:16])
         if tag == 0xFFFE and len(body) >= 26:  # extensible: the kind stands further on
             (tag,) = struct.unpack("<H", body[24:26])
         kinds = {1: "s", 3: "f"}
         encoding = f"{kinds.get(tag, '?')}{bits}le"
         if encoding not in _FORMATS:
-            raise ValueError(
+            raise InputError(
                 f"WAV of kind {tag} with {bits} bits cannot be read from a pipe; send one of "
                 f"{', '.join(_FORMATS)}."
             )

@@ -20,6 +20,8 @@ import soxr
 from jaxtyping import Float32
 from torch import Tensor
 
+from tokenizer.errors import FileError, InputError, MissingFileError, StateError
+
 # Files and arrays are cut into the same blocks: both go through the same computations.
 BLOCK_LENGTH = 2**16
 
@@ -64,7 +66,7 @@ def check_rate(value: Any, what: str = "sampling rate") -> int:
     except (TypeError, ValueError, OverflowError):
         whole = rate = 0
     if not whole or rate <= 0:
-        raise ValueError(f"The {what} is {value!r}; it must be a positive whole number of Hz.")
+        raise InputError(f"The {what} is {value!r}; it must be a positive whole number of Hz.")
     return rate
 
 
@@ -83,7 +85,7 @@ class Resampler:
     def __init__(self, source_rate: int, target_rate: int, num_channels: int) -> None:
         ratio = max(source_rate, target_rate) / min(source_rate, target_rate)
         if ratio > MAX_RATIO:
-            raise ValueError(
+            raise InputError(
                 f"Cannot resample from {source_rate} Hz to {target_rate} Hz: the rates differ by "
                 f"more than a factor of {MAX_RATIO}. Is one of them wrong?"
             )
@@ -179,7 +181,7 @@ class AudioSource:
         for block in self._decode():
             if not np.isfinite(block).all():
                 place = num_in + int(np.flatnonzero(~np.isfinite(block).all(axis=0))[0])
-                raise ValueError(
+                raise InputError(
                     f"{self.name} has a NaN or infinite sample at {place / self.source_rate:.3f} s "
                     f"(sample {place}): repair or leave out the clip."
                 )
@@ -200,7 +202,7 @@ class AudioSource:
             yield tail
         self._num_samples = num_out
         if num_out == 0:
-            raise ValueError(
+            raise InputError(
                 f"{self.name} is too short: {num_in} samples at {self.source_rate} Hz are none at "
                 f"{self.sampling_rate} Hz."
             )
@@ -280,30 +282,30 @@ class AudioWriter:
         self.path = Path(path)
         suffix = self.path.suffix.lower()
         if suffix not in _FORMATS:
-            raise ValueError(
+            raise InputError(
                 f"Cannot write {self.path}: unknown suffix {suffix!r}. Use {', '.join(_FORMATS)}."
             )
         if self.path.is_dir():
-            raise ValueError(f"Cannot write {self.path}: it is a folder.")
+            raise InputError(f"Cannot write {self.path}: it is a folder.")
         # Beside what a link leads to, so that a link stays one.
         self._target = self.path.resolve()
         if not self._target.parent.is_dir():
-            raise FileNotFoundError(f"Cannot write {self.path}: no folder {self._target.parent}.")
+            raise MissingFileError(f"Cannot write {self.path}: no folder {self._target.parent}.")
         self._format, default = _FORMATS[suffix]
         self._subtype = default if subtype is None else subtype.upper()
         known = soundfile.available_subtypes(self._format)
         if self._subtype not in known:
-            raise ValueError(
+            raise InputError(
                 f"Cannot write {self.path}: unknown subtype {subtype!r}. Use {', '.join(known)}."
             )
         if self._subtype == "MPEG_LAYER_III" and num_channels > 2:
-            raise ValueError(
+            raise InputError(
                 f"Cannot write {self.path}: MP3 holds 1 or 2 channels, not {num_channels}. "
                 "Use .flac, .ogg or .wav."
             )
         num_bytes = (num_samples or 0) * num_channels * _BITS.get(self._subtype, 0) // 8
         if self._format == "WAV" and num_bytes > _WAV_LIMIT:
-            raise ValueError(_too_long(self.path))
+            raise InputError(_too_long(self.path))
         self.num_channels = num_channels
         self.sampling_rate = self.file_rate = check_rate(sampling_rate)
         if self.sampling_rate not in _RATES.get(self._subtype, (self.sampling_rate,)):
@@ -325,7 +327,7 @@ class AudioWriter:
             )
         except soundfile.LibsndfileError as error:
             self._partial.unlink(missing_ok=True)
-            raise ValueError(
+            raise InputError(
                 f"Cannot write {self.path}: {error.error_string.rstrip('. ')} ({self._format}, "
                 f"{self._subtype}, {self.file_rate} Hz, {self.num_channels} channels)"
             ) from error
@@ -342,14 +344,14 @@ class AudioWriter:
 
     def _put(self, block: np.ndarray) -> None:
         if self._sound is None:
-            raise RuntimeError(f"{self.path} is not open: write within `with AudioWriter(...)`.")
+            raise StateError(f"{self.path} is not open: write within `with AudioWriter(...)`.")
         block = _for_subtype(block, self._subtype)
         # Small pieces: libsndfile's Vorbis encoder puts a whole call's samples on the stack.
         for start in range(0, block.shape[-1], BLOCK_LENGTH):
             with self._explained():
                 self._sound.write(np.ascontiguousarray(block[:, start : start + BLOCK_LENGTH].T))
         if self._format == "WAV" and self._partial.stat().st_size > _WAV_LIMIT:
-            raise ValueError(_too_long(self.path))
+            raise InputError(_too_long(self.path))
 
     def __exit__(
         self,
@@ -364,7 +366,7 @@ class AudioWriter:
             if kind is None:
                 self._put(self._resampler.finish())
                 if sound.frames == 0:
-                    raise ValueError(f"Nothing to write to {self.path}: there are no samples.")
+                    raise InputError(f"Nothing to write to {self.path}: there are no samples.")
             self._sound = None
             with self._explained():
                 sound.close()  # Writes the header and what the encoder held back.
@@ -381,7 +383,7 @@ class AudioWriter:
             yield
         except soundfile.LibsndfileError as error:
             reason = error.error_string.rstrip(". ")
-            raise OSError(f"Cannot write {self.path}: {reason}. Is the disk full?") from error
+            raise FileError(f"Cannot write {self.path}: {reason}. Is the disk full?") from error
 
 
 def write_audio(
@@ -389,7 +391,7 @@ def write_audio(
 ) -> None:
     """Writes audio ``[C, N]`` to a file; formats, clipping and errors as in `AudioWriter`."""
     if audio.ndim != 2:
-        raise ValueError(f"Audio to write has shape {list(audio.shape)}; expected [C, N].")
+        raise InputError(f"Audio to write has shape {list(audio.shape)}; expected [C, N].")
     num_channels, num_samples = audio.shape
     with AudioWriter(
         path, sampling_rate, num_channels, subtype=subtype, num_samples=num_samples
@@ -417,14 +419,14 @@ def _for_subtype(block: np.ndarray, subtype: str) -> np.ndarray:
 def _as_block(block: np.ndarray | Tensor, num_channels: int, path: Path) -> np.ndarray:
     array = block.detach().cpu().float().numpy() if isinstance(block, Tensor) else np.asarray(block)
     if array.ndim != 2 or len(array) != num_channels:
-        raise ValueError(
+        raise InputError(
             f"Cannot write {path}: a block has shape {list(array.shape)}; expected "
             f"[{num_channels}, n]."
         )
     if array.dtype.kind != "f":
-        raise ValueError(f"Cannot write {path}: samples are {array.dtype}, not floats.")
+        raise InputError(f"Cannot write {path}: samples are {array.dtype}, not floats.")
     with np.errstate(over="ignore"):
         array = array.astype(np.float32)
     if not np.isfinite(array).all():
-        raise ValueError(f"Cannot write {path}: the audio has NaN or infinite samples.")
+        raise InputError(f"Cannot write {path}: the audio has NaN or infinite samples.")
     return array

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from tokenizer.autoencoders.base import Autoencoder, Decoder, Encoder
+from tokenizer.errors import InputError
 
 # Imported only when used: the adapters need diffusers or more of transformers.
 AUTOENCODERS = {
@@ -27,6 +28,6 @@ def build_autoencoder(config: dict[str, Any]) -> Autoencoder:
     options = dict(config)
     kind = options.pop("kind", None)
     if kind not in AUTOENCODERS:
-        raise ValueError(f"Unknown autoencoder kind {kind!r}; known: {', '.join(AUTOENCODERS)}.")
+        raise InputError(f"Unknown autoencoder kind {kind!r}; known: {', '.join(AUTOENCODERS)}.")
     module, name = AUTOENCODERS[kind]
     return getattr(import_module(module), name).from_config(options)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tokenizer.autoencoders.pretrained import check_fields, load_complete
 from tokenizer.autoencoders.strided import StridedAutoencoder, modern_weight_norm
+from tokenizer.errors import InputError, MissingPackageError
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderOobleck  # pyright: ignore[reportPrivateImportUsage]
@@ -27,7 +28,7 @@ def _diffusers_class() -> type[AutoencoderOobleck]:
     try:
         from diffusers import AutoencoderOobleck  # pyright: ignore[reportPrivateImportUsage]
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             'Oobleck autoencoders need diffusers: pip install "latent-tokenizer[diffusers]"'
             f" ({error})."
         ) from error
@@ -50,7 +51,7 @@ class OobleckAutoencoder(StridedAutoencoder):
     def __init__(self, model: AutoencoderOobleck) -> None:
         config = {name: model.config[name] for name in _FIELDS}
         if config["encoder_hidden_size"] != 2 * config["decoder_input_channels"]:
-            raise ValueError(
+            raise InputError(
                 f"encoder_hidden_size={config['encoder_hidden_size']} is not twice "
                 f"decoder_input_channels={config['decoder_input_channels']}: the encoder's "
                 "output is no mean and scale of the decoder's input."

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizer.autoencoders import AUTOENCODERS, Autoencoder
+from tokenizer.errors import InputError, MissingFileError
 
 # What their config.json says -> the kind that reads them.
 _KINDS = {
@@ -40,16 +41,16 @@ def load_autoencoder(name: str | Path, **hub_options: Any) -> Autoencoder:
     # Both name code: a repository with the kernel of an attention, a package to unpack weights.
     for key in ("attn_implementation", "_attn_implementation", "quantization_config"):
         if config.get(key) is not None:
-            raise ValueError(f"config.json of {name} has {key}: no autoencoder needs that.")
+            raise InputError(f"config.json of {name} has {key}: no autoencoder needs that.")
     for (field, value), kind in _KINDS.items():
         if config.get(field) == value:
             module, class_name = AUTOENCODERS[kind]
             adapter = getattr(import_module(module), class_name)
             return adapter.from_pretrained(name, **where, **hub_options)
     if config.get("model_type") == "latent_tokenizer":
-        raise ValueError(f"{name} is a LatentTokenizer already: load it with load_tokenizer().")
+        raise InputError(f"{name} is a LatentTokenizer already: load it with load_tokenizer().")
     found = {field: config[field] for field in ("model_type", "_class_name") if field in config}
-    raise ValueError(
+    raise InputError(
         f"{name} is no supported autoencoder: found {found or 'no kind'}. {_SUPPORTED}"
     )
 
@@ -74,12 +75,12 @@ def load_complete(model_class: Any, name: str | Path, **options: Any) -> Any:
             name, output_loading_info=True, use_safetensors=True, **options
         )
     except OSError as error:
-        raise FileNotFoundError(f"Cannot load {name}: {_first_line(error)}") from error
+        raise MissingFileError(f"Cannot load {name}: {_first_line(error)}") from error
     lacking = [
         key for key in map(str, info["missing_keys"]) if key.startswith(("encoder.", "decoder."))
     ]
     if lacking:
-        raise ValueError(f"The checkpoint in {name} lacks weights: {', '.join(sorted(lacking))}.")
+        raise InputError(f"The checkpoint in {name} lacks weights: {', '.join(sorted(lacking))}.")
     return model.float().eval()
 
 
@@ -87,7 +88,7 @@ def check_fields(kind: str, config: dict[str, Any], fields: Collection[str]) -> 
     """Raises ValueError unless a configuration has exactly these fields."""
     lacking, unknown = set(fields) - set(config), set(config) - set(fields)
     if lacking or unknown:
-        raise ValueError(
+        raise InputError(
             f"Not a configuration of the {kind} autoencoder: "
             f"lacks {sorted(lacking)}, does not know {sorted(unknown)}."
         )
@@ -98,7 +99,7 @@ def _read_config(name: str, **hub_options: Any) -> tuple[dict[str, Any], dict[st
     from transformers.utils.hub import cached_file
 
     if not Path(name).is_dir() and (name.count("/") != 1 or Path(name).exists()):
-        raise FileNotFoundError(f"No such checkpoint folder: {name}.")
+        raise MissingFileError(f"No such checkpoint folder: {name}.")
     reason = "it holds neither config.json nor vae/config.json."
     for where in ({}, {"subfolder": "vae"}):
         try:
@@ -111,11 +112,11 @@ def _read_config(name: str, **hub_options: Any) -> tuple[dict[str, Any], dict[st
         try:
             config = json.loads(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ValueError(f"{path} is not JSON: {error}.") from None
+            raise InputError(f"{path} is not JSON: {error}.") from None
         if not isinstance(config, dict):
-            raise ValueError(f"{path} holds no JSON object.")
+            raise InputError(f"{path} holds no JSON object.")
         return config, where
-    raise FileNotFoundError(f"Cannot load {name}: {reason}")
+    raise MissingFileError(f"Cannot load {name}: {reason}")
 
 
 def _first_line(error: Exception) -> str:

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tokenizer.autoencoders.base import Autoencoder, Decoder, Encoder
+from tokenizer.errors import InputError
 
 Convolution = nn.Conv1d | nn.ConvTranspose1d
 
@@ -139,7 +140,7 @@ class StridedAutoencoder(Autoencoder):
         hop, back = _stride(encoder), _stride(decoder)
         self.lost_samples = back - output_length(decoder, 1)
         if hop != back or output_length(encoder, hop) != 1 or not 0 <= self.lost_samples < hop:
-            raise ValueError(
+            raise InputError(
                 f"These strides are not supported: {hop} samples become "
                 f"{output_length(encoder, hop)} frames, and a frame becomes "
                 f"{output_length(decoder, 1)} samples. Ratios must be alike in encoder and "

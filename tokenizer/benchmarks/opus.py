@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from tokenizer import LatentTokenizer, load_tokenizer
 from tokenizer.audio.inputs import open_audio
+from tokenizer.errors import StateError
 from tokenizer.evaluation.evaluate import as_table
 from tokenizer.evaluation.metrics import quality
 from tokenizer.evaluation.perceptual import METRICS, PerceptualMetrics
@@ -40,7 +41,7 @@ def opus(audio: np.ndarray, rate: int, bitrate: float) -> tuple[np.ndarray, int]
             decode = ["-ar", str(rate), "-c:a", "pcm_f32le"]
             subprocess.run([*command, "-i", coded, *decode, back], check=True)
         except FileNotFoundError:
-            raise RuntimeError("This benchmark needs ffmpeg with libopus on the PATH.") from None
+            raise StateError("This benchmark needs ffmpeg with libopus on the PATH.") from None
         decoded, _ = soundfile.read(back, dtype="float32", always_2d=True)
         size = coded.stat().st_size
     # Opus works at 48 kHz: resampling there and back may end a sample early or late.

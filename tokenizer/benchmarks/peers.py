@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from tokenizer import LatentTokenizer, ResidualVectorQuantizer, load_tokenizer
+from tokenizer.errors import StateError
 
 Call = Callable[[], object]
 
@@ -104,7 +105,7 @@ def ours(
             began = time.perf_counter()
             if decoder.push(encoder.push(wave[:, start : start + step])).shape[1]:
                 return time.perf_counter() - began
-        raise RuntimeError("Nothing came out of the stream.")
+        raise StateError("Nothing came out of the stream.")
 
     row = encode()
     return Codec(encode, decode, first, tok.latency, kbps)

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from tokenizer.cli.options import add_model, add_rate, add_search, load, tty
+from tokenizer.errors import InputError
 
 
 def _demo(options: argparse.Namespace) -> None:
     from tokenizer.evaluation.demo import run_demo
 
     if options.audio is not None and Path(options.audio).resolve().parent == options.out.resolve():
-        raise ValueError(
+        raise InputError(
             f"--out {options.out} holds {options.audio} itself, which the demo's files might "
             "replace: name another folder."
         )
@@ -29,7 +30,7 @@ def _target(source: str, out: str | None, suffix: str) -> str:
     beside = PIPE if source == PIPE else str(Path(source).with_suffix(suffix))
     name = beside if out is None else out
     if PIPE not in (source, name) and Path(name).resolve() == Path(source).resolve():
-        raise ValueError(f"{name} is the file to read: name another one as OUT.")
+        raise InputError(f"{name} is the file to read: name another one as OUT.")
     return name
 
 
@@ -42,15 +43,15 @@ def _encode(options: argparse.Namespace) -> None:
     piped = options.audio == PIPE
     live = piped and options.gain is not None
     if not live and (options.raw is not None or options.chunk_frames is not None):
-        raise ValueError("--raw and --chunk-frames are for live audio: `latok encode - --gain G`.")
+        raise InputError("--raw and --chunk-frames are for live audio: `latok encode - --gain G`.")
     if live and options.downmix:
-        raise ValueError("--downmix is not for live audio.")
+        raise InputError("--downmix is not for live audio.")
     if options.chunk_frames is not None and options.chunk_frames < 1:
-        raise ValueError(f"--chunk-frames {options.chunk_frames}: it must be at least 1.")
+        raise InputError(f"--chunk-frames {options.chunk_frames}: it must be at least 1.")
     name = _target(options.audio, options.out, ".ltk")
     # As of `latok encode *.wav` in a folder of two.
     if Path(name).suffix.lower() in AUDIO_SUFFIXES:
-        raise ValueError(
+        raise InputError(
             f"{name} has a suffix of audio, but would become a file of codes: encode one file at a "
             "time, into an OUT that ends in .ltk."
         )
@@ -91,13 +92,13 @@ def _decode(options: argparse.Namespace) -> None:
     piped = options.codes == PIPE
     name = _target(options.codes, options.out, ".wav")
     if Path(name).suffix.lower() == ".ltk":
-        raise ValueError(
+        raise InputError(
             f"{name} has the suffix of codes, but would become audio: decode one file at a time, "
             "into an OUT such as decoded.wav."
         )
     # Codes are made anew from audio, audio from codes only nearly.
     if options.out is None and name != PIPE and Path(name).exists():
-        raise ValueError(
+        raise InputError(
             f"{name} is there already, perhaps as the original: name the file to write as OUT."
         )
     tokenizer = load(options.model, options.device)
@@ -120,7 +121,7 @@ def _info(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     if Path(options.model).resolve() == options.out.resolve():
-        raise ValueError(
+        raise InputError(
             f"{options.out} is the model itself, whose weights would be rounded: name another "
             "folder."
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizer.cli.options import add_device, add_fields, add_model, add_search, load, take, tty
+from tokenizer.errors import ExistingFileError, InputError, MissingFileError
 
 # What of `LoopConfig` a comparison offers; the seed is that of everything else.
 _LOOP_OPTIONS = (
@@ -40,9 +41,9 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _check_folder(file: Path | None) -> None:
     """Refuses a file to write before hours of work rather than after them."""
     if file is not None and not file.parent.is_dir():
-        raise FileNotFoundError(f"Cannot write {file}: make the folder {file.parent} first.")
+        raise MissingFileError(f"Cannot write {file}: make the folder {file.parent} first.")
     if file is not None and file.is_dir():
-        raise ValueError(f"Cannot write {file}: it is a folder. Name a file in it.")
+        raise InputError(f"Cannot write {file}: it is a folder. Name a file in it.")
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -61,7 +62,7 @@ def _compare(options: argparse.Namespace) -> None:
     from tokenizer.training.quantizer import FitConfig
 
     if options.out.exists() and not options.out.is_dir():
-        raise FileExistsError(f"{options.out} is a file: name a folder with --out.")
+        raise ExistingFileError(f"{options.out} is a file: name a folder with --out.")
     specs = read_specs(options.quantizers)
     bitrates = [1000 * rate for rate in options.bitrates or (24, 16, 10, 3)]
     if options.codebooks:

@@ -8,6 +8,8 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from tokenizer.errors import InputError
+
 if TYPE_CHECKING:
     from tokenizer.model.latent_tokenizer import LatentTokenizer
 
@@ -44,7 +46,7 @@ def load(name: str | Path | None, device: str, beam_width: int | None = None) ->
     tokenizer = load_tokenizer(name)
     if beam_width is not None:
         if not hasattr(tokenizer.quantizer, "beam_width"):
-            raise ValueError(
+            raise InputError(
                 f"--beam-width {beam_width}: the quantizer of this tokenizer has no beam. Leave "
                 "the option out."
             )

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from tokenizer.cli.options import add_device, load
+from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
     from tokenizer.app import RunningApp
@@ -31,7 +32,7 @@ def named_models(given: list[str]) -> list[tuple[str, str | None]]:
         name, equals, path = text.partition("=")
         found.append((name, path) if equals else (text, text))
     if len({name for name, _ in found}) < len(found):
-        raise ValueError(f"Two models have one name: {', '.join(given)}. Use --model NAME=PATH.")
+        raise InputError(f"Two models have one name: {', '.join(given)}. Use --model NAME=PATH.")
     return found or [("bundled", None)]
 
 

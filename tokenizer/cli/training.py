@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenizer.cli.options import add_device, add_fields, take
+from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
     from tokenizer.model.latent_tokenizer import LatentTokenizer
@@ -64,11 +65,11 @@ def _train(options: argparse.Namespace) -> None:
     torch.manual_seed(loop.seed)
     autoencoder = LappedAutoencoder(LappedConfig(**sizes))
     if not 0 <= options.init_share < 1:
-        raise ValueError(f"--init-share is a share below 1, got {options.init_share:g}.")
+        raise InputError(f"--init-share is a share below 1, got {options.init_share:g}.")
     if options.init_share and not options.init:
-        raise ValueError("--init-share needs --init, the model whose share it is.")
+        raise InputError("--init-share needs --init, the model whose share it is.")
     if options.init_quantizer and options.bottleneck is None:
-        raise ValueError("--init-quantizer needs --bottleneck, which begins with it.")
+        raise InputError("--init-quantizer needs --bottleneck, which begins with it.")
     start = load_for_fitting(options.init).autoencoder.state_dict() if options.init else {}
     if options.init:
         autoencoder.load_state_dict(start)
@@ -94,7 +95,7 @@ def _train(options: argparse.Namespace) -> None:
     if options.init_quantizer:
         settings["start"] = load_tokenizer(options.init_quantizer).quantizer
         if settings["start"] is None:
-            raise ValueError(f"{options.init_quantizer} has no quantizer to begin from.")
+            raise InputError(f"{options.init_quantizer} has no quantizer to begin from.")
     tokenizer = train_end_to_end(autoencoder, scan(options.audio), options.out, **settings)
     if options.init_share:
         mix_weights(autoencoder, start, options.init_share)
@@ -143,7 +144,7 @@ def _finetune(options: argparse.Namespace) -> None:
     loop, finetune = take(LoopConfig, options), take(FinetuneConfig, options)
     if options.detail_dim:
         if finetune.decoder != "continuous":
-            raise ValueError("--detail-dim needs --decoder continuous, which has to learn it.")
+            raise InputError("--detail-dim needs --decoder continuous, which has to learn it.")
         tokenizer = add_detail(tokenizer, clips, options.detail_dim, seed=loop.seed)
     finetune_decoder(
         tokenizer,

@@ -12,6 +12,8 @@ import constriction
 import numpy as np
 from jaxtyping import Int32, Int64
 
+from tokenizer.errors import InputError
+
 # The range coder's probabilities are multiples of 2^-24.
 TABLE_BITS = 24
 
@@ -56,7 +58,7 @@ class PackedCoder:
         packed = np.frombuffer(payload, dtype=np.uint8)
         used = rows * self.bits_per_frame
         if used % 8 and int(packed[-1]) & (0xFF >> used % 8):
-            raise ValueError("bits are set behind the last code")
+            raise InputError("bits are set behind the last code")
         bits = np.zeros((rows, _MAX_BITS * len(self._sizes)), dtype=np.uint8)
         bits[:, self._kept] = np.unpackbits(packed, count=used).reshape(rows, -1)
         codes = np.packbits(bits, axis=1).view(">u2").astype(np.int32)
@@ -115,9 +117,9 @@ class StaticCoder:
                 decoded = decoder.decode(model, num_groups * num_frames)
                 codes[:, :, k] = decoded.reshape(num_groups, num_frames)
         except AssertionError as error:  # constriction's way to say "invalid data"
-            raise ValueError("its range-coded data is invalid") from error
+            raise InputError("its range-coded data is invalid") from error
         if not decoder.maybe_exhausted():
-            raise ValueError("range-coded data is left over behind the last code")
+            raise InputError("range-coded data is left over behind the last code")
         return codes
 
 
@@ -135,18 +137,18 @@ def frequency_tables(
     """
     counts = np.asarray(counts)
     if counts.ndim != 2 or counts.dtype.kind not in "iu":
-        raise ValueError(
+        raise InputError(
             f"counts are {counts.dtype} of shape {counts.shape}; expected integers [K, S]."
         )
     if len(counts) < len(codebook_sizes) or counts.shape[1] < max(codebook_sizes):
-        raise ValueError(
+        raise InputError(
             f"counts have shape {counts.shape}, too few for {len(codebook_sizes)} codebooks of up "
             f"to {max(codebook_sizes)} entries."
         )
     tables = []
     for k, (row, size) in enumerate(zip(counts, codebook_sizes, strict=False)):
         if row.min() < 0 or row[size:].any():
-            raise ValueError(
+            raise InputError(
                 f"counts of codebook {k} are negative, or not zero from entry {size} on."
             )
         # The products below must not overflow: beyond 2^62 Python's own integers compute the same.
@@ -163,6 +165,6 @@ def check_range(codes: np.ndarray, codebook_sizes: np.ndarray) -> None:
     if wrong.any():
         k = int(np.argwhere(wrong)[0][-1])
         value = codes[wrong][0]
-        raise ValueError(
+        raise InputError(
             f"code {value} is not in codebook {k}, which has {codebook_sizes[k]} entries"
         )

@@ -13,6 +13,8 @@ from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from tokenizer.errors import InputError
+
 FORMAT_VERSION = 1
 
 # What a file may claim. Larger numbers are damage or an attack.
@@ -70,7 +72,7 @@ Source = str | os.PathLike[str] | Readable
 Target = str | os.PathLike[str] | Writable
 
 
-class CodeFileError(ValueError):
+class CodeFileError(InputError):
     """A code file cannot be read, or what is to be written does not make one."""
 
 

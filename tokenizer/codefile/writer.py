@@ -27,6 +27,7 @@ from tokenizer.codefile.header import (
     Writable,
     header_bytes,
 )
+from tokenizer.errors import MissingFileError
 
 
 class CodeWriter:
@@ -76,9 +77,7 @@ class CodeWriter:
         if isinstance(self._target, (str, os.PathLike)):
             path = Path(self._target).resolve()
             if not path.parent.is_dir():
-                raise FileNotFoundError(
-                    f"There is no folder {path.parent} to write {path.name} to."
-                )
+                raise MissingFileError(f"There is no folder {path.parent} to write {path.name} to.")
             if not path.exists() or path.is_file():
                 self._final = path
                 path = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")

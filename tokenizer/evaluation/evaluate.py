@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tokenizer.audio.inputs import open_audio
+from tokenizer.errors import InputError
 from tokenizer.evaluation.metrics import code_use, quality
 from tokenizer.evaluation.perceptual import METRICS, PerceptualMetrics
 from tokenizer.model.core import DecoderName
@@ -105,7 +106,7 @@ def evaluate(
         "per_clip": [...]}}}``.
     """
     if not clips:
-        raise ValueError("No clips to evaluate.")
+        raise InputError("No clips to evaluate.")
     found: dict[str, Any] = {}
     bar = tqdm(total=len(clips) * len(conditions), disable=not progress, unit="clip")
     for condition in conditions:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tokenizer.errors import InputError
 from tokenizer.networks.spectral import stft_magnitude
 from tokenizer.training.losses import MelDistance
 
@@ -75,7 +76,7 @@ def quality(estimate: np.ndarray, target: np.ndarray, sampling_rate: int) -> dic
         ``si_sdr`` (dB), ``mel``, ``stft`` and ``lsd`` (dB).
     """
     if estimate.shape != target.shape:
-        raise ValueError(f"The estimate has shape {estimate.shape}, the target {target.shape}.")
+        raise InputError(f"The estimate has shape {estimate.shape}, the target {target.shape}.")
     e, t = torch.from_numpy(estimate), torch.from_numpy(target)
     measures: dict[str, Callable[[], float]] = {
         "si_sdr": lambda: si_sdr(e, t),

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import soxr
 
+from tokenizer.errors import InputError, MissingPackageError
+
 METRICS = ("visqol", "zimtohrli", "pesq", "stoi")
 SPEECH_METRICS = ("pesq", "stoi")
 
@@ -26,7 +28,7 @@ def _library(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError:
-        raise ImportError(
+        raise MissingPackageError(
             f"The metric needs the package {name!r}: pip install 'latent-tokenizer[perceptual]'."
         ) from None
 
@@ -98,7 +100,7 @@ class PerceptualMetrics:
     def __init__(self, names: Sequence[str], speech_clips: str = "*") -> None:
         unknown = sorted(set(names) - set(METRICS))
         if unknown:
-            raise ValueError(f"Unknown metrics {unknown}; known: {', '.join(METRICS)}.")
+            raise InputError(f"Unknown metrics {unknown}; known: {', '.join(METRICS)}.")
         self.names, self.speech_clips = tuple(names), speech_clips
         for name in self.names:
             _library("pystoi" if name == "stoi" else name)
@@ -118,7 +120,7 @@ class PerceptualMetrics:
             Each metric by its name, without those that say nothing about this clip.
         """
         if estimate.shape != target.shape:
-            raise ValueError(f"The estimate has shape {estimate.shape}, the target {target.shape}.")
+            raise InputError(f"The estimate has shape {estimate.shape}, the target {target.shape}.")
         speech = fnmatch(clip, self.speech_clips)
         found = {}
         for name in self.names:

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tokenizer.errors import InputError, MissingPackageError
 from tokenizer.export import onnx_runner
 from tokenizer.model.core import GAIN_FLOOR
 from tokenizer.model.latent_tokenizer import LatentTokenizer
@@ -134,14 +135,14 @@ def export_onnx(
         import onnx
         import onnxscript  # noqa: F401
     except ImportError:
-        raise ImportError(
+        raise MissingPackageError(
             'Exporting to ONNX needs onnx and onnxscript: pip install "latent-tokenizer[onnx]".'
         ) from None
     if tokenizer.device.type != "cpu":
-        raise ValueError(f"The tokenizer is on {tokenizer.device}: move it to the CPU first.")
+        raise InputError(f"The tokenizer is on {tokenizer.device}: move it to the CPU first.")
     quantizer = tokenizer.quantizer
     if quantizer is not None and not isinstance(quantizer, ResidualVectorQuantizer):
-        raise ValueError(
+        raise InputError(
             f"The quantizer is {quantizer.kind!r}; only residual ones ('rvq') can be exported."
         )
     n = 0 if quantizer is None else tokenizer.resolve_codebooks(n_codebooks, None)

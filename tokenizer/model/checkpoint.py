@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
+from safetensors.torch import load as load_tensors, save as save_tensors
 from torch import nn
 from transformers import PreTrainedModel
 
+from tokenizer.errors import InputError, MissingFileError
 from tokenizer.model.config import LatentTokenizerConfig
 from tokenizer.model.validation import (
     check_size,
@@ -70,9 +70,9 @@ class Checkpoint(PreTrainedModel):
         """
         name = str(pretrained_model_name_or_path)
         if name.count("/") != 1 and not Path(name).exists():
-            raise FileNotFoundError(f"No such checkpoint folder: {name}.")
+            raise MissingFileError(f"No such checkpoint folder: {name}.")
         if Path(name).exists() and not (Path(name) / "config.json").exists():
-            raise FileNotFoundError(f"{name} holds no config.json: it is no tokenizer checkpoint.")
+            raise MissingFileError(f"{name} holds no config.json: it is no tokenizer checkpoint.")
         # Weights may be stored in half precision; the tokenizer computes in float32 all the same.
         kwargs.setdefault("dtype", torch.float32)
         kwargs["use_safetensors"] = True
@@ -85,7 +85,7 @@ class Checkpoint(PreTrainedModel):
             loaded: Any = super().from_pretrained(name, output_loading_info=True, **kwargs)
         except _UNREADABLE as error:
             # A checkpoint may come from anywhere, and transformers believes what is in it.
-            raise ValueError(f"{name} is no tokenizer checkpoint: {error!r}.") from error
+            raise InputError(f"{name} is no tokenizer checkpoint: {error!r}.") from error
         model, info = loaded
         wrong = {
             what: sorted(map(str, info[what]))
@@ -93,7 +93,7 @@ class Checkpoint(PreTrainedModel):
             if info.get(what)
         }
         if wrong:
-            raise ValueError(f"The weights in {name} do not fit its config.json: {wrong}.")
+            raise InputError(f"The weights in {name} do not fit its config.json: {wrong}.")
         # Files are mapped into memory at odd addresses, where matrix products differ in their last
         # bits: copies are aligned like those of the model that was saved.
         for tensor in chain(model.parameters(), model.buffers()):
@@ -116,13 +116,13 @@ class Checkpoint(PreTrainedModel):
         weights = self.state_dict()
         said = self.config.weights_checksum
         if said is not None and weights_checksum(weights) != said:
-            raise ValueError(
+            raise InputError(
                 f"The weights in {name} are damaged, or not those that its config.json was saved "
                 "with (their checksum is wrong): fetch or save it again."
             )
         for key, value in weights.items():
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                raise ValueError(f"The weights in {name} hold NaN or infinity, in {key}.")
+                raise InputError(f"The weights in {name} hold NaN or infinity, in {key}.")
 
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, save_directory: str | Path, *, half: bool = False, **kwargs: Any

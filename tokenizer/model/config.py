@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from tokenizer.errors import InputError
 from tokenizer.model.validation import check_numbers
 
 FORMAT_VERSION = 1
@@ -48,16 +49,16 @@ class LatentTokenizerConfig(PreTrainedConfig):
     ) -> None:
         for name, part in (("autoencoder", autoencoder), ("quantizer", quantizer)):
             if part is not None and not isinstance(part, dict):
-                raise ValueError(f"config.{name} is {part!r:.60}; expected an object with a kind.")
+                raise InputError(f"config.{name} is {part!r:.60}; expected an object with a kind.")
             check_numbers(part, name)
         if not isinstance(has_finetuned_decoder, bool):
-            raise ValueError(f"has_finetuned_decoder={has_finetuned_decoder!r:.60} is no bool.")
+            raise InputError(f"has_finetuned_decoder={has_finetuned_decoder!r:.60} is no bool.")
         if type(format_version) is not int or format_version < 1:
-            raise ValueError(f"format_version={format_version!r:.60} is no version.")
+            raise InputError(f"format_version={format_version!r:.60} is no version.")
         if isinstance(default_gain, bool) or not isinstance(default_gain, (int, float)):
-            raise ValueError(f"default_gain={default_gain!r:.60} is no number.")
+            raise InputError(f"default_gain={default_gain!r:.60} is no number.")
         if not 0 < default_gain <= MAX_GAIN:
-            raise ValueError(f"default_gain={default_gain} is not in (0, {MAX_GAIN:g}].")
+            raise InputError(f"default_gain={default_gain} is not in (0, {MAX_GAIN:g}].")
         self.autoencoder = autoencoder
         self.quantizer = quantizer
         self.has_finetuned_decoder = has_finetuned_decoder
@@ -81,7 +82,7 @@ class LatentTokenizerConfig(PreTrainedConfig):
         """
         kind = config_dict.get("model_type", cls.model_type)
         if kind != cls.model_type:
-            raise ValueError(f"config.json is of a {kind!r:.60} model, not a {cls.model_type}.")
+            raise InputError(f"config.json is of a {kind!r:.60} model, not a {cls.model_type}.")
         known = {key: value for key, value in config_dict.items() if key in _TAKEN}
         return super().from_dict(known, **kwargs)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tokenizer.autoencoders import Autoencoder, Decoder, build_autoencoder
+from tokenizer.errors import InputError, StateError
 from tokenizer.model.checkpoint import Checkpoint, module_bytes
 from tokenizer.model.config import FORMAT_VERSION, LatentTokenizerConfig
 from tokenizer.model.tiling import decode_tiles, encode_tiles
@@ -33,19 +34,19 @@ GAIN_FLOOR = 1e-5
 def check_finite(x: Tensor, what: str) -> Tensor:
     """Returns ``x``; raises ValueError if it has values that float32 could not hold."""
     if not bool(torch.isfinite(x).all()):
-        raise ValueError(f"{what} are not finite: what they were made of is too large, or damaged.")
+        raise InputError(f"{what} are not finite: what they were made of is too large, or damaged.")
     return x
 
 
 def _lengths(mask: Tensor, num_items: int, num_samples: int) -> list[int]:
     """Samples of each item of a batch that is padded on the right."""
     if tuple(mask.shape) != (num_items, num_samples):
-        raise ValueError(
+        raise InputError(
             f"padding_mask has shape {tuple(mask.shape)}; expected [{num_items}, {num_samples}]."
         )
     here = mask.bool()
     if bool((here[:, 1:] & ~here[:, :-1]).any()) or bool((mask.long() != here.long()).any()):
-        raise ValueError(
+        raise InputError(
             "padding_mask must be ones and then zeros: items are padded on their right."
         )
     return here.sum(-1).tolist()
@@ -94,12 +95,12 @@ class TokenizerCore(Checkpoint):
     def __init__(self, config: LatentTokenizerConfig) -> None:
         super().__init__(config)
         if config.format_version > FORMAT_VERSION:
-            raise ValueError(
+            raise InputError(
                 f"This checkpoint has format version {config.format_version}; this library reads "
                 f"up to {FORMAT_VERSION}. Update latent-tokenizer."
             )
         if config.autoencoder is None:
-            raise ValueError("config.autoencoder is None: name an autoencoder, e.g. kind 'lapped'.")
+            raise InputError("config.autoencoder is None: name an autoencoder, e.g. kind 'lapped'.")
         self.autoencoder: Autoencoder = build_autoencoder(config.autoencoder)
         self.finetuned_decoder: Decoder | None = (
             build_autoencoder(config.autoencoder).decoder if config.has_finetuned_decoder else None
@@ -158,7 +159,7 @@ class TokenizerCore(Checkpoint):
         """Entries of every codebook; raises ValueError where they differ (see `codebook_sizes`)."""
         sizes = set(self.codebook_sizes)
         if len(sizes) > 1:
-            raise ValueError(f"The codebooks differ in size: {self.codebook_sizes}.")
+            raise InputError(f"The codebooks differ in size: {self.codebook_sizes}.")
         return sizes.pop()
 
     def bitrate(self, n_codebooks: int | None = None) -> float:
@@ -171,7 +172,7 @@ class TokenizerCore(Checkpoint):
         """The most codebooks that fit into ``bitrate`` bit/s; ValueError if none does."""
         fitting = [n for n in range(1, self.num_codebooks + 1) if self.bitrate(n) <= bitrate + 1e-6]
         if not fitting:
-            raise ValueError(
+            raise InputError(
                 f"bitrate={bitrate:g} bit/s is below one codebook's {self.bitrate(1):g} bit/s."
             )
         return fitting[-1]
@@ -202,7 +203,7 @@ class TokenizerCore(Checkpoint):
 
     def _fitted_quantizer(self) -> Quantizer:
         if self.quantizer is None or not bool(self.quantizer.fitted):
-            raise RuntimeError(
+            raise StateError(
                 "This tokenizer has no fitted quantizer yet, so it has latents but no codes. Fit "
                 "one: `latok fit MODEL AUDIO --out DIR`."
             )
@@ -212,7 +213,7 @@ class TokenizerCore(Checkpoint):
         available = self._fitted_quantizer().num_codebooks
         n = available if n_codebooks is None else n_codebooks
         if isinstance(n, bool) or not isinstance(n, Integral) or not 1 <= n <= available:
-            raise ValueError(f"n_codebooks={n!r:.60} is not in 1..{available}.")
+            raise InputError(f"n_codebooks={n!r:.60} is not in 1..{available}.")
         return int(n)
 
     def decoder(self, name: DecoderName) -> Decoder:
@@ -220,9 +221,9 @@ class TokenizerCore(Checkpoint):
         if name == "continuous":
             return self.autoencoder.decoder
         if name != "finetuned":
-            raise ValueError(f"decoder={name!r} is neither 'continuous' nor 'finetuned'.")
+            raise InputError(f"decoder={name!r} is neither 'continuous' nor 'finetuned'.")
         if self.finetuned_decoder is None:
-            raise RuntimeError(
+            raise StateError(
                 "This tokenizer has no finetuned decoder yet. Make one: `latok finetune MODEL "
                 "AUDIO --out DIR`, or ask for decoder='continuous'."
             )
@@ -260,22 +261,22 @@ class TokenizerCore(Checkpoint):
         """
         channels = self.autoencoder.num_channels
         if input_values.ndim != 3 or input_values.shape[1] != channels:
-            raise ValueError(
+            raise InputError(
                 f"input_values has shape {tuple(input_values.shape)}; expected [B, {channels}, N]."
             )
         if not input_values.is_floating_point():
-            raise ValueError(
+            raise InputError(
                 f"input_values are {input_values.dtype}; expected floating point, full scale 1."
             )
         if not bool(torch.isfinite(input_values).all()):
-            raise ValueError("input_values holds NaN or infinite samples.")
+            raise InputError("input_values holds NaN or infinite samples.")
         x = input_values.to(self.device, torch.float32)
         if padding_mask is None:
             lengths = [x.shape[-1]] * len(x)
         else:
             lengths = _lengths(padding_mask, len(x), x.shape[-1])
         if x.shape[-1] == 0 or min(lengths, default=1) == 0:
-            raise ValueError("input_values holds an item without samples.")
+            raise InputError("input_values holds an item without samples.")
         given = None if gain is None else self.check_gain(gain.cpu().numpy(), len(x)).tolist()
         gains, latents = [], []
         for i, (item, length) in enumerate(zip(x, lengths, strict=True)):
@@ -312,13 +313,13 @@ class TokenizerCore(Checkpoint):
         try:
             values = np.asarray(self.default_gain if gain is None else gain, dtype=np.float32)
         except (TypeError, ValueError):
-            raise ValueError(f"gain={gain!r:.60} is no number.") from None
+            raise InputError(f"gain={gain!r:.60} is no number.") from None
         if values.ndim > 1 or values.size not in (1, count):
-            raise ValueError(f"gain has shape {values.shape}; expected one number, or {count}.")
+            raise InputError(f"gain has shape {values.shape}; expected one number, or {count}.")
         if not bool((np.isfinite(values) & (values > 0)).all()):
-            raise ValueError(f"gain={gain!r:.60} must be positive and finite.")
+            raise InputError(f"gain={gain!r:.60} must be positive and finite.")
         if not self.autoencoder.normalize and bool((values != 1).any()):
-            raise ValueError(f"gain={gain!r:.60}, but this model takes audio at its own level.")
+            raise InputError(f"gain={gain!r:.60}, but this model takes audio at its own level.")
         return np.broadcast_to(values.reshape(-1), (count,)).copy()
 
     @torch.no_grad()
@@ -348,7 +349,7 @@ class TokenizerCore(Checkpoint):
             ValueError: For more codebooks than there are, or codes out of range.
         """
         if audio_codes.ndim != 3:
-            raise ValueError(f"audio_codes have shape {tuple(audio_codes.shape)}, not [B, n, T].")
+            raise InputError(f"audio_codes have shape {tuple(audio_codes.shape)}, not [B, n, T].")
         self._check_n_codebooks(audio_codes.shape[1])
         codes = audio_codes.to(self.device, torch.int64)
         flat = codes.transpose(1, 2).reshape(-1, codes.shape[1])
@@ -368,7 +369,7 @@ class TokenizerCore(Checkpoint):
         """
         missing = self.latent_dim - (latents.shape[1] if latents.ndim == 3 else 0)
         if missing not in (0, self.latent_dim - self.coded_dim):
-            raise ValueError(
+            raise InputError(
                 f"latents have shape {tuple(latents.shape)}; expected [B, {self.latent_dim}, T]."
             )
         z = latents.to(self.device, torch.float32)
@@ -407,10 +408,10 @@ class TokenizerCore(Checkpoint):
         """
         z = self.pad_detail(latents)
         if not bool(torch.isfinite(z).all()):
-            raise ValueError("latents hold NaN or infinite values.")
+            raise InputError("latents hold NaN or infinite values.")
         gains = z.new_full((len(z),), self.default_gain) if gain is None else gain.to(z)
         if gains.shape != (len(z),) or not bool(torch.isfinite(gains).all()):
-            raise ValueError(f"gain is {gains.tolist()!r:.60}; expected {len(z)} finite numbers.")
+            raise InputError(f"gain is {gains.tolist()!r:.60}; expected {len(z)} finite numbers.")
         items = []
         for item, scale in zip(z, gains, strict=True):
             pieces = self.decode_stream([item[None]], decoder, n_codebooks)
@@ -481,11 +482,11 @@ class TokenizerCore(Checkpoint):
     def set_quantizer(self: T, quantizer: Quantizer) -> T:
         """Puts a fitted quantizer in place; a decoder finetuned for the previous one is dropped."""
         if quantizer.dim != self.coded_dim:
-            raise ValueError(
+            raise InputError(
                 f"The quantizer has {quantizer.dim} dimensions, the coded latents {self.coded_dim}."
             )
         if not bool(quantizer.fitted):
-            raise RuntimeError("The quantizer is not fitted: call its fit() first.")
+            raise StateError("The quantizer is not fitted: call its fit() first.")
         self.quantizer = quantizer.to(self.device)
         self.finetuned_decoder = None
         self.update_config()

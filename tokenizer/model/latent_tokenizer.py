@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModel
 
 from tokenizer.audio.inputs import is_batch, open_audio, open_batch
 from tokenizer.audio.source import AudioSource
+from tokenizer.errors import InputError
 from tokenizer.model.config import LatentTokenizerConfig
 from tokenizer.model.core import DecoderName, TokenizerCore
 from tokenizer.model.rows import (
@@ -107,7 +108,7 @@ class LatentTokenizer(TokenizerCore):
     def resolve_codebooks(self, n_codebooks: int | None, bitrate: float | int | None) -> int:
         """The number of codebooks that ``n_codebooks`` or ``bitrate`` (not both) asks for."""
         if n_codebooks is not None and bitrate is not None:
-            raise ValueError(f"Give n_codebooks={n_codebooks} or bitrate={bitrate:g}, not both.")
+            raise InputError(f"Give n_codebooks={n_codebooks} or bitrate={bitrate:g}, not both.")
         if bitrate is not None:
             return self.codebooks_for(bitrate)
         return self._check_n_codebooks(n_codebooks)
@@ -237,7 +238,7 @@ class LatentTokenizer(TokenizerCore):
     def _grouped(self, frames: Tensor, row: Row) -> Tensor:
         groups = -(-number_in(row, "num_channels", 1, low=1) // self.autoencoder.num_channels)
         if len(frames) == 0 or len(frames) % groups:
-            raise ValueError(
+            raise InputError(
                 f"{len(frames)} frames cannot be shared among {groups} channel groups; "
                 "is num_channels the row's own?"
             )
@@ -250,7 +251,7 @@ class LatentTokenizer(TokenizerCore):
         covered = self.autoencoder.num_samples(latents.shape[-1])
         num_samples = number_in(row, "num_samples", covered, low=0)
         if num_samples > covered:
-            raise ValueError(
+            raise InputError(
                 f"num_samples={num_samples}, but {latents.shape[-1]} frames cover {covered}."
             )
         num_channels = number_in(row, "num_channels", joint, low=1)

@@ -25,6 +25,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from tokenizer.audio.source import AudioSource
+from tokenizer.errors import InputError
 from tokenizer.model.core import TokenizerCore, check_finite
 
 Row = dict[str, Any]
@@ -67,7 +68,7 @@ class SignalStream:
             squares += np.square(block, dtype=np.float64).sum(-1)
             self.num_samples += block.shape[-1]
         if self.num_samples == 0:
-            raise ValueError(f"{source.name} holds no samples: there is nothing to encode.")
+            raise InputError(f"{source.name} holds no samples: there is nothing to encode.")
         means = squares / self.num_samples
         measured = np.array([tokenizer.measure_gain(m) for m in means], dtype=np.float32)
         self.gain = measured if given is None else given
@@ -115,9 +116,9 @@ def as_codes(value: Any) -> np.ndarray:
     """
     codes = _table(value, "codes", "[T, n]")
     if codes.dtype.kind not in "iu":
-        raise ValueError(f"codes are {codes.dtype}; expected integers.")
+        raise InputError(f"codes are {codes.dtype}; expected integers.")
     if codes.size and int(codes.max()) >= 2**31:  # int64 would turn the largest into negative ones
-        raise ValueError(f"codes run up to {codes.max()}; no codebook has that many entries.")
+        raise InputError(f"codes run up to {codes.max()}; no codebook has that many entries.")
     return codes.astype(np.int64)
 
 
@@ -129,7 +130,7 @@ def as_latents(value: Any) -> np.ndarray:
     """
     latents = _table(value, "latents", "[T, D]")
     if latents.dtype.kind not in "fiu":
-        raise ValueError(f"latents are {latents.dtype}; expected numbers.")
+        raise InputError(f"latents are {latents.dtype}; expected numbers.")
     with np.errstate(over="ignore"):
         return latents.astype(np.float32)
 
@@ -138,9 +139,9 @@ def _table(value: Any, name: str, shape: str) -> np.ndarray:
     try:
         table = np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:  # lists of different lengths, say
-        raise ValueError(f"{name} are no table {shape}: {error}.") from None
+        raise InputError(f"{name} are no table {shape}: {error}.") from None
     if table.ndim != 2:
-        raise ValueError(f"{name} have shape {table.shape}; expected {shape}.")
+        raise InputError(f"{name} have shape {table.shape}; expected {shape}.")
     return table
 
 
@@ -154,7 +155,7 @@ def number_in(row: Row, name: str, default: int, *, low: int) -> int:
         number = low - 1
         whole = False
     if not whole or number < low:
-        raise ValueError(f"{name}={value!r:.60} is no whole number from {low} on.")
+        raise InputError(f"{name}={value!r:.60} is no whole number from {low} on.")
     return number
 
 
@@ -168,16 +169,16 @@ def apply_gain(wave: np.ndarray, gain: Any) -> np.ndarray:
     try:
         gains = np.asarray(gain, dtype=np.float32).reshape(-1, 1)
     except (TypeError, ValueError):
-        raise ValueError(f"gain={gain!r:.60} is no number for each channel.") from None
+        raise InputError(f"gain={gain!r:.60} is no number for each channel.") from None
     if len(gains) not in (1, len(wave)) or not (np.isfinite(gains) & (gains > 0)).all():
-        raise ValueError(
+        raise InputError(
             f"gain={gains.ravel().tolist()!r:.60} for {len(wave)} channel(s); expected a positive "
             "finite number for each."
         )
     with np.errstate(over="ignore"):
         scaled = wave * gains
     if not np.isfinite(scaled).all():
-        raise ValueError(f"gain={gains.max():g} makes samples that float32 cannot hold.")
+        raise InputError(f"gain={gains.max():g} makes samples that float32 cannot hold.")
     return scaled
 
 
@@ -193,7 +194,7 @@ def decode_rows(row: Any, column: str, decode: Any) -> Any:
         return decode({column: row.cpu() if isinstance(row, Tensor) else row})
     if isinstance(row, Mapping):
         if column not in row:
-            raise ValueError(f"The row has no {column!r}, only {sorted(row)}.")
+            raise InputError(f"The row has no {column!r}, only {sorted(row)}.")
         values = row[column]
         shared = [k for k in (column, "num_samples", "num_channels", "gain") if k in row]
         # A batch as `datasets` makes it: one list a column, whose first entry has two axes itself.
@@ -206,8 +207,8 @@ def decode_rows(row: Any, column: str, decode: Any) -> Any:
             return decode({k: row[k] for k in shared})
         lengths = {k: len(row[k]) if _is_column(row[k]) else None for k in shared}
         if len(set(lengths.values())) > 1:
-            raise ValueError(f"The columns of the batch differ in length: {lengths}.")
+            raise InputError(f"The columns of the batch differ in length: {lengths}.")
         return [decode({k: row[k][i] for k in shared}) for i in range(len(values))]
     if isinstance(row, list):
         return [decode_rows(one, column, decode) for one in row]
-    raise ValueError(f"Cannot decode a {type(row).__name__}: expected a row, an array or a batch.")
+    raise InputError(f"Cannot decode a {type(row).__name__}: expected a row, an array or a batch.")

@@ -19,6 +19,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from tokenizer.audio.source import Resampler, check_rate
+from tokenizer.errors import InputError, StateError
 from tokenizer.model.core import DecoderName, TokenizerCore, check_finite
 from tokenizer.model.rows import apply_gain, code_dtype, normalized
 from tokenizer.model.tiling import (
@@ -80,7 +81,7 @@ class StreamEncoder:
             RuntimeError: After `finish`.
         """
         if self._finished:
-            raise RuntimeError(_FINISHED)
+            raise StateError(_FINISHED)
         return self._advance(self._resampler.push(self._checked(chunk)), final=False)
 
     def finish(self) -> np.ndarray:
@@ -91,7 +92,7 @@ class StreamEncoder:
             RuntimeError: If it was called before.
         """
         if self._finished:
-            raise RuntimeError(_FINISHED)
+            raise StateError(_FINISHED)
         out = self._advance(self._resampler.finish(), final=True)
         self._finished = True
         return out
@@ -99,7 +100,7 @@ class StreamEncoder:
     def _advance(self, block: np.ndarray, *, final: bool) -> np.ndarray:
         self.num_samples += block.shape[-1]
         if final and self.num_samples == 0:
-            raise ValueError("The stream held no samples: there is nothing to encode.")
+            raise InputError("The stream held no samples: there is nothing to encode.")
         tokenizer, n = self._tokenizer, self._n_codebooks
         with torch.inference_mode():
             z = self._pieces.push(normalized(tokenizer, block, self.gain), final=final)
@@ -115,13 +116,13 @@ class StreamEncoder:
         x = chunk.detach().cpu().numpy() if isinstance(chunk, Tensor) else np.asarray(chunk)
         x = x[None] if x.ndim == 1 else x
         if x.ndim != 2 or len(x) != len(self.gain):
-            raise ValueError(f"A chunk has shape {list(x.shape)}; expected [{len(self.gain)}, n].")
+            raise InputError(f"A chunk has shape {list(x.shape)}; expected [{len(self.gain)}, n].")
         if x.dtype.kind != "f":
-            raise ValueError(f"A chunk holds {x.dtype}; expected floats, e.g. int16 / 32768.")
+            raise InputError(f"A chunk holds {x.dtype}; expected floats, e.g. int16 / 32768.")
         with np.errstate(over="ignore"):
             x = x.astype(np.float32)
         if not np.isfinite(x).all():
-            raise ValueError("A chunk holds NaN or infinite samples.")
+            raise InputError("A chunk holds NaN or infinite samples.")
         return x
 
 
@@ -173,17 +174,17 @@ class StreamDecoder:
             RuntimeError: After `finish`.
         """
         if self._finished:
-            raise RuntimeError(_FINISHED)
+            raise StateError(_FINISHED)
         x = torch.as_tensor(frames)
         x = x[None] if x.ndim == 2 else x
         # The tokenizer says what is wrong with latents.
         width = None if self._latents else self._n_codebooks
         if x.ndim != 3 or len(x) != self._groups or x.shape[2] != (width or x.shape[2]):
             wanted = f"[{self._groups}, t, {width or 'n'}]"
-            raise ValueError(f"Frames have shape {list(x.shape)}; expected {wanted}.")
+            raise InputError(f"Frames have shape {list(x.shape)}; expected {wanted}.")
         if x.is_floating_point() != self._latents:
             wanted = "latents, which are floats" if self._latents else "codes, which are integers"
-            raise ValueError(f"Frames are {x.dtype}; this stream takes {wanted}.")
+            raise InputError(f"Frames are {x.dtype}; this stream takes {wanted}.")
         if x.shape[1] == 0:
             return np.zeros((len(self.gain), 0), dtype=np.float32)
         with torch.inference_mode():
@@ -205,9 +206,9 @@ class StreamDecoder:
             RuntimeError: If it was called before.
         """
         if self._finished:
-            raise RuntimeError(_FINISHED)
+            raise StateError(_FINISHED)
         if self._pieces is None:
-            raise ValueError("The stream held no frames: there is nothing to decode.")
+            raise InputError("The stream held no frames: there is nothing to decode.")
         tokenizer = self._tokenizer
         nothing = torch.zeros(self._groups, tokenizer.latent_dim, 0, device=tokenizer.device)
         with torch.inference_mode():

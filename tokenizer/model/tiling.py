@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenizer.autoencoders.base import Autoencoder, Decoder
+from tokenizer.errors import InputError
 from tokenizer.networks.stepping import Stepper
 
 # Frames of a tile: as many as these samples hold, for bounded memory, within limits.
@@ -153,7 +154,7 @@ def _drive(pieces: Pieces, arriving: Iterable[Tensor], size: int, nothing: str) 
         waiting.append(block)
         total += block.shape[-1]
     if total == 0:
-        raise ValueError(nothing)
+        raise InputError(nothing)
     yield pieces.push(torch.cat(waiting, dim=-1), final=True)
 
 

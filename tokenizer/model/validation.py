@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from tokenizer.errors import InputError, MissingFileError
 from tokenizer.saving import damaged
 
 # What a configuration may claim; larger numbers are damage or an attack. These are far above every
@@ -45,13 +46,13 @@ def read_config(path: Path) -> dict[str, Any]:
     with path.open("rb") as stream:
         content = stream.read(MAX_CONFIG_BYTES + 1)
     if len(content) > MAX_CONFIG_BYTES:
-        raise ValueError(f"{path} is longer than {MAX_CONFIG_BYTES:,} bytes: no configuration.")
+        raise InputError(f"{path} is longer than {MAX_CONFIG_BYTES:,} bytes: no configuration.")
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}.") from None
+        raise InputError(f"{path} is not JSON: {error}.") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path} holds {type(value).__name__}, not a JSON object.")
+        raise InputError(f"{path} holds {type(value).__name__}, not a JSON object.")
     return value
 
 
@@ -67,10 +68,10 @@ def check_numbers(value: Any, name: str, nesting: int = 0) -> None:
         ValueError: For numbers, lists or nestings out of bounds, and for types that JSON has not.
     """
     if nesting > MAX_NESTING:
-        raise ValueError(f"{name} is nested deeper than {MAX_NESTING} levels.")
+        raise InputError(f"{name} is nested deeper than {MAX_NESTING} levels.")
     if isinstance(value, (Mapping, list, tuple)):
         if len(value) > MAX_REPEATS:
-            raise ValueError(f"{name} has {len(value)} entries; at most {MAX_REPEATS} are allowed.")
+            raise InputError(f"{name} has {len(value)} entries; at most {MAX_REPEATS} are allowed.")
         parts: Iterable[tuple[Any, Any]] = (
             value.items() if isinstance(value, Mapping) else ((name, item) for item in value)
         )
@@ -82,9 +83,9 @@ def check_numbers(value: Any, name: str, nesting: int = 0) -> None:
         limit = MAX_SAMPLING_RATE if name == "sampling_rate" else MAX_NUMBER
         limit = MAX_REPEATS if any(word in name for word in _REPEATS) else limit
         if not -limit <= value <= limit:  # NaN fails it too.
-            raise ValueError(f"{name}={value} is not within {limit:,}: no real model has that.")
+            raise InputError(f"{name}={value} is not within {limit:,}: no real model has that.")
     else:
-        raise ValueError(f"{name} is a {type(value).__name__}, which JSON has not.")
+        raise InputError(f"{name} is a {type(value).__name__}, which JSON has not.")
 
 
 def stored_numbers(folder: Path) -> int:
@@ -100,7 +101,7 @@ def stored_numbers(folder: Path) -> int:
     total = 0
     for file in files:
         if not file.is_file():
-            raise FileNotFoundError(f"{folder} lacks its weights: there is no {file.name}.")
+            raise MissingFileError(f"{folder} lacks its weights: there is no {file.name}.")
         try:
             with safe_open(file, framework="pt") as weights:
                 shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
@@ -113,10 +114,10 @@ def stored_numbers(folder: Path) -> int:
 def _indexed(path: Path) -> list[str]:
     names = read_config(path).get("weight_map")
     if not isinstance(names, dict) or not names:
-        raise ValueError(f"{path} has no weight_map.")
+        raise InputError(f"{path} has no weight_map.")
     for name in names.values():
         if not isinstance(name, str) or PurePosixPath(name).name != name or "\\" in name:
-            raise ValueError(f"{path} names the file {name!r}: expected one of its own folder.")
+            raise InputError(f"{path} names the file {name!r}: expected one of its own folder.")
     return sorted(set(names.values()))
 
 
@@ -127,7 +128,7 @@ def check_size(expected: int, stored: int, name: str) -> None:
         ValueError: If it does.
     """
     if expected > 2 * stored + _SLACK:
-        raise ValueError(
+        raise InputError(
             f"config.json in {name} describes a model of {expected:,} numbers, but its weights hold"
             f" {stored:,}: they do not belong together."
         )

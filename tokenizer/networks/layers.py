@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tokenizer.errors import InputError
+
 # 2 sqrt(2 / pi), and the cubic term of the approximation.
 _GELU, _CUBIC = 1.5957691216057308, 0.044715
 
@@ -98,7 +100,7 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         if kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size must be odd, got {kernel_size}.")
+            raise InputError(f"kernel_size must be odd, got {kernel_size}.")
         half = kernel_size // 2
         total = depth * half if lookahead is None else min(lookahead, depth * half)
         each = [min(half, max(0, total - half * i)) for i in range(depth)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+from tokenizer.errors import InputError
 from tokenizer.quantizers.additive import LocalSearchQuantizer
 from tokenizer.quantizers.base import Quantizer
 from tokenizer.quantizers.factorized import FactorizedQuantizer
@@ -68,12 +69,12 @@ def register_quantizer(quantizer: C) -> C:
     """
     kind = getattr(quantizer, "kind", None)
     if not isinstance(kind, str) or not kind:
-        raise ValueError(f"{quantizer.__name__} has no kind: give it a name, kind = '...'.")
+        raise InputError(f"{quantizer.__name__} has no kind: give it a name, kind = '...'.")
     known = QUANTIZERS.get(kind)
     # A class that is defined anew, as in a notebook, replaces the one before.
     same = known is not None and _name(known) == _name(quantizer)
     if known is not None and not same:
-        raise ValueError(f"The kind {kind!r} is taken by {_name(known)}; choose another name.")
+        raise InputError(f"The kind {kind!r} is taken by {_name(known)}; choose another name.")
     QUANTIZERS[kind] = quantizer
     return quantizer
 
@@ -87,7 +88,7 @@ def build_quantizer(config: dict[str, Any]) -> Quantizer:
     options = dict(config)
     kind = options.pop("kind", None)
     if kind not in QUANTIZERS:
-        raise ValueError(
+        raise InputError(
             f"Unknown quantizer kind {kind!r}; known: {', '.join(QUANTIZERS)}. If it is your own, "
             "import the module that calls register_quantizer first."
         )

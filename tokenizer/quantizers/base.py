@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tokenizer.errors import InputError, StateError
 from tokenizer.quantizers.measure import FitReport, measure, report
 from tokenizer.quantizers.sources import LatentSource, sample_frames
 
@@ -64,7 +65,7 @@ class Quantizer(nn.Module, ABC):
         sizes = tuple(codebook_sizes)
         check_at_least_one(dim=dim, num_codebooks=len(sizes), codebook_size=min(sizes, default=1))
         if max(sizes) > LARGEST_CODEBOOK:
-            raise ValueError(f"A codebook of {max(sizes)} entries; at most 65,536 are possible.")
+            raise InputError(f"A codebook of {max(sizes)} entries; at most 65,536 are possible.")
         self.dim = dim
         self.codebook_sizes = sizes
         self.register_buffer("noise_levels", torch.zeros(len(sizes)))
@@ -119,7 +120,7 @@ class Quantizer(nn.Module, ABC):
         try:
             return cls(**config)
         except TypeError as error:
-            raise ValueError(f"Not a configuration of the {cls.kind} quantizer: {error}.") from None
+            raise InputError(f"Not a configuration of the {cls.kind} quantizer: {error}.") from None
 
     @property
     def report(self) -> FitReport:
@@ -160,7 +161,7 @@ class Quantizer(nn.Module, ABC):
     def check_fitted(self) -> None:
         """Raises RuntimeError if the quantizer is not fitted."""
         if not bool(self.fitted):
-            raise RuntimeError(
+            raise StateError(
                 "This quantizer is not fitted yet, so it has no codes: run `latok fit`, or call "
                 "its .fit() with latents."
             )
@@ -168,9 +169,9 @@ class Quantizer(nn.Module, ABC):
     def check_source(self, latents: LatentSource) -> None:
         """Raises ValueError if these latents cannot be fitted."""
         if latents.dim != self.dim:
-            raise ValueError(f"The latents have {latents.dim} dimensions, not {self.dim}.")
+            raise InputError(f"The latents have {latents.dim} dimensions, not {self.dim}.")
         if len(latents) == 0:
-            raise ValueError("There are no latents to fit a quantizer to.")
+            raise InputError("There are no latents to fit a quantizer to.")
 
     def checked_latents(
         self, latents: Float[Tensor, "M D"], n_codebooks: int | None
@@ -185,9 +186,9 @@ class Quantizer(nn.Module, ABC):
         self.check_fitted()
         n = self.num_codebooks if n_codebooks is None else n_codebooks
         if not 1 <= n <= self.num_codebooks:
-            raise ValueError(f"n_codebooks is {n}; it must be 1 to {self.num_codebooks}.")
+            raise InputError(f"n_codebooks is {n}; it must be 1 to {self.num_codebooks}.")
         if latents.ndim != 2 or latents.shape[1] != self.dim or not latents.is_floating_point():
-            raise ValueError(
+            raise InputError(
                 f"Latents are {latents.dtype} of shape {tuple(latents.shape)}; expected floating "
                 f"point of shape [M, {self.dim}]."
             )
@@ -203,18 +204,18 @@ class Quantizer(nn.Module, ABC):
         """
         self.check_fitted()
         if codes.ndim != 2 or not 1 <= codes.shape[1] <= self.num_codebooks:
-            raise ValueError(
+            raise InputError(
                 f"Codes have shape {tuple(codes.shape)}; expected [M, n] with n from 1 to "
                 f"{self.num_codebooks}."
             )
         if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
-            raise ValueError(f"Codes are {codes.dtype}; expected integers.")
+            raise InputError(f"Codes are {codes.dtype}; expected integers.")
         codes = codes.long()
         if len(codes):
             low, high = codes.amin(0).tolist(), codes.amax(0).tolist()
             for k, size in enumerate(self.codebook_sizes[: len(low)]):
                 if low[k] < 0 or high[k] >= size:
-                    raise ValueError(
+                    raise InputError(
                         f"Codes run from {min(low)} to {max(high)}; codebook {k} has the entries 0 "
                         f"to {size - 1}."
                     )
@@ -225,13 +226,13 @@ def check_at_least_one(**numbers: int) -> None:
     """Raises ValueError for the first number beneath 1."""
     for name, value in numbers.items():
         if value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1.")
+            raise InputError(f"{name} is {value}; it must be at least 1.")
 
 
 def check_values(x: Float[Tensor, "M D"]) -> None:
     """Raises ValueError for latents that are not finite, or too large to square."""
     # Written so that NaN fails it too.
     if x.numel() and not bool(x.abs().max() <= _LARGEST):
-        raise ValueError(
+        raise InputError(
             f"The latents have values that are not finite (NaN or infinity) or beyond {_LARGEST:g}."
         )

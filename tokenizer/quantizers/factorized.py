@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
+from tokenizer.errors import InputError
 from tokenizer.quantizers.base import LatentSource, Quantizer, check_at_least_one, check_values
 from tokenizer.quantizers.blocks import in_blocks
 from tokenizer.quantizers.kmeans import argmax_rows, block_rows, kmeans
@@ -62,7 +63,7 @@ class ProjectedQuantizer(Quantizer):
         super().__init__(dim, codebook_sizes)
         check_at_least_one(codebook_dim=codebook_dim, max_points=max_points)
         if codebook_dim > dim:
-            raise ValueError(f"A stage cannot look at {codebook_dim} dimensions of {dim}.")
+            raise InputError(f"A stage cannot look at {codebook_dim} dimensions of {dim}.")
         self.codebook_dim = codebook_dim
         self.max_points = max_points
         count = len(self.codebook_sizes)

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tokenizer.errors import InputError, MissingPackageError
+
 
 def require_faiss() -> Any:
     """The module `faiss`.
@@ -19,7 +21,7 @@ def require_faiss() -> Any:
     try:
         import faiss
     except ImportError:
-        raise ImportError(
+        raise MissingPackageError(
             'To fit this quantizer, faiss is needed: pip install "latent-tokenizer[faiss]". '
             "Encoding and decoding do without it."
         ) from None
@@ -30,7 +32,7 @@ def bits_of(codebook_size: int) -> int:
     """Bits of a code; ValueError unless the size is a power of two, as faiss wants it."""
     bits = codebook_size.bit_length() - 1
     if codebook_size != 1 << bits or not 1 <= bits <= 16:
-        raise ValueError(
+        raise InputError(
             f"codebook_size is {codebook_size}; faiss wants a power of two from 2 to 65,536."
         )
     return bits
@@ -43,7 +45,7 @@ def as_training_set(frames: Float[Tensor, "M D"], codebook_size: int) -> np.ndar
         ValueError: If there are fewer vectors than centroids, which faiss cannot cluster.
     """
     if len(frames) < codebook_size:
-        raise ValueError(
+        raise InputError(
             f"{len(frames)} latents cannot train codebooks of {codebook_size} entries with faiss: "
             "it needs at least as many."
         )

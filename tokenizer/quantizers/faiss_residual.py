@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tokenizer.errors import InputError
 from tokenizer.quantizers.base import LatentSource, check_values
 from tokenizer.quantizers.faiss_bridge import (
     as_training_set,
@@ -77,7 +78,7 @@ class FaissResidualQuantizer(ResidualVectorQuantizer):
                 codebook has entries, or if a metric or a group of processes is given.
         """
         if metric is not None or group is not None:
-            raise ValueError(f"The {self.kind} quantizer takes no metric, and fits on one process.")
+            raise InputError(f"The {self.kind} quantizer takes no metric, and fits on one process.")
         faiss = require_faiss()
         self.check_source(latents)
         frames = sample_frames(latents, self.max_points, generator)

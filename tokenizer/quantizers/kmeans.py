@@ -12,6 +12,8 @@ import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tokenizer.errors import InputError
+
 # Scores of one block of vectors against a codebook: 2^18 float32 values are 1 MiB, which stay in
 # a core's cache between the matrix product that writes them and the argmax that reads them.
 _BLOCK_SCORES = 2**18
@@ -149,9 +151,9 @@ def kmeans(
             iterations < 1.
     """
     if k < 1 or iterations < 1:
-        raise ValueError(f"k is {k} and iterations {iterations}; both must be at least 1.")
+        raise InputError(f"k is {k} and iterations {iterations}; both must be at least 1.")
     if len(x) == 0 or not bool(x.isfinite().all()):
-        raise ValueError("k-means needs at least one point, and all of them finite.")
+        raise InputError("k-means needs at least one point, and all of them finite.")
     x = x.float()
     share = _Share(len(x), group, x.device)
     if share.total <= k:

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tokenizer.errors import InputError
 from tokenizer.quantizers.base import LatentSource, Quantizer, check_at_least_one, check_values
 from tokenizer.quantizers.blocks import in_blocks
 from tokenizer.quantizers.kmeans import block_rows, half_squared_norms, largest_in_rows
@@ -104,7 +105,7 @@ class ImplicitNeuralQuantizer(Quantizer):
             max_points=max_points,
         )
         if not learning_rate > 0:
-            raise ValueError(f"learning_rate is {learning_rate}; it must be positive.")
+            raise InputError(f"learning_rate is {learning_rate}; it must be positive.")
         self.codebook_size = codebook_size
         self.hidden = hidden
         self.depth = depth

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
+from tokenizer.errors import InputError
 from tokenizer.quantizers.kmeans import half_squared_norms, largest_in_rows
 from tokenizer.quantizers.residual import ResidualVectorQuantizer
 from tokenizer.quantizers.sources import TensorSource
@@ -220,11 +221,11 @@ class _State:
                 was = json.loads(metadata["identity"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, KeyError) as error:
-            raise ValueError(f"{path} is no checkpoint of a quantizer ({error}).") from None
+            raise InputError(f"{path} is no checkpoint of a quantizer ({error}).") from None
         changed = {key: was.get(key) for key in identity if was.get(key) != identity[key]}
         if changed:
             now = {key: identity[key] for key in changed}
-            raise ValueError(
+            raise InputError(
                 f"{path} was trained with {changed}, not {now}. Use the same options and latents, "
                 "or delete it."
             )

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tokenizer.errors import InputError
 from tokenizer.quantizers.base import LatentSource, Quantizer, check_at_least_one, check_values
 from tokenizer.quantizers.blocks import in_blocks
 from tokenizer.quantizers.faiss_bridge import (
@@ -68,7 +69,7 @@ class ProductQuantizer(Quantizer):
         check_at_least_one(max_points=max_points, iterations=iterations)
         bits_of(codebook_size)
         if num_codebooks > dim:
-            raise ValueError(
+            raise InputError(
                 f"{num_codebooks} codebooks cannot share {dim} channels: each needs one at least."
             )
         self.codebook_size = codebook_size

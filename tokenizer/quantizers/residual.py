@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm, trange
 
+from tokenizer.errors import InputError
 from tokenizer.quantizers.base import LatentSource, Quantizer, check_at_least_one, check_values
 from tokenizer.quantizers.kmeans import kmeans, nearest
 from tokenizer.quantizers.refine import refine
@@ -84,9 +85,9 @@ class ResidualVectorQuantizer(Quantizer):
         self.beam_width = beam_width
         self.max_points = max_points
         if refinements < 0:
-            raise ValueError(f"refinements is {refinements}; it must not be negative.")
+            raise InputError(f"refinements is {refinements}; it must not be negative.")
         if refinements and standardization in ("channel", "whiten"):
-            raise ValueError(
+            raise InputError(
                 f"With standardization {standardization!r} every codebook has a metric of its own; "
                 "refinements fit all codebooks together, and need 'none', 'scalar' or 'decoder'."
             )
@@ -137,7 +138,7 @@ class ResidualVectorQuantizer(Quantizer):
         """
         self.check_source(latents)
         if group is not None and (self.standardization != "none" or self.refinements):
-            raise ValueError(
+            raise InputError(
                 "Several processes fit with standardization 'none' and without refinements only."
             )
         # Processes draw different frames, and then the same centroids.

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import trange
 
+from tokenizer.errors import InputError
 from tokenizer.quantizers.base import LatentSource, Quantizer, check_at_least_one, check_values
 from tokenizer.quantizers.blocks import in_blocks
 from tokenizer.quantizers.sources import sample_frames
@@ -65,9 +66,9 @@ class ScalarQuantizer(Quantizer):
         max_points: int = 100_000,
     ) -> None:
         if not levels or min(levels) < 2:
-            raise ValueError(f"levels are {tuple(levels)}; expected some numbers, all at least 2.")
+            raise InputError(f"levels are {tuple(levels)}; expected some numbers, all at least 2.")
         if len(levels) > dim:
-            raise ValueError(f"{len(levels)} levels for {dim} dimensions: at most one for each.")
+            raise InputError(f"{len(levels)} levels for {dim} dimensions: at most one for each.")
         super().__init__(dim, (prod(levels),) * num_codebooks)
         check_at_least_one(max_points=max_points)
         self.levels = tuple(levels)
@@ -179,7 +180,7 @@ class FiniteScalarQuantizer(ScalarQuantizer):
     ) -> None:
         super().__init__(dim, num_codebooks, levels, max_points)
         if num_codebooks * len(levels) > dim:
-            raise ValueError(
+            raise InputError(
                 f"{num_codebooks} codebooks of {len(levels)} levels each round "
                 f"{num_codebooks * len(levels)} components, but there are only {dim}. Use fewer "
                 f"codebooks or levels, or the quantizer 'rfsq'."

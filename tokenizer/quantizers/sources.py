@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tokenizer.errors import InputError, MissingFileError
+
 _SAMPLE_BATCH = 65_536
 
 
@@ -41,7 +43,7 @@ class TensorSource:
 
     def __init__(self, tensor: Float[Tensor, "M D"]) -> None:
         if tensor.ndim != 2 or not tensor.is_floating_point():
-            raise ValueError(
+            raise InputError(
                 f"Latents are {tensor.dtype} of shape {tuple(tensor.shape)}; expected floating "
                 "point of shape [M, D]."
             )
@@ -78,18 +80,18 @@ class MemmapSource:
         try:
             frames = np.load(self.path, mmap_mode="r", allow_pickle=False)
         except FileNotFoundError:
-            raise FileNotFoundError(f"No latents at {self.path}.") from None
+            raise MissingFileError(f"No latents at {self.path}.") from None
         except (ValueError, OSError, EOFError) as error:
             # NumPy's message for a file of another type is about pickles; that helps nobody.
-            raise ValueError(
+            raise InputError(
                 f"{self.path} is not a .npy file of latents [M, D] with M >= 1 ({error})."
             ) from None
         # np.load also opens .npz archives, which have neither shape nor dtype.
         if not isinstance(frames, np.ndarray):
             frames.close()
-            raise ValueError(f"{self.path} is an archive of arrays; expected one .npy array.")
+            raise InputError(f"{self.path} is an archive of arrays; expected one .npy array.")
         if frames.ndim != 2 or frames.dtype not in (np.float32, np.float16):
-            raise ValueError(
+            raise InputError(
                 f"{self.path} holds {frames.dtype} of shape {frames.shape}; expected float32 or "
                 "float16 of shape [M, D]."
             )
@@ -113,7 +115,7 @@ def _batches(
     source: TensorSource | MemmapSource, batch_size: int
 ) -> Iterator[Float[Tensor, "M D"]]:
     if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
+        raise InputError(f"batch_size is {batch_size}; it must be at least 1.")
     for start in range(0, len(source), batch_size):
         yield source.rows(start, start + batch_size)
 
@@ -136,7 +138,7 @@ def sample_frames(source: LatentSource, n: int, generator: torch.Generator) -> F
         ValueError: If n < 1, or if the source yields other frames than it announced.
     """
     if n < 1:
-        raise ValueError(f"Cannot sample {n} frames; n must be at least 1.")
+        raise InputError(f"Cannot sample {n} frames; n must be at least 1.")
     total = len(source)
     wanted = _distinct(total, min(n, total), generator)
     sample = torch.empty(len(wanted), source.dim)
@@ -148,7 +150,7 @@ def sample_frames(source: LatentSource, n: int, generator: torch.Generator) -> F
         filled = upto
         seen += len(batch)
     if seen != total:
-        raise ValueError(f"The source announced {total} frames and yielded {seen}.")
+        raise InputError(f"The source announced {total} frames and yielded {seen}.")
     return sample
 
 

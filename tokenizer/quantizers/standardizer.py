@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tokenizer.errors import InputError, StateError
+
 Mode = Literal["none", "scalar", "channel", "whiten", "decoder"]
 MODES: tuple[str, ...] = get_args(Mode)
 
@@ -60,9 +62,9 @@ class Standardizer(nn.Module):
     def __init__(self, dim: int, mode: str = "channel") -> None:
         super().__init__()
         if mode not in MODES:
-            raise ValueError(f"Unknown standardization {mode!r}; known: {', '.join(MODES)}.")
+            raise InputError(f"Unknown standardization {mode!r}; known: {', '.join(MODES)}.")
         if dim < 1:
-            raise ValueError(f"dim is {dim}; it must be at least 1.")
+            raise InputError(f"dim is {dim}; it must be at least 1.")
         self.dim = dim
         self.mode = mode
         self.register_buffer("mean", torch.zeros(dim))
@@ -95,10 +97,10 @@ class Standardizer(nn.Module):
         """
         self._check(x)
         if len(x) == 0 or not bool(x.isfinite().all()):
-            raise ValueError("A standardizer needs at least one vector, and all of them finite.")
+            raise InputError("A standardizer needs at least one vector, and all of them finite.")
         if (metric is not None) != (self.mode == "decoder"):
             found = "none was given" if metric is None else "one was given"
-            raise ValueError(
+            raise InputError(
                 f"Standardization 'decoder' needs a metric [D, D] (metric=...) and the others take "
                 f"none; the mode is {self.mode!r} and {found}."
             )
@@ -150,21 +152,21 @@ class Standardizer(nn.Module):
 
     def _check(self, x: Tensor, *, needs_fit: bool = False) -> None:
         if needs_fit and not bool(self.fitted):
-            raise RuntimeError("This standardizer is not fitted yet: call its fit() first.")
+            raise StateError("This standardizer is not fitted yet: call its fit() first.")
         if x.ndim != 2 or x.shape[1] != self.dim:
-            raise ValueError(f"Vectors have shape {tuple(x.shape)}; expected [M, {self.dim}].")
+            raise InputError(f"Vectors have shape {tuple(x.shape)}; expected [M, {self.dim}].")
 
     def _checked_metric(self, metric: Tensor) -> Tensor:
         if metric.shape != (self.dim, self.dim):
-            raise ValueError(
+            raise InputError(
                 f"The metric has shape {tuple(metric.shape)}; expected [{self.dim}, {self.dim}]."
             )
         metric = metric.double().to(self.mean.device)
         largest = metric.abs().max()
         if not bool(largest.isfinite()):
-            raise ValueError("The metric has values that are not finite.")
+            raise InputError("The metric has values that are not finite.")
         if bool((metric - metric.T).abs().max() > 1e-4 * largest):
-            raise ValueError("The metric is not symmetric: G must equal its transpose.")
+            raise InputError("The metric is not symmetric: G must equal its transpose.")
         return metric
 
     def _set_matrix(self, symmetric: Tensor, power: float, smallest: float) -> None:
@@ -175,7 +177,7 @@ class Standardizer(nn.Module):
         values, vectors = torch.linalg.eigh((symmetric + symmetric.T) / 2)
         largest = values[-1]
         if bool(values[0] < -1e-4 * largest.abs()):
-            raise ValueError(
+            raise InputError(
                 "The metric is not positive semidefinite: its eigenvalues run from "
                 f"{float(values[0]):.3g} to {float(largest):.3g}."
             )

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tokenizer.errors import InputError
 from tokenizer.quantizers.factorized import ProjectedQuantizer
 
 # A normal variable of this deviation, after tanh, fills four to eight even levels about as the best
@@ -25,7 +26,7 @@ def scalar_levels(codebook_size: int) -> tuple[int, ...]:
     """
     bits = max(codebook_size, 1).bit_length() - 1
     if bits < 1 or codebook_size != 1 << bits:
-        raise ValueError(
+        raise InputError(
             f"Scalar quantization needs a codebook size that is a power of two, not "
             f"{codebook_size}."
         )
@@ -61,7 +62,7 @@ class ProjectedScalarQuantizer(ProjectedQuantizer):
         self, dim: int, num_codebooks: int, levels: Sequence[int], max_points: int = 200_000
     ) -> None:
         if min(levels, default=1) < 2:
-            raise ValueError(f"levels are {tuple(levels)}; each must be at least 2.")
+            raise InputError(f"levels are {tuple(levels)}; each must be at least 2.")
         sizes = (math.prod(levels),) * num_codebooks
         super().__init__(dim, sizes, len(levels), max_points)
         self.levels = tuple(levels)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tokenizer.errors import InputError
 from tokenizer.training.discriminators import Discriminators
 
 
@@ -36,11 +37,11 @@ class AdversarialConfig:
 
     def __post_init__(self) -> None:
         if min(self.adversarial_weight, self.feature_weight, self.adversarial_start) < 0:
-            raise ValueError(f"Adversarial weights and start must not be negative: {self}.")
+            raise InputError(f"Adversarial weights and start must not be negative: {self}.")
         if self.discriminator_channels < 1 or self.discriminator_rate <= 0:
-            raise ValueError(f"discriminator_channels and _rate must be positive: {self}.")
+            raise InputError(f"discriminator_channels and _rate must be positive: {self}.")
         if self.feature_weight and not self.adversarial_weight:
-            raise ValueError("feature_weight needs discriminators: adversarial_weight > 0.")
+            raise InputError("feature_weight needs discriminators: adversarial_weight > 0.")
 
 
 def discriminator_loss(real: list[list[Tensor]], fake: list[list[Tensor]]) -> Tensor:
@@ -107,7 +108,7 @@ class Adversary(nn.Module):
     def __init__(self, config: AdversarialConfig, mixed_precision: str) -> None:
         super().__init__()
         if mixed_precision == "fp16":
-            raise ValueError(
+            raise InputError(
                 "Adversarial training needs mixed_precision 'no' or 'bf16': one loss scale of "
                 "fp16 cannot serve two optimizers."
             )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tokenizer.autoencoders.lapped.model import LappedAutoencoder, LappedEncoder
 from tokenizer.autoencoders.lapped.paths import LevelStatistics, log_magnitudes
+from tokenizer.errors import InputError
 from tokenizer.networks.spectral import mdct
 from tokenizer.training.adversarial import AdversarialConfig, Adversary, make_adversary
 from tokenizer.training.data import (
@@ -56,9 +57,9 @@ class ReconstructionConfig:
 
     def __post_init__(self) -> None:
         if not 1 <= self.mel_scales_per_step <= len(MEL_WINDOWS):
-            raise ValueError(f"mel_scales_per_step must be 1..{len(MEL_WINDOWS)}: {self}.")
+            raise InputError(f"mel_scales_per_step must be 1..{len(MEL_WINDOWS)}: {self}.")
         if not 1 <= self.mel_overlap <= min(MEL_WINDOWS):
-            raise ValueError(f"mel_overlap must be 1..{min(MEL_WINDOWS)}: {self}.")
+            raise InputError(f"mel_overlap must be 1..{min(MEL_WINDOWS)}: {self}.")
 
 
 def reconstruction_losses(

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tokenizer.errors import MissingPackageError
 from tokenizer.quantizers.factorized import FactorizedQuantizer, ProjectedQuantizer
 from tokenizer.quantizers.kmeans import argmax_rows, half_squared_norms
 from tokenizer.quantizers.trained_fsq import ProjectedScalarQuantizer
@@ -20,7 +21,7 @@ def library() -> Any:
     try:
         import vector_quantize_pytorch
     except ImportError:
-        raise ImportError(
+        raise MissingPackageError(
             "End-to-end training needs vector-quantize-pytorch: "
             'pip install "latent-tokenizer[e2e]".'
         ) from None

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tokenizer.errors import InputError
 from tokenizer.quantizers.base import Quantizer
 from tokenizer.quantizers.factorized import FactorizedQuantizer
 from tokenizer.quantizers.residual import ResidualVectorQuantizer
@@ -69,16 +70,16 @@ class BottleneckConfig:
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_codebooks <= self.codebooks:
-            raise ValueError(f"min_codebooks must be 1 to {self.codebooks} (codebooks): {self}.")
+            raise InputError(f"min_codebooks must be 1 to {self.codebooks} (codebooks): {self}.")
         if not (0 <= self.codebook_dropout <= 1 and 0 <= self.codebook_decay <= 1):
-            raise ValueError(f"codebook_dropout and codebook_decay are shares of 1: {self}.")
+            raise InputError(f"codebook_dropout and codebook_decay are shares of 1: {self}.")
         if not 0 <= self.exact_share <= 1 - self.codebook_dropout:
-            raise ValueError(
+            raise InputError(
                 f"exact_share must be 0 to {1 - self.codebook_dropout:g}, what codebook_dropout "
                 f"leaves: {self}."
             )
         if self.commitment_weight < 0 or not 0 <= self.dead_share < 1:
-            raise ValueError(
+            raise InputError(
                 f"commitment_weight must not be negative, dead_share be 0 to 1: {self}."
             )
 
@@ -120,7 +121,7 @@ def make_quantizer(kind: str, dim: int, config: BottleneckConfig) -> Quantizer:
         return FactorizedQuantizer(dim, count, size, config.codebook_dim, **quick)
     if kind == "rfsq":
         return ProjectedScalarQuantizer(dim, count, scalar_levels(size), _INITIAL_POINTS)
-    raise ValueError(f"Unknown bottleneck {kind!r}; known: {', '.join(BOTTLENECKS)}.")
+    raise InputError(f"Unknown bottleneck {kind!r}; known: {', '.join(BOTTLENECKS)}.")
 
 
 def make_bottleneck(
@@ -143,7 +144,7 @@ def make_bottleneck(
         )
     if isinstance(quantizer, FactorizedQuantizer):
         if config.codebook_decay == 1:
-            raise ValueError('codebook_decay must be below 1 for "factorized": its entries learn.')
+            raise InputError('codebook_decay must be below 1 for "factorized": its entries learn.')
         codebooks = _codebooks(quantizer.codebooks, config, frames, synchronize, angles=True)
         stages = [FactorizedStage(quantizer, k, vq) for k, vq in enumerate(codebooks)]
         return Bottleneck(quantizer, stages)
@@ -153,7 +154,7 @@ def make_bottleneck(
             return StraightThroughBottleneck(quantizer, fixed)
         codebooks = _codebooks(quantizer.codebooks, config, frames, synchronize, angles=False)
         return StraightThroughBottleneck(quantizer, [EmaStage(vq) for vq in codebooks])
-    raise ValueError(f"{type(quantizer).__name__} cannot be trained end to end.")
+    raise InputError(f"{type(quantizer).__name__} cannot be trained end to end.")
 
 
 @dataclass(frozen=True)

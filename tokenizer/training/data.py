@@ -20,6 +20,8 @@ import soxr
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from tokenizer.errors import InputError, MissingFileError, StateError
+
 AUDIO_SUFFIXES = (
     ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".caf", ".w64",
     ".rf64", ".au",
@@ -98,7 +100,7 @@ def _describe(name: str, stream: str | io.BytesIO, **where: Any) -> Clip | None:
     try:
         info = soundfile.info(stream)
     except soundfile.LibsndfileError as error:
-        raise ValueError(f"Cannot read {name}: {error}. Remove or mend it.") from None
+        raise InputError(f"Cannot read {name}: {error}. Remove or mend it.") from None
     return Clip(name, info.frames, info.samplerate, info.channels, **where) if info.frames else None
 
 
@@ -119,21 +121,21 @@ def scan(source: str | Path) -> list[Clip]:
     if name.startswith("dataset:"):
         return scan_dataset(_datasets().load_dataset(name.removeprefix("dataset:"), split="train"))
     if not root.is_dir():
-        raise FileNotFoundError(f"No such folder: {root}. Name a folder of audio, or dataset:NAME.")
+        raise MissingFileError(f"No such folder: {root}. Name a folder of audio, or dataset:NAME.")
     if (root / "dataset_info.json").exists():
         return scan_dataset(_datasets().load_from_disk(name))
     paths = (p for p in sorted(root.rglob("*")) if p.suffix.lower() in AUDIO_SUFFIXES)
     found = [_describe(str(path), str(path)) for path in paths if path.is_file()]
     clips = [clip for clip in found if clip is not None]
     if not clips:
-        raise ValueError(f"No audio in {root}. Supported: {', '.join(AUDIO_SUFFIXES)}.")
+        raise InputError(f"No audio in {root}. Supported: {', '.join(AUDIO_SUFFIXES)}.")
     return clips
 
 
 def scan_dataset(dataset: Any) -> list[Clip]:
     """Lists the clips of a `datasets.Dataset` with an ``audio`` column of type ``Audio``."""
     if "audio" not in dataset.column_names:
-        raise ValueError(f"The dataset has no column 'audio', only {dataset.column_names}.")
+        raise InputError(f"The dataset has no column 'audio', only {dataset.column_names}.")
     # torchcodec is not needed: soundfile reads the encoded bytes.
     raw = dataset.cast_column("audio", _datasets().Audio(decode=False)).select_columns(["audio"])
     found = [
@@ -142,7 +144,7 @@ def scan_dataset(dataset: Any) -> list[Clip]:
     ]
     clips = [clip for clip in found if clip is not None]
     if not clips:
-        raise ValueError("The dataset holds no audio.")
+        raise InputError("The dataset holds no audio.")
     return clips
 
 
@@ -150,7 +152,7 @@ def _datasets() -> Any:
     try:
         import datasets
     except ImportError:
-        raise RuntimeError(
+        raise StateError(
             'This needs `datasets`: pip install "latent-tokenizer[datasets]".'
         ) from None
     return datasets
@@ -159,7 +161,7 @@ def _datasets() -> Any:
 def split_clips(clips: list[Clip], num_held_out: int) -> tuple[list[Clip], list[Clip]]:
     """Returns (train, held out): ``num_held_out`` clips, evenly spread, are held out."""
     if not 0 <= num_held_out < len(clips):
-        raise ValueError(f"Cannot hold out {num_held_out} of {len(clips)} clips.")
+        raise InputError(f"Cannot hold out {num_held_out} of {len(clips)} clips.")
     picked = {round((i + 0.5) * len(clips) / num_held_out) for i in range(num_held_out)}
     train = [clip for i, clip in enumerate(clips) if i not in picked]
     return train, [clips[i] for i in sorted(picked)]
@@ -210,16 +212,16 @@ class Augmentation:
     def __post_init__(self) -> None:
         for name in ("lowpass", "mix", "round_to_16_bit"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a probability, 0 to 1, got {getattr(self, name):g}.")
+                raise InputError(f"{name} is a probability, 0 to 1, got {getattr(self, name):g}.")
         for name in ("lowpass_range", "mix_range"):
             low, high = getattr(self, name)
             if not low <= high:
-                raise ValueError(f"{name} goes from low to high, got {low:g} {high:g}.")
+                raise InputError(f"{name} goes from low to high, got {low:g} {high:g}.")
         if self.lowpass_range[0] <= 0:
-            raise ValueError(f"lowpass_range is in Hz above 0, got {self.lowpass_range[0]:g}.")
+            raise InputError(f"lowpass_range is in Hz above 0, got {self.lowpass_range[0]:g}.")
         for name in ("level_jitter", "level_range"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name):g}.")
+                raise InputError(f"{name} must not be negative, got {getattr(self, name):g}.")
 
 
 # Clips that cannot be read any more, or hold NaN, are replaced by others; so many in a row mean
@@ -297,7 +299,7 @@ class CropDataset(Dataset):
             if len(audio) and np.isfinite(audio).all():
                 return audio, failures
             problem = f"{clip.name} has no samples, or some that are not finite, at {start:.1f} s"
-        raise RuntimeError(
+        raise StateError(
             f"{MAX_UNREADABLE_IN_A_ROW} clips in a row could not be read. The last: {problem}. "
             "Mend or remove them."
         )
@@ -358,7 +360,7 @@ def crop_datasets(
     leaves none, from the same.
     """
     if num_held_out < 0:
-        raise ValueError(f"num_held_out must not be negative, got {num_held_out}.")
+        raise InputError(f"num_held_out must not be negative, got {num_held_out}.")
     num_held_out = min(num_held_out, len(clips) // 5)
     train, held_out = split_clips(clips, num_held_out) if num_held_out else (clips, clips)
     return (

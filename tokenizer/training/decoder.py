@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from tokenizer.errors import InputError
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.training.adversarial import AdversarialConfig, Adversary, make_adversary
 from tokenizer.training.autoencoder import (
@@ -59,13 +60,13 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         if self.decoder not in ("finetuned", "continuous"):
-            raise ValueError(f'decoder must be "finetuned" or "continuous", got {self.decoder!r}.')
+            raise InputError(f'decoder must be "finetuned" or "continuous", got {self.decoder!r}.')
         if self.decoder == "continuous" and self.continue_finetuned:
-            raise ValueError("continue_finetuned is for the finetuned decoder, not the continuous.")
+            raise InputError("continue_finetuned is for the finetuned decoder, not the continuous.")
         if not 0 <= self.coded_share <= 1:
-            raise ValueError(f"coded_share is a share, 0 to 1, got {self.coded_share:g}.")
+            raise InputError(f"coded_share is a share, 0 to 1, got {self.coded_share:g}.")
         if self.min_codebooks < 1:
-            raise ValueError(f"min_codebooks must be at least 1, got {self.min_codebooks}.")
+            raise InputError(f"min_codebooks must be at least 1, got {self.min_codebooks}.")
 
 
 class DecoderTask:

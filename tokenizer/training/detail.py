@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tokenizer.autoencoders.lapped.model import LappedAutoencoder, LappedDecoder, LappedEncoder
 from tokenizer.autoencoders.lapped.resizing import copy_common
+from tokenizer.errors import InputError
 from tokenizer.model.config import LatentTokenizerConfig
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.networks.spectral import mdct
@@ -59,17 +60,17 @@ def add_detail(
     """
     autoencoder = tokenizer.autoencoder
     if not isinstance(autoencoder, LappedAutoencoder) or not autoencoder.config.linear_path:
-        raise ValueError(
+        raise InputError(
             f"Detail needs the bundled family and its linear path, not {autoencoder.kind!r}."
         )
     if autoencoder.config.detail_dim or autoencoder.config.companding:
-        raise ValueError(
+        raise InputError(
             f"detail_dim is {autoencoder.config.detail_dim} and companding "
             f"{autoencoder.config.companding:g}: detail can be added where both are 0."
         )
     latent_dim = autoencoder.latent_dim + count
     if count < 1 or latent_dim > autoencoder.hop_length:
-        raise ValueError(
+        raise InputError(
             f"detail_dim={count} beside {autoencoder.latent_dim} latents: it must be positive, and "
             f"all together at most {autoencoder.hop_length}, as many as there are coefficients."
         )

@@ -14,6 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from tokenizer.errors import InputError
+
 _SLOPE = 0.1
 
 # Edges of the bands over half the sampling rate, as in the Descript Audio Codec.
@@ -132,7 +134,7 @@ class Discriminators(nn.Module):
     def forward(self, audio: Float[Tensor, "B C N"]) -> list[list[Tensor]]:
         """Feature maps of every member."""
         if audio.shape[-1] < self.min_samples:
-            raise ValueError(
+            raise InputError(
                 f"Discriminators need crops of at least {self.min_samples} samples, got "
                 f"{audio.shape[-1]}: raise crop_seconds."
             )

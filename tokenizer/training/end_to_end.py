@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tokenizer.autoencoders.lapped.model import LappedAutoencoder
+from tokenizer.errors import InputError
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.quantizers.base import Quantizer
 from tokenizer.quantizers.sources import TensorSource
@@ -127,7 +128,7 @@ def take_over(quantizer: Quantizer, fitted: Quantizer) -> None:
     wanted, given = ({"kind": q.kind, **q.to_config()} for q in (quantizer, fitted))
     for name in form:
         if wanted.get(name) != given.get(name):
-            raise ValueError(
+            raise InputError(
                 f"Cannot begin from a quantizer with {name} {given.get(name)!r}: this bottleneck "
                 f"has {wanted.get(name)!r}. Give it the same, or begin without a quantizer."
             )
@@ -193,7 +194,7 @@ def train_end_to_end(
         ValueError: If ``start`` is of another kind or other sizes.
     """
     if autoencoder.coded_dim != autoencoder.latent_dim:
-        raise ValueError(
+        raise InputError(
             f"detail_dim is {autoencoder.config.detail_dim}: a bottleneck in training codes all "
             "latents. Add detail afterwards (docs/end-to-end.md), or train without a bottleneck."
         )

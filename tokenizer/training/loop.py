@@ -22,6 +22,7 @@ from accelerate.utils import parse_flag_from_env
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from tokenizer.errors import InputError, StateError
 from tokenizer.training.adversarial import Adversary
 from tokenizer.training.state import (
     State,
@@ -77,12 +78,12 @@ class LoopConfig:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, (int, float)) and value < 0:
-                raise ValueError(f"{field.name} must not be negative, got {value}.")
+                raise InputError(f"{field.name} must not be negative, got {value}.")
         for name in ("steps", "batch_size", "log_every"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if not 0 < self.crop_seconds < math.inf:
-            raise ValueError(f"crop_seconds must be positive, got {self.crop_seconds:g}.")
+            raise InputError(f"crop_seconds must be positive, got {self.crop_seconds:g}.")
 
 
 @runtime_checkable
@@ -151,7 +152,7 @@ def num_processes() -> int:
     found = _processes().num_processes
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if found == 1 < started:
-        raise RuntimeError(
+        raise StateError(
             f"{started} processes were started, but each would train alone: there are not as many "
             "GPUs. Start them with `accelerate launch --cpu` or in fewer numbers."
         )
@@ -343,7 +344,7 @@ def run(
         else:
             skipped, skipped_in_a_row = skipped + 1, skipped_in_a_row + 1
             if skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-                raise RuntimeError(
+                raise StateError(
                     f"{skipped_in_a_row} batches in a row gave no finite gradient (step "
                     f"{state.step}). Lower the learning rate, or check the data for NaN."
                 )

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool1d
 
+from tokenizer.errors import InputError
 from tokenizer.networks.spectral import mel_filters, stft_magnitude
 
 # The seven scales of the Descript Audio Codec's mel loss (Kumar et al. 2023, and its published
@@ -58,7 +59,7 @@ class MelDistance(nn.Module):
     ) -> None:
         super().__init__()
         if len(windows) != len(n_mels):
-            raise ValueError(f"{len(windows)} window lengths but {len(n_mels)} numbers of bands.")
+            raise InputError(f"{len(windows)} window lengths but {len(n_mels)} numbers of bands.")
         self.sampling_rate, self.floor, self.overlap = sampling_rate, floor, overlap
         self.scales = tuple(zip(windows, n_mels, strict=True))
 

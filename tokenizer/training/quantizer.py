@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from tokenizer.errors import InputError
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.quantizers.base import Quantizer
 from tokenizer.quantizers.neural import ImplicitNeuralQuantizer
@@ -45,9 +46,9 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         if self.segment_seconds <= 0 or self.max_frames < 1 or self.sensitivity_batches < 1:
-            raise ValueError(f"All numbers must be positive: {self}.")
+            raise InputError(f"All numbers must be positive: {self}.")
         if not math.isfinite(self.segment_seconds):
-            raise ValueError(f"segment_seconds is {self.segment_seconds:g}: 10, say, are usual.")
+            raise InputError(f"segment_seconds is {self.segment_seconds:g}: 10, say, are usual.")
 
 
 def segments(clips: list[Clip], seconds: float) -> list[tuple[Clip, float, int]]:
@@ -91,7 +92,7 @@ def _segment_latents(
         try:
             yield tokenizer.encode(x).latents[0].T
         except ValueError as error:
-            raise ValueError(f"{clip.name}, at {start:g} s: {error}") from None
+            raise InputError(f"{clip.name}, at {start:g} s: {error}") from None
 
 
 def cache_latents(

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from tokenizer.errors import InputError
 from tokenizer.model.checkpoint import module_bytes
 from tokenizer.saving import storing
 
@@ -162,7 +163,7 @@ def load_checkpoint(folder: Path, state: State, config: dict[str, Any]) -> None:
     if changed:
         was = {key: saved["config"].get(key) for key in changed}
         now = {key: config[key] for key in changed}
-        raise ValueError(
+        raise InputError(
             f"{folder} was trained with {was}, not {now}. Use the same options, or another --out."
         )
     state.module.load_state_dict(load_file(folder / "module.safetensors"))
@@ -184,20 +185,20 @@ def _read_state(folder: Path) -> dict[str, Any]:
     try:
         saved = json.loads((folder / "state.json").read_text())
         if saved.get("format_version", FORMAT_VERSION) > FORMAT_VERSION:
-            raise ValueError("a newer version of this library wrote it")
+            raise InputError("a newer version of this library wrote it")
         if not isinstance(saved["config"], dict) or not isinstance(saved["step"], int):
-            raise ValueError("its state.json is none")
+            raise InputError("its state.json is none")
         wrong = [
             name
             for name, checksum in saved.get("checksums", {}).items()
             if _checksum(folder / f"{name}.safetensors") != checksum
         ]
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
-        raise ValueError(
+        raise InputError(
             f"The checkpoint in {folder} cannot be read ({error}): remove it to start again."
         ) from error
     if wrong:
-        raise ValueError(
+        raise InputError(
             f"The checkpoint in {folder} is damaged (wrong checksum: {', '.join(wrong)}): remove it"
             " to start again."
         )

@@ -24,6 +24,7 @@ from tokenizer.codefile import (
     Target,
     read_info,
 )
+from tokenizer.errors import InputError, MissingFileError
 from tokenizer.model.core import DecoderName
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.model.rows import Row, SignalStream, apply_gain, code_dtype
@@ -180,7 +181,7 @@ def decode_file(
         header = reader.header
         n = len(header.codebook_sizes) if n_codebooks is None else n_codebooks
         if not 1 <= n <= len(header.codebook_sizes):
-            raise ValueError(f"n_codebooks={n} is not in 1..{len(header.codebook_sizes)}.")
+            raise InputError(f"n_codebooks={n} is not in 1..{len(header.codebook_sizes)}.")
         num_frames, num_samples = header.num_frames, header.num_samples
         if num_frames is None or num_samples is None:
             raise CodeFileError("A pipe cannot be read twice: `latok decode -` decodes one.")
@@ -228,7 +229,7 @@ def describe(what: str | Path | None) -> dict[str, Any]:
             "range-coded chunks": f"{info.num_static_chunks} of {info.num_chunks}",
         }
     if what is not None and not Path(what).exists() and Path(what).suffix == ".ltk":
-        raise FileNotFoundError(f"No such file: {what}.")
+        raise MissingFileError(f"No such file: {what}.")
     from tokenizer.model.loading import load_tokenizer
 
     tokenizer = load_tokenizer(what)

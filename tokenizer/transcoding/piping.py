@@ -12,6 +12,7 @@ import numpy as np
 from tokenizer.audio.pcm import PcmFormat, PcmReader, WavPipe
 from tokenizer.audio.source import AudioWriter
 from tokenizer.codefile import CodeFileError, CodeReader, CodeWriter, Source, Target
+from tokenizer.errors import InputError
 from tokenizer.model.core import DecoderName
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.transcoding.files import file_gain, file_header, open_codes
@@ -108,7 +109,7 @@ def decode_live(
         header = reader.header
         n = len(header.codebook_sizes) if n_codebooks is None else n_codebooks
         if not 1 <= n <= len(header.codebook_sizes):
-            raise ValueError(f"n_codebooks={n} is not in 1..{len(header.codebook_sizes)}.")
+            raise InputError(f"n_codebooks={n} is not in 1..{len(header.codebook_sizes)}.")
         rate, channels = header.sampling_rate, header.num_channels
         writer = (
             WavPipe(out, rate, channels)

@@ -21,9 +21,9 @@ from tokenizer.evaluation.comparison import (
     parse_spec,
     read_comparison,
     read_specs,
+    runner as runner_module,
     write_summary,
 )
-from tokenizer.evaluation.comparison import runner as runner_module
 from tokenizer.evaluation.comparison.measures import HeldOut, MelReference, measure_codes
 from tokenizer.evaluation.comparison.plots import METRICS, curves
 from tokenizer.evaluation.comparison.specs import codebooks_within

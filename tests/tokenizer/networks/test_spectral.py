@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import scipy.signal
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from tokenizer.networks.spectral import imdct, mdct, mel_filters, stft_magnitude
 

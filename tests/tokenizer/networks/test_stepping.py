@@ -5,8 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from models import CODEBOOKS, HOP, RATE, REFUSED, flat_levels, make_tokenizer, tone
 
 from tokenizer.autoencoders.lapped.model import LappedAutoencoder, LappedConfig

@@ -1,8 +1,12 @@
 import pytest
 import torch
 
-from tokenizer.quantizers import ImplicitNeuralQuantizer, ResidualVectorQuantizer, TensorSource
-from tokenizer.quantizers import neural_training as training
+from tokenizer.quantizers import (
+    ImplicitNeuralQuantizer,
+    ResidualVectorQuantizer,
+    TensorSource,
+    neural_training as training,
+)
 
 DIM, K, SIZE = 6, 3, 8
 SMALL = {"hidden": 32, "depth": 1, "candidates": 4, "batch_size": 128, "learning_rate": 1e-2}

@@ -11,8 +11,7 @@ from models import RATE, make_autoencoder, tone
 
 from tokenizer import LatentTokenizer
 from tokenizer.cli import main
-from tokenizer.training import end_to_end
-from tokenizer.training import loop as loop_module
+from tokenizer.training import end_to_end, loop as loop_module
 from tokenizer.training.adversarial import AdversarialConfig
 from tokenizer.training.autoencoder import ReconstructionConfig
 from tokenizer.training.bottlenecks import (

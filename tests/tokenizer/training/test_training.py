@@ -19,8 +19,7 @@ from tiny_training import train_stages
 
 from tokenizer import LatentTokenizer
 from tokenizer.quantizers.residual import ResidualVectorQuantizer
-from tokenizer.training import decoder as decoder_module
-from tokenizer.training import loop as loop_module
+from tokenizer.training import decoder as decoder_module, loop as loop_module
 from tokenizer.training.autoencoder import ReconstructionConfig, train_autoencoder
 from tokenizer.training.data import Augmentation, scan
 from tokenizer.training.decoder import FinetuneConfig, finetune_decoder

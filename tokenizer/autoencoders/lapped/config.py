@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from tokenizer.errors import InputError
+
 _MAY_BE_ZERO = ("lookahead", "envelope_dim", "companding", "detail_dim")
 
 
@@ -52,18 +54,18 @@ class LappedConfig:
             value = getattr(self, field.name)
             least = 0 if field.name in _MAY_BE_ZERO else 1
             if value is not None and not isinstance(value, bool) and value < least:
-                raise ValueError(
+                raise InputError(
                     f"LappedConfig.{field.name} must be at least {least}, got {value}."
                 )
         of_their_own = self.envelope_dim + self.detail_dim
         if of_their_own and not (self.linear_path and of_their_own < self.latent_dim):
-            raise ValueError(
+            raise InputError(
                 f"LappedConfig.envelope_dim is {self.envelope_dim} and detail_dim "
                 f"{self.detail_dim}: together they must be less than latent_dim, "
                 f"{self.latent_dim}, and they need the linear path."
             )
         if not self.companding <= 1 or (self.companding and not self.envelope_dim):  # NaN too
-            raise ValueError(
+            raise InputError(
                 f"LappedConfig.companding is {self.companding}: it must be 0 to 1, and needs "
                 "envelope latents (envelope_dim)."
             )

@@ -36,6 +36,7 @@ from tokenizer.autoencoders.lapped.paths import (
 )
 from tokenizer.autoencoders.lapped.resizing import copy_common
 from tokenizer.autoencoders.lapped.steps import DecoderStepper, EncoderStepper
+from tokenizer.errors import InputError
 from tokenizer.networks.deviation import deviation
 from tokenizer.networks.layers import Backbone
 from tokenizer.networks.spectral import imdct, mdct
@@ -280,7 +281,7 @@ class LappedAutoencoder(Autoencoder):
         try:
             return cls(LappedConfig(**config))
         except TypeError as error:
-            raise ValueError(f"Not a configuration of the lapped autoencoder: {error}.") from None
+            raise InputError(f"Not a configuration of the lapped autoencoder: {error}.") from None
 
     @torch.no_grad()
     def initialize_companding(self, levels: LevelStatistics) -> None:
@@ -337,7 +338,7 @@ class LappedAutoencoder(Autoencoder):
         if levels_in is None or levels_out is None:
             return
         if levels is None:
-            raise ValueError("Envelope latents begin with the levels' statistics: give levels.")
+            raise InputError("Envelope latents begin with the levels' statistics: give levels.")
         if not self.config.companding:
             analysis = envelope_analysis(levels, lost, self.config.envelope_dim)
             self._begin_envelope(levels, analysis)

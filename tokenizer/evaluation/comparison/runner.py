@@ -21,6 +21,7 @@ from typing import Any
 from tqdm import tqdm
 
 from tokenizer.devices import device_of
+from tokenizer.errors import InputError, MissingFileError
 from tokenizer.evaluation.comparison.measures import HeldOut, measure_audio, measure_codes
 from tokenizer.evaluation.comparison.settings import CompareConfig, Competitor
 from tokenizer.evaluation.comparison.specs import QuantizerSpec, codebooks_within
@@ -71,11 +72,11 @@ def compare(
             another sampling rate.
     """
     if not specs and not also:
-        raise ValueError("Nothing to compare: name quantizers or other tokenizers.")
+        raise InputError("Nothing to compare: name quantizers or other tokenizers.")
     names = [spec.name for spec in specs] + [other.name for other in also]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"Two entries of the comparison are called {twice[0]!r}.")
+        raise InputError(f"Two entries of the comparison are called {twice[0]!r}.")
     base = load_for_fitting(str(model)).to(device_of(device))  # pyright: ignore[reportArgumentType]
     run = _Comparison(base, train, held_out, out, config, progress)
     # Everything that can be refused is refused before hours of work.
@@ -114,15 +115,15 @@ def read_comparison(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder) / "comparison.json"
     if not path.is_file():
-        raise FileNotFoundError(f"No comparison.json in {folder}: make one with `latok compare`.")
+        raise MissingFileError(f"No comparison.json in {folder}: make one with `latok compare`.")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {error}. Run compare again.") from None
+        raise InputError(f"{path} is damaged: {error}. Run compare again.") from None
     if not isinstance(found, dict):
-        raise ValueError(f"{path} is damaged: it holds no JSON object.")
+        raise InputError(f"{path} is damaged: it holds no JSON object.")
     if found.get("format_version") != FORMAT_VERSION:
-        raise ValueError(f"{path} has format {found.get('format_version')}; run compare again.")
+        raise InputError(f"{path} has format {found.get('format_version')}; run compare again.")
     return found
 
 
@@ -168,7 +169,7 @@ class _Comparison:
     def check(self, other: Competitor) -> None:
         tokenizer = load_tokenizer(other.path)
         if tokenizer.sampling_rate != self.base.sampling_rate:
-            raise ValueError(
+            raise InputError(
                 f"{other.name} works at {tokenizer.sampling_rate} Hz and the model at "
                 f"{self.base.sampling_rate} Hz: their scores do not compare."
             )

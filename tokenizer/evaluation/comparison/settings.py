@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tokenizer.errors import InputError
 from tokenizer.training.loop import LoopConfig
 from tokenizer.training.quantizer import FitConfig
 
@@ -27,9 +28,9 @@ class CompareConfig:
 
     def __post_init__(self) -> None:
         if not self.bitrates or min(self.bitrates) <= 0:
-            raise ValueError(f"Name at least one rate, all positive: {self.bitrates}.")
+            raise InputError(f"Name at least one rate, all positive: {self.bitrates}.")
         if self.codebook_size < 2:
-            raise ValueError(f"codebook_size is {self.codebook_size}; it must be at least 2.")
+            raise InputError(f"codebook_size is {self.codebook_size}; it must be at least 2.")
 
 
 @dataclass(frozen=True)

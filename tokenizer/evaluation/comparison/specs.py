@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tokenizer.errors import InputError, MissingFileError
 from tokenizer.quantizers import QUANTIZERS
 from tokenizer.quantizers.base import Quantizer
 
@@ -45,11 +46,11 @@ class QuantizerSpec:
 
     def __post_init__(self) -> None:
         if self.kind not in QUANTIZERS:
-            raise ValueError(f"Unknown quantizer {self.kind!r}; known: {', '.join(QUANTIZERS)}.")
+            raise InputError(f"Unknown quantizer {self.kind!r}; known: {', '.join(QUANTIZERS)}.")
         known = self._parameters()
         unknown = sorted(set(self.options) - set(known))
         if unknown:
-            raise ValueError(
+            raise InputError(
                 f"The quantizer {self.kind} has no option {unknown[0]!r}; it has "
                 f"{', '.join(known)}."
             )
@@ -91,7 +92,7 @@ class QuantizerSpec:
             return QUANTIZERS[self.kind](dim, **extra, **self.options)  # pyright: ignore
         except (TypeError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(f"Cannot build the quantizer {self.name!r}: {reason}") from error
+            raise InputError(f"Cannot build the quantizer {self.name!r}: {reason}") from error
 
     def plan(
         self, dim: int, bits_per_frame: Sequence[float | int], codebook_size: int
@@ -116,7 +117,7 @@ class QuantizerSpec:
         sizes = one.codebook_sizes if fixed else one.codebook_sizes[:1] * 4096
         counts = sorted({codebooks_within(sizes, budget) for budget in bits_per_frame} - {0})
         if not counts:
-            raise ValueError(
+            raise InputError(
                 f"The quantizer {self.name!r} needs {bits(sizes[:1]):.2f} bits a frame for one "
                 f"codebook; the largest rate asked for has {max(bits_per_frame):.2f}."
             )
@@ -163,12 +164,12 @@ def parse_spec(text: str) -> QuantizerSpec:
     for part in re.split(r",(?![^\[]*\])", rest) if rest else []:
         key, equals, value = part.partition("=")
         if not equals or not key.strip() or not value.strip():
-            raise ValueError(
+            raise InputError(
                 f"Cannot read {part!r} in the quantizer {text!r}; write KIND:OPTION=VALUE,..., "
                 "e.g. rvq:standardization=channel,beam_width=4."
             )
         if key.strip() in options:
-            raise ValueError(f"The quantizer {text!r} says {key.strip()} twice.")
+            raise InputError(f"The quantizer {text!r} says {key.strip()} twice.")
         options[key.strip()] = _value(value.strip())
     return _from_mapping({"kind": kind.strip(), **options}, repr(text))
 
@@ -184,12 +185,12 @@ def _from_mapping(values: Any, where: str) -> QuantizerSpec:
     if isinstance(values, str):
         return parse_spec(values)
     if not isinstance(values, Mapping) or not isinstance(values.get("kind"), str):
-        raise ValueError(
+        raise InputError(
             f"{where} is no quantizer: expected an object with a 'kind', got {values}."
         )
     name, per_rate = values.get("name", ""), values.get("per_rate")
     if not isinstance(name, str) or not (per_rate is None or isinstance(per_rate, bool)):
-        raise ValueError(f"{where}: 'name' must be text, and 'per_rate' true or false.")
+        raise InputError(f"{where}: 'name' must be text, and 'per_rate' true or false.")
     options = {k: v for k, v in values.items() if k not in _OWN}
     return QuantizerSpec(values["kind"], options, name, per_rate)
 
@@ -211,18 +212,18 @@ def read_specs(arguments: Iterable[str]) -> list[QuantizerSpec]:
             specs.append(parse_spec(argument))
             continue
         if not path.is_file():
-            raise FileNotFoundError(f"No file of quantizers at {path}.")
+            raise MissingFileError(f"No file of quantizers at {path}.")
         try:
             text = path.read_text(encoding="utf-8")
             found = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"Cannot read {path}: {error}.") from None
+            raise InputError(f"Cannot read {path}: {error}.") from None
         entries = found.get("quantizers") if isinstance(found, dict) else found
         if not isinstance(entries, list) or not entries:
-            raise ValueError(f"{path} holds no list 'quantizers'.")
+            raise InputError(f"{path} holds no list 'quantizers'.")
         specs += [_from_mapping(entry, f"Entry {i} of {path}") for i, entry in enumerate(entries)]
     names = [spec.name for spec in specs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"Two quantizers are called {twice[0]!r}: give one a name=.")
+        raise InputError(f"Two quantizers are called {twice[0]!r}: give one a name=.")
     return specs

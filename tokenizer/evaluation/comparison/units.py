@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tokenizer.errors import InputError
+
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON as a whole or not at all."""
@@ -30,9 +32,9 @@ def unit(path: Path, asked: dict[str, Any], compute: Callable[[], dict[str, Any]
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError):
-            raise ValueError(f"{path} is damaged: remove it to compute it anew.") from None
+            raise InputError(f"{path} is damaged: remove it to compute it anew.") from None
         if not isinstance(stored, dict) or not {"asked", "found"} <= stored.keys():
-            raise ValueError(f"{path} is damaged: remove it to compute it anew.")
+            raise InputError(f"{path} is damaged: remove it to compute it anew.")
         if stored["asked"] == asked:
             return stored["found"]
     found = json.loads(json.dumps(compute()))

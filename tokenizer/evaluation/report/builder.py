@@ -11,6 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from tokenizer.errors import ExistingFileError, InputError, MissingPackageError
 from tokenizer.evaluation.comparison import Competitor, read_comparison
 from tokenizer.evaluation.comparison.plots import DARK, LIGHT, METRICS, draw_curves
 from tokenizer.evaluation.comparison.tables import decoder_label, points
@@ -48,7 +49,7 @@ class ReportConfig:
 
     def __post_init__(self) -> None:
         if not self.bitrates or min(*self.bitrates, self.focus, self.seconds) <= 0:
-            raise ValueError(f"Rates and seconds must be positive: {self}.")
+            raise InputError(f"Rates and seconds must be positive: {self}.")
 
 
 def build_report(
@@ -84,7 +85,7 @@ def build_report(
     """
     environment = _environment()
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / _MARK).exists())):
-        raise FileExistsError(f"{out} exists and is no earlier report: name another folder.")
+        raise ExistingFileError(f"{out} exists and is no earlier report: name another folder.")
     path = str(BUNDLED if model is None else model)
     tokenizer = load_tokenizer(path)
     compared = None if comparison is None else read_comparison(comparison)
@@ -137,7 +138,7 @@ def _environment() -> Any:
     try:
         import jinja2
     except ImportError:
-        raise ImportError(
+        raise MissingPackageError(
             'A report needs jinja2: pip install "latent-tokenizer[report]".'
         ) from None
     return jinja2.Environment(
@@ -164,7 +165,7 @@ def _sections(
     competitors = list(others)
     if compared is not None and folder is not None:
         if compared["sampling_rate"] != tokenizer.sampling_rate:
-            raise ValueError(
+            raise InputError(
                 f"The comparison is at {compared['sampling_rate']} Hz, the model at "
                 f"{tokenizer.sampling_rate} Hz: they do not fit on one page."
             )
@@ -180,7 +181,7 @@ def _sections(
     models = [(o, m) for o, m in models if m.fingerprint != tokenizer.fingerprint]
     for other, found in models:
         if found.sampling_rate != tokenizer.sampling_rate:
-            raise ValueError(
+            raise InputError(
                 f"{other.name} works at {found.sampling_rate} Hz, the model at "
                 f"{tokenizer.sampling_rate} Hz: they do not fit on one page."
             )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tokenizer.errors import MissingFileError
 from tokenizer.evaluation.comparison import Competitor
 from tokenizer.evaluation.report.sounds import Way
 from tokenizer.model.core import DecoderName
@@ -159,7 +160,7 @@ def _at(
     fits = [f for f in entry["fits"] if f["num_codebooks"] == rate["n_codebooks"]] or entry["fits"]
     path = folder / fits[0]["finetuned_model" if tuned else "model"]
     if not path.exists():
-        raise FileNotFoundError(f"The comparison's tokenizer {path} is gone: run compare again.")
+        raise MissingFileError(f"The comparison's tokenizer {path} is gone: run compare again.")
     return Way(str(path), rate["n_codebooks"], "finetuned" if tuned else "continuous"), rate
 
 

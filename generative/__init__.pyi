@@ -1,0 +1,35 @@
+# The names that `generative` exports: type checkers read them here, and lazy_loader imports each
+# when it is first used.
+
+from .conditioning import Conditioner as Conditioner, TextEncoder as TextEncoder
+from .diffusion.latent_diffusion import (
+    LatentDiffusion as LatentDiffusion,
+    make_scheduler as make_scheduler,
+)
+from .evaluation.judging import evaluate_run as evaluate_run
+from .evaluation.report import write_report as write_report
+from .language_model.codec_lm import CodecLM as CodecLM
+from .language_model.lm_config import CodecLMConfig as CodecLMConfig
+from .language_model.patterns import make_pattern as make_pattern
+from .protocol import (
+    CodeSampling as CodeSampling,
+    DiffusionSampling as DiffusionSampling,
+    GenerationRequest as GenerationRequest,
+    GenerativeModel as GenerativeModel,
+)
+from .runs.diffusion_pipeline import LatentDiffusionPipeline as LatentDiffusionPipeline
+from .runs.exporting import export_run as export_run
+from .runs.runs import (
+    train_diffusion as train_diffusion,
+    train_language_model as train_language_model,
+)
+from .runs.sampling import (
+    GeneratedClip as GeneratedClip,
+    decode as decode,
+    generate as generate,
+    load_model as load_model,
+    load_run as load_run,
+    make_request as make_request,
+    save_clips as save_clips,
+)
+from .training.training_config import TrainingConfig as TrainingConfig
