@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
+from tokenizer.errors import PackageClashError
+
 # Distributions known to install a package of one of our names, and those that could by their own
 # name. Each is looked up by name: to list what every installed distribution owns takes half a
 # second at every import.
@@ -24,7 +26,7 @@ def check_clash() -> None:
     unrelated. Only the names in `RIVALS` are looked up, which takes a few milliseconds.
 
     Raises:
-        ImportError: If there is one; the message names it and the way out.
+        PackageClashError: If there is one; the message names it and the way out.
     """
     for name, package in RIVALS:
         try:
@@ -33,7 +35,7 @@ def check_clash() -> None:
             continue
         if _installs(rival, package):
             folder = Path(str(rival.locate_file(""))).resolve()
-            raise ImportError(
+            raise PackageClashError(
                 f"latent-tokenizer cannot share an environment with {name} {rival.version} (in"
                 f" {folder}): both install a package named {package!r}. Use a fresh environment"
                 f" (python -m venv), or run `pip uninstall {name} latent-tokenizer` and install"

@@ -33,3 +33,7 @@ class StateError(UserError, RuntimeError):
 
 class MissingPackageError(UserError, ImportError):
     """An optional package that is not installed."""
+
+
+class PackageClashError(UserError, ImportError):
+    """Another installed distribution owns one of this library's import names."""

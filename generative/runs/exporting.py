@@ -46,7 +46,7 @@ def export_run(
     if half:
         _round(model)
     if info["column"] == "latents":
-        from generative.diffusion.diffusion_pipeline import LatentDiffusionPipeline
+        from generative.runs.diffusion_pipeline import LatentDiffusionPipeline
         from generative.diffusion.latent_diffusion import make_scheduler
 
         scheduler = make_scheduler(shift=model.config["shift"])

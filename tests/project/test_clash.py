@@ -43,7 +43,7 @@ def test_a_rival_behind_us_is_named(tmp_path, name, package):
     result = run("import tokenizer", ROOT, tmp_path)
     last = result.stderr.strip().splitlines()[-1]
     assert result.returncode == 1
-    assert last.startswith(f"ImportError: latent-tokenizer cannot share an environment with {name}")
+    assert f"PackageClashError: latent-tokenizer cannot share an environment with {name}" in last
     assert "9.8.7" in last
     assert str(tmp_path) in last
     assert repr(package) in last
