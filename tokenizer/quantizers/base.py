@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -23,6 +25,25 @@ LARGEST_CODEBOOK = 2**16
 _MEASURED = 65_536
 # Squares of larger values, summed, overflow float32.
 _LARGEST = 1e15
+
+
+@dataclass(frozen=True)
+class FitContext:
+    """What is available to a fit besides the latents; a quantizer takes from it what it needs.
+
+    Attributes:
+        generator: Source of randomness.
+        sensitivity: Computes how much an error in the latents changes the decoder's output, a
+            matrix ``[D, D]``.
+        checkpoint: File in which a fit by gradient descent keeps its state to resume from; None
+            keeps none.
+        progress: Whether to show bars.
+    """
+
+    generator: torch.Generator
+    sensitivity: Callable[[], Tensor]
+    checkpoint: Path | None = None
+    progress: bool = False
 
 
 class Quantizer(nn.Module, ABC):
@@ -87,6 +108,13 @@ class Quantizer(nn.Module, ABC):
         self, latents: LatentSource, *, generator: torch.Generator, progress: bool = False
     ) -> Quantizer:
         """Fits all parameters to the latents, calls `measure`, and returns ``self``."""
+
+    def fit_with(self, latents: LatentSource, context: FitContext) -> Quantizer:
+        """Calls `fit` with what this quantizer needs of the context, and returns ``self``.
+
+        Quantizers whose `fit` has more arguments than the generator override it.
+        """
+        return self.fit(latents, generator=context.generator, progress=context.progress)
 
     @abstractmethod
     def encode(

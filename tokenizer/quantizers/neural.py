@@ -17,7 +17,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokenizer.errors import InputError
-from tokenizer.quantizers.base import LatentSource, Quantizer, check_at_least_one, check_values
+from tokenizer.quantizers.base import (
+    FitContext,
+    LatentSource,
+    Quantizer,
+    check_at_least_one,
+    check_values,
+)
 from tokenizer.quantizers.blocks import in_blocks
 from tokenizer.quantizers.kmeans import block_rows, half_squared_norms, largest_in_rows
 from tokenizer.quantizers.neural_training import (
@@ -126,6 +132,15 @@ class ImplicitNeuralQuantizer(Quantizer):
     def prefix_codes(self) -> bool:
         """Whether the codes of n codebooks are the first n of those of more."""
         return self.beam_width == 1
+
+    def fit_with(self, latents: LatentSource, context: FitContext) -> ImplicitNeuralQuantizer:
+        """Fits with a checkpoint to resume from."""
+        return self.fit(
+            latents,
+            generator=context.generator,
+            progress=context.progress,
+            checkpoint=context.checkpoint,
+        )
 
     @torch.no_grad()
     def fit(

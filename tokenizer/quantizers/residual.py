@@ -12,7 +12,13 @@ from torch.nn import functional
 from tqdm import tqdm, trange
 
 from tokenizer.errors import InputError
-from tokenizer.quantizers.base import LatentSource, Quantizer, check_at_least_one, check_values
+from tokenizer.quantizers.base import (
+    FitContext,
+    LatentSource,
+    Quantizer,
+    check_at_least_one,
+    check_values,
+)
 from tokenizer.quantizers.kmeans import kmeans, nearest
 from tokenizer.quantizers.refine import refine
 from tokenizer.quantizers.search import Stage, search
@@ -104,6 +110,13 @@ class ResidualVectorQuantizer(Quantizer):
     def prefix_codes(self) -> bool:
         """Whether the codes of n codebooks are the first n of those of more."""
         return self.beam_width == 1
+
+    def fit_with(self, latents: LatentSource, context: FitContext) -> ResidualVectorQuantizer:
+        """Fits with the decoder's sensitivity as the metric where the standardization needs it."""
+        metric = context.sensitivity() if self.standardization == "decoder" else None
+        return self.fit(
+            latents, generator=context.generator, metric=metric, progress=context.progress
+        )
 
     @torch.no_grad()
     def fit(

@@ -18,9 +18,7 @@ from tqdm import tqdm
 
 from tokenizer.errors import InputError
 from tokenizer.model.latent_tokenizer import LatentTokenizer
-from tokenizer.quantizers.base import Quantizer
-from tokenizer.quantizers.neural import ImplicitNeuralQuantizer
-from tokenizer.quantizers.residual import ResidualVectorQuantizer
+from tokenizer.quantizers.base import FitContext, Quantizer
 from tokenizer.quantizers.sources import MemmapSource
 from tokenizer.training.data import Clip, identity, read_window
 from tokenizer.training.losses import MEL_BINS, MEL_WINDOWS, log_mel
@@ -233,14 +231,12 @@ def fit_quantizer(
     mean, std = latent_statistics(source)
     tokenizer.latents_mean.copy_(mean)
     tokenizer.latents_std.copy_(std)
-    generator = torch.Generator().manual_seed(config.seed)
     dim = tokenizer.coded_dim
-    whole, source = source, MemmapSource(source.path, dim)
-    if isinstance(quantizer, ResidualVectorQuantizer) and quantizer.standardization == "decoder":
-        metric = decoder_sensitivity(tokenizer, whole, config)[:dim, :dim]
-        quantizer.fit(source, generator=generator, metric=metric, progress=progress)
-    elif isinstance(quantizer, ImplicitNeuralQuantizer):
-        quantizer.fit(source, generator=generator, checkpoint=checkpoint, progress=progress)
-    else:
-        quantizer.fit(source, generator=generator, progress=progress)
+    context = FitContext(
+        torch.Generator().manual_seed(config.seed),
+        lambda: decoder_sensitivity(tokenizer, source, config)[:dim, :dim],
+        checkpoint,
+        progress,
+    )
+    quantizer.fit_with(MemmapSource(source.path, dim), context)
     return tokenizer.set_quantizer(quantizer)
