@@ -1,29 +1,218 @@
-"""Writing files as a whole or not at all, and the errors of damaged or unwritable ones."""
+"""How files are written: under a temporary name beside the final one, which they get when whole.
+
+Nobody ever sees half a file, and an error leaves what was there before:
+
+    with writing(path) as partial:              # one file, by whatever takes a path
+        figure.savefig(partial, format="png")
+    with writing_folder(checkpoint) as new:     # a folder that replaces the one of before
+        save_tensors(new / "module.safetensors", tensors)
+    with writing_files(folder) as new:          # several files into a folder that keeps its others
+        model.save_pretrained(new)
+
+The content is on the disk (``fsync``) before the name is, so this also holds at a power cut. A
+process that is killed leaves a hidden file ``.NAME.*.partial``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import os
+import secrets
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
 
-from tokenizer.errors import FileError, InputError
+from tokenizer.errors import FileError, InputError, MissingFileError
+
+_SAVING = ".saving-"
+_BLOCK = 2**20
+
+
+def check_target(path: str | Path) -> Path:
+    """Refuses a file that cannot be written, best before hours of work rather than after them.
+
+    Args:
+        path: The file to write. A link stays one: what it leads to is written.
+
+    Returns:
+        The path without links.
+
+    Raises:
+        FileNotFoundError: If its folder does not exist.
+        ValueError: If it is a folder.
+    """
+    target = Path(path).resolve()
+    if target.is_dir():
+        raise InputError(f"Cannot write {path}: it is a folder. Name a file in it.")
+    if not target.parent.is_dir():
+        raise MissingFileError(f"Cannot write {path}: make the folder {target.parent} first.")
+    return target
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[Path]:
+    """Gives a path to write to; the file gets its own name when the block ends without error.
+
+    Args:
+        path: The file to write or to replace; its folder must exist. Devices and named pipes are
+            written directly. (What is given has another suffix: name the format to libraries that
+            go by it.)
+
+    Raises:
+        FileNotFoundError: As `check_target`.
+        ValueError: As `check_target`.
+        OSError: If the file cannot be written, or the disk is full.
+    """
+    target = check_target(path)
+    if target.exists() and not target.is_file():
+        yield target
+        return
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    try:
+        with partial.open("xb") as stream:
+            mode = os.fstat(stream.fileno()).st_mode
+    except OSError as error:
+        raise FileError(f"Cannot write {path}: {error.strerror}.") from error
+    try:
+        with storing(target):
+            yield partial
+        partial.chmod(mode)  # Safetensors makes files that nobody else may read.
+        _flush(partial)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text file, in UTF-8; errors as `writing`."""
+    with writing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes a JSON file, with one space of indentation; errors as `writing`."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def save_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Writes a safetensors file; errors as `writing`.
+
+    Args:
+        path: The file.
+        tensors: By name; each is made contiguous.
+        metadata: Strings for the file's header.
+    """
+    contiguous = {name: value.detach().contiguous() for name, value in tensors.items()}
+    with writing(path) as partial:
+        save_file(contiguous, partial, metadata)
+
+
+@contextmanager
+def writing_files(folder: str | Path) -> Iterator[Path]:
+    """Gives an empty folder; its files are moved into ``folder`` when the block ends without error.
+
+    ``config.json`` is moved last: without it a folder is no model.
+
+    Args:
+        folder: Made if it is not there; files of other names in it stay.
+
+    Raises:
+        OSError: If the files cannot be written, or the disk is full.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f"{_SAVING}*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=_SAVING) as name:
+        new = Path(name)
+        with storing(folder):
+            yield new
+        probe = new / _SAVING
+        probe.touch()
+        mode = probe.stat().st_mode
+        probe.unlink()
+        for file in sorted(new.iterdir(), key=lambda path: path.name == "config.json"):
+            file.chmod(mode)  # Safetensors makes files that nobody else may read.
+            _flush(file)
+            file.replace(folder / file.name)
+
+
+@contextmanager
+def writing_folder(folder: str | Path) -> Iterator[Path]:
+    """Gives an empty folder; it takes the place of ``folder`` when the block ends without error.
+
+    After a kill between two renames the previous folder is there under another name:
+    `whole_folder` finds it.
+
+    Args:
+        folder: Replaced with all that is in it.
+
+    Raises:
+        OSError: If a file cannot be written, or the disk is full.
+    """
+    folder = Path(folder)
+    new, old = folder.with_name(folder.name + ".new"), _replaced(folder)
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    try:
+        with storing(folder):
+            yield new
+        for file in new.rglob("*"):
+            if file.is_file():
+                _flush(file)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.replace(old)
+    new.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def whole_folder(folder: str | Path) -> Path | None:
+    """Where the content that `writing_folder` wrote last is; None if it never wrote any."""
+    folder = Path(folder)
+    return next((path for path in (folder, _replaced(folder)) if path.exists()), None)
+
+
+def checksum(path: str | Path) -> int:
+    """CRC-32 of a file's content."""
+    crc = 0
+    with Path(path).open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            crc = zlib.crc32(block, crc)
+    return crc
+
+
+def damaged(file: str | Path, error: Exception) -> InputError:
+    """The error to raise for a safetensors file that cannot be read."""
+    return InputError(f"{file} is damaged or cut off ({error}): fetch or make it again.")
+
+
+def _replaced(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".old")
 
 
 @contextmanager
 def storing(path: Path) -> Iterator[None]:
-    """Turns safetensors' error for a full disk, which is an Exception and no more, into an OSError.
-
-    Args:
-        path: What is written; for the message.
-    """
+    """Turns safetensors' error for a full disk, which is a bare Exception, into an OSError."""
     try:
         yield
     except SafetensorError as error:
         raise FileError(f"Cannot write {path}: {error}. Is the disk full?") from error
 
 
-def damaged(file: Path, error: Exception) -> ValueError:
-    """The error to raise for a safetensors file that cannot be read."""
-    return InputError(f"{file} is damaged or cut off ({error}): fetch or make it again.")
+def _flush(path: Path) -> None:
+    with path.open("r+b") as stream:
+        os.fsync(stream.fileno())

@@ -6,12 +6,10 @@ user has.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,8 @@ import soxr
 from jaxtyping import Float32
 from torch import Tensor
 
-from tokenizer.errors import FileError, InputError, MissingFileError, StateError
+from tokenizer.errors import FileError, InputError, StateError
+from tokenizer.saving import check_target, writing
 
 # Files and arrays are cut into the same blocks: both go through the same computations.
 BLOCK_LENGTH = 2**16
@@ -285,12 +284,7 @@ class AudioWriter:
             raise InputError(
                 f"Cannot write {self.path}: unknown suffix {suffix!r}. Use {', '.join(_FORMATS)}."
             )
-        if self.path.is_dir():
-            raise InputError(f"Cannot write {self.path}: it is a folder.")
-        # Beside what a link leads to, so that a link stays one.
-        self._target = self.path.resolve()
-        if not self._target.parent.is_dir():
-            raise MissingFileError(f"Cannot write {self.path}: no folder {self._target.parent}.")
+        check_target(self.path)
         self._format, default = _FORMATS[suffix]
         self._subtype = default if subtype is None else subtype.upper()
         known = soundfile.available_subtypes(self._format)
@@ -311,26 +305,29 @@ class AudioWriter:
         if self.sampling_rate not in _RATES.get(self._subtype, (self.sampling_rate,)):
             self.file_rate = 48_000
         self._resampler = Resampler(self.sampling_rate, self.file_rate, num_channels)
-        # Not tempfile's: its files are private, and the umask should decide that.
-        self._partial = self._target.with_name(f".{self.path.name}.{uuid.uuid4().hex}.partial")
         self._sound: soundfile.SoundFile | None = None
+        self._closing = ExitStack()
 
     def __enter__(self) -> AudioWriter:
-        try:
-            self._sound = soundfile.SoundFile(
-                self._partial,
-                "w",
-                samplerate=self.file_rate,
-                channels=self.num_channels,
-                format=self._format,
-                subtype=self._subtype,
-            )
-        except soundfile.LibsndfileError as error:
-            self._partial.unlink(missing_ok=True)
-            raise InputError(
-                f"Cannot write {self.path}: {error.error_string.rstrip('. ')} ({self._format}, "
-                f"{self._subtype}, {self.file_rate} Hz, {self.num_channels} channels)"
-            ) from error
+        with ExitStack() as stack:
+            self._partial = stack.enter_context(writing(self.path))
+            try:
+                sound = soundfile.SoundFile(
+                    self._partial,
+                    "w",
+                    samplerate=self.file_rate,
+                    channels=self.num_channels,
+                    format=self._format,
+                    subtype=self._subtype,
+                )
+            except soundfile.LibsndfileError as error:
+                raise InputError(
+                    f"Cannot write {self.path}: {error.error_string.rstrip('. ')} ({self._format}, "
+                    f"{self._subtype}, {self.file_rate} Hz, {self.num_channels} channels)"
+                ) from error
+            self._sound = sound
+            stack.push(self._end)
+            self._closing = stack.pop_all()
         return self
 
     def write(self, block: np.ndarray | Tensor) -> None:
@@ -353,29 +350,21 @@ class AudioWriter:
         if self._format == "WAV" and self._partial.stat().st_size > _WAV_LIMIT:
             raise InputError(_too_long(self.path))
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        sound = self._sound
+    def __exit__(self, *exception: Any) -> None:
+        self._closing.__exit__(*exception)
+
+    def _end(self, kind: type[BaseException] | None, *_: object) -> None:
+        assert self._sound is not None
         try:
-            if sound is None:
-                return
             if kind is None:
                 self._put(self._resampler.finish())
-                if sound.frames == 0:
+                if self._sound.frames == 0:
                     raise InputError(f"Nothing to write to {self.path}: there are no samples.")
-            self._sound = None
-            with self._explained():
-                sound.close()  # Writes the header and what the encoder held back.
-            if kind is None:
-                self._partial.replace(self._target)
+                with self._explained():
+                    self._sound.close()  # Writes the header and what the encoder held back.
         finally:
-            if sound is not None:
-                sound.close()
-            self._partial.unlink(missing_ok=True)
+            self._sound.close()
+            self._sound = None
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

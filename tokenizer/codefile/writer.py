@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import secrets
 import zlib
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
-from types import TracebackType
-from typing import IO
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +24,7 @@ from tokenizer.codefile.header import (
     Writable,
     header_bytes,
 )
-from tokenizer.errors import MissingFileError
+from tokenizer.saving import writing
 
 
 class CodeWriter:
@@ -68,29 +65,20 @@ class CodeWriter:
         self._chunk, self._filled = np.empty(shape, dtype=np.int32), 0
         self._frames, self._crc, self.num_bytes = 0, 0, 0
         self._file: Writable | None = None
-        self._owned: IO[bytes] | None = None
-        self._final: Path | None = None
-        self._partial: Path | None = None
+        self._closing = ExitStack()
         self._finished = False
 
     def __enter__(self) -> CodeWriter:
-        if isinstance(self._target, (str, os.PathLike)):
-            path = Path(self._target).resolve()
-            if not path.parent.is_dir():
-                raise MissingFileError(f"There is no folder {path.parent} to write {path.name} to.")
-            if not path.exists() or path.is_file():
-                self._final = path
-                path = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
-                self._partial = path
-            self._file = self._owned = path.open("wb" if self._partial is None else "xb")
-        else:
-            self._file = self._target
-        try:
+        with ExitStack() as stack:
+            if isinstance(self._target, (str, os.PathLike)):
+                path = stack.enter_context(writing(os.fspath(self._target)))
+                self._file = stack.enter_context(path.open("wb"))
+            else:
+                self._file = self._target
             checksum = 0 if self._static is None else self._static.checksum
             self._emit(header_bytes(self._header, checksum))
-        except BaseException:
-            self._discard()
-            raise
+            stack.push(self._end)
+            self._closing = stack.pop_all()
         return self
 
     def write(self, codes: np.ndarray) -> None:
@@ -144,24 +132,18 @@ class CodeWriter:
         self._emit(END.pack(KIND_END, self._frames, num_samples))
         self._finished = True
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: Any) -> None:
+        self._closing.__exit__(*exception)
+
+    def _end(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
-            self._discard()
             return
-        try:
-            if not self._finished:
-                if self._header.num_samples is None:
-                    raise CodeFileError("finish(num_samples) was not called: nothing is written.")
-                self.finish(self._header.num_samples)
-            self._publish()
-        except BaseException:
-            self._discard()
-            raise
+        if not self._finished:
+            if self._header.num_samples is None:
+                raise CodeFileError("finish(num_samples) was not called: nothing is written.")
+            self.finish(self._header.num_samples)
+        assert self._file is not None
+        self._file.flush()
 
     def _flush(self) -> None:
         if not self._filled:
@@ -188,21 +170,6 @@ class CodeWriter:
                 raise BlockingIOError("The stream takes no data; it must be a blocking one.")
             view = view[taken:]
         self.num_bytes += len(data)
-
-    def _publish(self) -> None:
-        assert self._file is not None
-        self._file.flush()
-        if self._owned is not None:
-            self._owned.close()
-        if self._partial is not None and self._final is not None:
-            self._partial.replace(self._final)
-
-    def _discard(self) -> None:
-        if self._owned is not None:
-            with suppress(OSError):  # a full disk, for instance, has been reported already
-                self._owned.close()
-        if self._partial is not None:
-            self._partial.unlink(missing_ok=True)
 
 
 def write_codes(

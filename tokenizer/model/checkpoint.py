@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,11 +23,10 @@ from tokenizer.model.validation import (
     stored_numbers,
     weights_checksum,
 )
-from tokenizer.saving import storing
+from tokenizer.saving import writing_files
 
 T = TypeVar("T", bound="Checkpoint")
 _IMPORTED_IN = os.getpid()
-_SAVING = ".saving-"
 
 # What goes wrong inside of transformers, torch and safetensors with a checkpoint that is none.
 _UNREADABLE = (
@@ -145,18 +142,8 @@ class Checkpoint(PreTrainedModel):
         self.config.weights_checksum = weights_checksum(kwargs.get("state_dict", self.state_dict()))
         if kwargs.get("push_to_hub"):
             kwargs.setdefault("repo_id", folder.name)
-        folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(f"{_SAVING}*"):  # by a save that was killed
-            shutil.rmtree(left, ignore_errors=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=_SAVING) as partial:
-            with storing(folder):
-                super().save_pretrained(partial, **kwargs)
-            # The configuration last: without it a folder is no checkpoint.
-            files = sorted(Path(partial).iterdir(), key=lambda path: path.name == "config.json")
-            for file in files:
-                # safetensors makes files that nobody else may read.
-                file.chmod(files[-1].stat().st_mode)
-                file.replace(folder / file.name)
+        with writing_files(folder) as new:
+            super().save_pretrained(new, **kwargs)
 
     @property
     def fingerprint(self) -> str:

@@ -354,7 +354,7 @@ def test_where_nothing_can_be_written(tmp_path):
         write_audio(tmp_path / "a.m4a", noise(1, 10), 8000)
     with pytest.raises(ValueError, match="unknown suffix ''"):
         write_audio(tmp_path / "a", noise(1, 10), 8000)
-    with pytest.raises(FileNotFoundError, match=r"no folder .*missing"):
+    with pytest.raises(FileNotFoundError, match="missing"):
         write_audio(tmp_path / "missing" / "a.wav", noise(1, 10), 8000)
     (tmp_path / "folder.wav").mkdir()
     with pytest.raises(ValueError, match="is a folder"):
