@@ -35,84 +35,121 @@ STYLE: Any = {
     "axes.spines.right": False,
 }
 
-# Size; boxes (x, y, width, text, colour); arrows from (x, y) to (x, y); notes (x, y, text).
-PIPELINE: tuple[Any, ...] = (
-    (760, 250),
+
+def box(x: int, y: int, wide: int, text: str, colour: str, high: int = 40) -> str:
+    """A rectangle with its upper left corner at (x, y); PALE ones have dark text."""
+    ink, lines = INK if colour == PALE else "#fff", text.split("\n")
+    parts = [f'<rect x="{x}" y="{y}" width="{wide}" height="{high}" rx="6" fill="{colour}"/>']
+    for number, line in enumerate(lines):
+        down = y + high / 2 + 5 + 16 * (number - (len(lines) - 1) / 2)
+        parts.append(f'<text x="{x + wide / 2:g}" y="{down:g}" fill="{ink}">{escape(line)}</text>')
+    return "".join(parts)
+
+
+def arrow(*points: tuple[int, int], both: bool = False) -> str:
+    """A line along points, with a head at its end, or at both."""
+    way = " ".join(f"{x},{y}" for x, y in points)
+    start = ' marker-start="url(#a)"' if both else ""
+    return (
+        f'<polyline points="{way}" fill="none" stroke="{INK}" stroke-width="1.5"'
+        f'{start} marker-end="url(#a)"/>'
+    )
+
+
+def note(x: int, y: int, text: str, size: int = 12, anchor: str = "middle") -> str:
+    """A line of text on the ground."""
+    return (
+        f'<text x="{x}" y="{y}" fill="{INK}" font-size="{size}" text-anchor="{anchor}">'
+        f"{escape(text)}</text>"
+    )
+
+
+def waves(x: int, y: int) -> str:
+    """Audio: 16 bars of 80 by 40."""
+    heights = (4, 10, 22, 34, 26, 14, 30, 40, 28, 12, 20, 32, 18, 8, 14, 5)
+    bars = (f"M{x + 3 + 5 * i} {y + 20 - h / 2:g}v{h}" for i, h in enumerate(heights))
+    return f'<path d="{"".join(bars)}" stroke="{INK}" stroke-width="3"/>'
+
+
+def cells(x: int, y: int, colour: str) -> str:
+    """Latents or codes: 8 by 4 cells of 80 by 40."""
+    parts = [
+        f'<rect x="{x + 10 * i}" y="{y + 10 * j}" width="9" height="9" fill="{colour}"'
+        f' fill-opacity="{0.25 + 0.15 * ((3 * i + 5 * j + i * j) % 6):.2f}"/>'
+        for i in range(8)
+        for j in range(4)
+    ]
+    return "".join(parts)
+
+
+# Width, height, and what is drawn.
+PIPELINE = (
+    900,
+    340,
     [
-        (10, 95, 90, "audio", INK),
-        (150, 95, 100, "encoder", BLUE),
-        (310, 30, 110, "latents", GREEN),
-        (310, 160, 110, "quantizer", BLUE),
-        (470, 160, 80, "codes", ORANGE),
-        (480, 30, 120, "continuous\ndecoder", BLUE),
-        (590, 160, 110, "finetuned\ndecoder", BLUE),
-        (660, 30, 90, "audio", INK),
+        waves(20, 105),
+        note(60, 165, "audio"),
+        arrow((108, 125), (138, 125)),
+        box(140, 105, 100, "encoder", BLUE),
+        arrow((240, 125), (283, 125)),
+        cells(290, 105, GREEN),
+        arrow((330, 98), (330, 62), both=True),
+        box(230, 18, 200, "diffusion transformer", PALE),
+        arrow((376, 125), (638, 125)),
+        note(392, 116, "latents", 14, "start"),
+        note(392, 143, "192 numbers, 100 times a second", 12, "start"),
+        box(640, 105, 130, "continuous\ndecoder", BLUE),
+        arrow((770, 125), (798, 125)),
+        waves(806, 105),
+        arrow((330, 150), (330, 203)),
+        box(280, 205, 100, "quantizer", BLUE),
+        arrow((380, 225), (413, 225)),
+        cells(420, 205, ORANGE),
+        arrow((460, 250), (460, 281), both=True),
+        box(360, 283, 200, "language model", PALE),
+        arrow((506, 225), (638, 225)),
+        note(516, 216, "codes", 14, "start"),
+        note(516, 243, "1 to 24 a frame", 12, "start"),
+        box(640, 205, 130, "finetuned\ndecoder", BLUE),
+        arrow((770, 225), (798, 225)),
+        waves(806, 205),
     ],
-    [
-        ((100, 115), (150, 115)),
-        ((250, 105), (310, 60)),
-        ((365, 70), (365, 160)),
-        ((420, 50), (480, 50)),
-        ((420, 180), (470, 180)),
-        ((550, 180), (590, 180)),
-        ((600, 50), (660, 50)),
-        ((690, 160), (700, 70)),
-    ],
-    [(365, 20, "diffusion models learn these"), (510, 225, "language models learn these")],
 )
-STAGES: tuple[Any, ...] = (
-    (760, 250),
+STAGES = (
+    620,
+    250,
     [
-        (110, 20, 100, "encoder", BLUE),
-        (280, 20, 100, "noise", PALE),
-        (445, 20, 150, "continuous decoder", BLUE),
-        (110, 95, 100, "encoder", PALE),
-        (280, 95, 100, "quantizer", BLUE),
-        (110, 170, 100, "encoder", PALE),
-        (280, 170, 100, "quantizer", PALE),
-        (445, 170, 150, "finetuned decoder", BLUE),
-    ],
-    [
-        ((210, 40), (280, 40)),
-        ((380, 40), (445, 40)),
-        ((210, 115), (280, 115)),
-        ((210, 190), (280, 190)),
-        ((380, 190), (445, 190)),
-    ],
-    [
-        (50, 45, "1  train"),
-        (50, 120, "2  fit"),
-        (50, 195, "3  finetune"),
-        (350, 240, "blue: learns   grey: does not change"),
+        note(50, 45, "1 train"),
+        box(110, 20, 100, "encoder", BLUE),
+        arrow((210, 40), (278, 40)),
+        box(280, 20, 100, "noise", PALE),
+        arrow((380, 40), (443, 40)),
+        box(445, 20, 150, "continuous decoder", BLUE),
+        note(50, 120, "2 fit"),
+        box(110, 95, 100, "encoder", PALE),
+        arrow((210, 115), (278, 115)),
+        box(280, 95, 100, "quantizer", BLUE),
+        note(50, 195, "3 finetune"),
+        box(110, 170, 100, "encoder", PALE),
+        arrow((210, 190), (278, 190)),
+        box(280, 170, 100, "quantizer", PALE),
+        arrow((380, 190), (443, 190)),
+        box(445, 170, 150, "finetuned decoder", BLUE),
+        note(310, 240, "blue: trained in this stage · grey: frozen"),
     ],
 )
 
 
-def draw_diagram(path: Path, diagram: tuple[Any, ...]) -> None:
-    """Writes boxes and arrows as SVG, on white, for light pages and dark ones."""
-    (width, height), boxes, arrows, notes = diagram
+def draw_diagram(path: Path, width: int, height: int, elements: list[str]) -> None:
+    """Writes a diagram as SVG on a white card, which reads on light pages and on dark ones."""
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"'
         ' font-family="sans-serif" font-size="14" text-anchor="middle">',
         '<defs><marker id="a" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8"'
-        f' orient="auto"><path d="M0 0L8 4L0 8z" fill="{INK}"/></marker></defs>',
+        f' orient="auto-start-reverse"><path d="M0 0L8 4L0 8z" fill="{INK}"/></marker></defs>',
         f'<rect width="{width}" height="{height}" rx="8" fill="#fff"/>',
     ]
-    for (x1, y1), (x2, y2) in arrows:
-        parts.append(
-            f'<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" stroke="{INK}" stroke-width="1.5"'
-            ' marker-end="url(#a)"/>'
-        )
-    for x, y, wide, text, colour in boxes:
-        parts.append(f'<rect x="{x}" y="{y}" width="{wide}" height="40" rx="6" fill="{colour}"/>')
-        lines = text.split("\n")
-        ink = INK if colour == PALE else "#fff"
-        for number, line in enumerate(lines):
-            down = y + 25 + 16 * (number - (len(lines) - 1) / 2)
-            parts.append(f'<text x="{x + wide / 2}" y="{down}" fill="{ink}">{escape(line)}</text>')
-    for x, y, text in notes:
-        parts.append(f'<text x="{x}" y="{y}" fill="{INK}" font-size="12">{escape(text)}</text>')
-    path.write_text("\n".join([*parts, "</svg>\n"]), encoding="utf-8")
+    path.write_text("\n".join([*parts, *elements, "</svg>\n"]), encoding="utf-8")
 
 
 def draw_clip(path: Path, tokenizer: LatentTokenizer, audio: np.ndarray) -> None:
@@ -224,8 +261,8 @@ def main() -> None:
     rate = tokenizer.sampling_rate
     clip = open_audio(EXAMPLE, target_rate=rate).read()[:1, : 4 * rate]
     with mpl.rc_context(STYLE):
-        draw_diagram(options.out / "pipeline.svg", PIPELINE)
-        draw_diagram(options.out / "stages.svg", STAGES)
+        draw_diagram(options.out / "pipeline.svg", *PIPELINE)
+        draw_diagram(options.out / "stages.svg", *STAGES)
         draw_clip(options.out / "clip.png", tokenizer, clip[:, : 2 * rate])
         draw_residual(options.out / "residual.svg")
         draw_rate(options.out / "rate.svg", tokenizer, clip)

@@ -13,6 +13,16 @@ from tokenizer.audio.source import write_audio
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.training import data
 
+# Left out by `sh test.sh --quick`, as are the tests that are marked where they stand: places whose
+# tests start other processes, train, or take what only full checks need.
+SLOW_PLACES = ("tests/examples/", "tests/project/test_faults.py", "tests/tokenizer/benchmarks/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.startswith(SLOW_PLACES) or "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def short_validation() -> Iterator[None]:

@@ -14,8 +14,10 @@ from __future__ import annotations
 import lazy_loader
 
 from tokenizer._clash import check_clash
+from tokenizer._moved import keep_old_paths
 
 check_clash()
+keep_old_paths()
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 __version__ = "0.1.0"

@@ -42,10 +42,10 @@ from tokenizer import LatentTokenizer, ResidualVectorQuantizer, TensorSource, wr
 
 # Python that other tests run: the file of each, and how many blocks it knows of (None: all).
 ELSEWHERE = {
-    "README.md": ("test_examples.py", None),
-    "docs/corpora.md": ("test_corpora.py", 1),
-    "docs/datasets.md": ("test_dataset_map_recipes.py", 5),
-    "docs/quantizers.md": ("test_custom_quantizer.py", 1),
+    "README.md": ("examples/test_examples.py", None),
+    "docs/corpora.md": ("datasets_scripts/corpora/test_corpora.py", 1),
+    "docs/datasets.md": ("datasets_scripts/dataset/test_dataset_map_recipes.py", 5),
+    "docs/quantizers.md": ("tokenizer/quantizers/test_custom_quantizer.py", 1),
 }
 # Commands that are run. All others would train, download, or serve.
 RUN = {

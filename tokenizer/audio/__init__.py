@@ -1,1 +1,5 @@
 """Reading, resampling and writing audio; forms of input; cut-off files; samples of pipes."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,1 +1,5 @@
 """The bundled autoencoder: a lapped transform with networks around it."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,1 @@
+from .latent_tokenizer import LatentTokenizer as LatentTokenizer
