@@ -75,13 +75,11 @@ def _corpus_options(options: argparse.Namespace) -> dict[str, str]:
 
 
 def _download(options: argparse.Namespace) -> int:
-    from datasets_scripts.preparation.prepare import find_corpus
+    from datasets_scripts.corpora import find_corpus
 
     corpus = find_corpus(options.corpus)
     theirs = _corpus_options(options)
-    if unknown := sorted(set(theirs) - set(corpus.INFO.options)):
-        known = ", ".join(corpus.INFO.options) or "none"
-        raise InputError(f"{options.corpus!r} has no option {unknown[0]!r}. Options: {known}.")
+    corpus.INFO.check_options(theirs)
     shown = sys.stderr.isatty()
     print(corpus.download(options.root, options.split, progress=shown, **theirs))
     return 0
@@ -119,7 +117,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _info(options: argparse.Namespace) -> int:
-    from datasets_scripts.preparation.prepare import describe_corpus, find_corpus
+    from datasets_scripts.corpora import describe_corpus, find_corpus
 
     info = find_corpus(options.corpus).INFO
     if options.root is not None:

@@ -4,40 +4,71 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from types import ModuleType
+from pathlib import Path
+from typing import Any
 
-_MODULES = {
-    "audiocaps": "datasets_scripts.corpora.audiocaps",
-    "audiofolder": "datasets_scripts.corpora.audiofolder",
-    "esc50": "datasets_scripts.corpora.esc50",
-    "fma": "datasets_scripts.corpora.fma",
-    "fsd50k": "datasets_scripts.corpora.fsd50k",
-    "hub_dataset": "datasets_scripts.corpora.hub_dataset",
-    "librispeech": "datasets_scripts.corpora.librispeech",
-    "ljspeech": "datasets_scripts.corpora.ljspeech",
-    "musiccaps": "datasets_scripts.corpora.musiccaps",
-    "vctk": "datasets_scripts.corpora.vctk",
-    "webdataset_shards": "datasets_scripts.corpora.webdataset_shards",
-}
+from datasets_scripts.sources.corpus import Corpus, CorpusInfo
+from tokenizer.errors import InputError
+
+_NAMES = (
+    "audiocaps",
+    "audiofolder",
+    "esc50",
+    "fma",
+    "fsd50k",
+    "hub_dataset",
+    "librispeech",
+    "ljspeech",
+    "musiccaps",
+    "vctk",
+    "webdataset_shards",
+)
 
 
-class _Corpora(Mapping[str, ModuleType]):
-    """Names of corpora to their modules, which are `datasets_scripts.sources.corpus.Corpus`.
+class _Corpora(Mapping[str, Corpus]):
+    """The corpora by name; a corpus' module is imported at the first access."""
 
-    A module is imported when it is asked for.
-    """
-
-    def __getitem__(self, name: str) -> ModuleType:
-        return import_module(_MODULES[name])
+    def __getitem__(self, name: str) -> Corpus:
+        if name not in _NAMES:
+            raise KeyError(name)
+        module: Any = import_module(f"{__name__}.{name}")
+        # In version 0.1 a module with the same functions was the corpus.
+        return getattr(module, "CORPUS", module)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_MODULES)
+        return iter(_NAMES)
 
     def __len__(self) -> int:
-        return len(_MODULES)
+        return len(_NAMES)
 
     def __contains__(self, name: object) -> bool:
-        return name in _MODULES  # Mapping's own would import.
+        return name in _NAMES  # Mapping's own would import.
 
 
-CORPORA: Mapping[str, ModuleType] = _Corpora()
+CORPORA: Mapping[str, Corpus] = _Corpora()
+
+
+def find_corpus(name: str) -> Corpus:
+    """The corpus of a name; raises ValueError if there is none."""
+    if name not in CORPORA:
+        raise InputError(f"There is no corpus {name!r}. Corpora: {', '.join(CORPORA)}.")
+    return CORPORA[name]
+
+
+def describe_corpus(
+    name: str, root: str | Path, options: Mapping[str, str] | None = None
+) -> CorpusInfo:
+    """What a corpus is, with the splits that ``root`` really has.
+
+    Args:
+        name: Of the corpus.
+        root: Where it is.
+        options: See `CorpusInfo.options`.
+
+    Raises:
+        FileNotFoundError: If there is nothing of the corpus at ``root``.
+        ValueError: If there is no such corpus, or it has no such option.
+    """
+    corpus, options = find_corpus(name), options or {}
+    corpus.INFO.check_options(options)
+    return corpus.describe(root, **options)

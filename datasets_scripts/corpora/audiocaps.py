@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
+from collections.abc import Iterator
+from typing import Any
 
-from datasets_scripts.sources.corpus import Clip, CorpusInfo, Download, Missing
-from datasets_scripts.sources.download import locate_or_download
-from datasets_scripts.sources.tables import Row, read_csv
-from datasets_scripts.sources.tree import Tree, find_tree
-from datasets_scripts.sources.videos import OPTIONS, Videos, check_video, find_videos, seconds
-from tokenizer.errors import InputError, MissingFileError
+from datasets_scripts.sources.corpus import CorpusClip, CorpusInfo, Download, Missing
+from datasets_scripts.sources.folder_corpus import FolderCorpus
+from datasets_scripts.sources.tables import TableRow, read_csv
+from datasets_scripts.sources.tree import Tree
+from datasets_scripts.sources.videos import CHOICES, OPTIONS, check_video, find_videos, seconds
 
 _SPLITS = ("train", "val", "test")
 _SECONDS = 10
@@ -45,45 +42,61 @@ INFO = CorpusInfo(
         "captions": "first (default): a clip has its first caption, all are in its metadata; each:"
         " a clip comes once for each caption"
     },
+    choices=CHOICES | {"captions": ("first", "each")},
 )
 
 
-def describe(root: str | Path, **_: str) -> CorpusInfo:
-    """See `Corpus.describe`."""
-    tree = _find(root)
-    return replace(INFO, splits=tuple(split for split in _SPLITS if tree.has(f"{split}.csv")))
+class AudioCaps(FolderCorpus):
+    """Expects ``SPLIT.csv``, and audio named after the videos (`Videos`).
+
+    Only the captions are downloaded, for there is no address of the audio.
+    """
+
+    INFO = INFO
+    marker = tuple(f"{split}.csv" for split in _SPLITS)
+    folders = ("audiocaps", "dataset")
+
+    def split_place(self, split: str) -> str:
+        """See `FolderCorpus.split_place`."""
+        return f"{split}.csv"
+
+    def clips(
+        self,
+        tree: Tree,
+        split: str,
+        audio: str | None = None,
+        files: str = "cut",
+        captions: str = "first",
+        **_: Any,
+    ) -> Iterator[CorpusClip | Missing]:
+        """See `FolderCorpus.clips`."""
+        groups = _grouped(tree, split)
+        videos = find_videos(tree, audio, files)
+        for group in groups:
+            if isinstance(group, Missing):
+                yield group
+                continue
+            video, start, rows = group
+            metadata = {"youtube_id": video, "start_time": f"{start:g}"}
+            if captions == "first":
+                if len(rows) > 1:
+                    texts = [row["caption"] for row in rows]
+                    metadata["captions"] = json.dumps(texts, ensure_ascii=False)
+                rows = rows[:1]
+            for row in rows:
+                number = f"#{row['audiocap_id']}" if captions == "each" else ""
+                yield videos.clip(
+                    f"{video}_{start:g}{number}",
+                    video,
+                    start,
+                    start + _SECONDS,
+                    split,
+                    caption=row["caption"],
+                    metadata=metadata | {"audiocap_id": row["audiocap_id"]},
+                )
 
 
-def download(
-    root: str | Path, splits: Sequence[str] | None = None, *, progress: bool = False, **options: str
-) -> Path:
-    """See `Corpus.download`; fetches the captions, for there is no address of the audio."""
-    return locate_or_download(INFO, root, splits, partial(describe, **options), progress=progress)
-
-
-def prepare(
-    root: str | Path,
-    split: str,
-    audio: str | None = None,
-    files: str = "cut",
-    captions: str = "first",
-) -> Iterator[Clip | Missing]:
-    """See `Corpus.prepare`; expects ``SPLIT.csv``, and audio named after the videos (`Videos`)."""
-    INFO.check_split(split)
-    if captions not in ("first", "each"):
-        raise InputError(f"captions={captions!r}; expected first or each.")
-    tree = _find(root)
-    if not tree.has(f"{split}.csv"):
-        raise MissingFileError(f"{tree} has no {split}.csv: download it first.")
-    clips = _grouped(tree, split)
-    return _clips(clips, find_videos(tree, audio, files), split, each=captions == "each")
-
-
-def _find(root: str | Path) -> Tree:
-    return find_tree(root, INFO, [f"{split}.csv" for split in _SPLITS], ("audiocaps", "dataset"))
-
-
-Group = tuple[str, float, list[Row]]
+Group = tuple[str, float, list[TableRow]]
 
 
 def _grouped(tree: Tree, split: str) -> list[Group | Missing]:
@@ -104,27 +117,4 @@ def _grouped(tree: Tree, split: str) -> list[Group | Missing]:
     return [*groups.values(), *doubled]
 
 
-def _clips(
-    groups: list[Group | Missing], videos: Videos, split: str, *, each: bool
-) -> Iterator[Clip | Missing]:
-    for group in groups:
-        if isinstance(group, Missing):
-            yield group
-            continue
-        video, start, rows = group
-        captions = [row["caption"] for row in rows]
-        metadata = {"youtube_id": video, "start_time": f"{start:g}"}
-        if not each:
-            if len(captions) > 1:
-                metadata["captions"] = json.dumps(captions, ensure_ascii=False)
-            rows = rows[:1]
-        for row in rows:
-            yield videos.clip(
-                f"{video}_{start:g}" + (f"#{row['audiocap_id']}" if each else ""),
-                video,
-                start,
-                start + _SECONDS,
-                split,
-                caption=row["caption"],
-                metadata=metadata | {"audiocap_id": row["audiocap_id"]},
-            )
+CORPUS = AudioCaps()

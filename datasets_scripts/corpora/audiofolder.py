@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from datasets_scripts.sources.corpus import Clip, CorpusInfo, Missing
-from datasets_scripts.sources.download import locate
-from datasets_scripts.sources.listing import Listing, not_text
+from datasets_scripts.sources.corpus import Corpus, CorpusClip, CorpusInfo, Missing
+from datasets_scripts.sources.listing import MAX_TEXT, Listing, decode_text, not_text
+from datasets_scripts.sources.splits import SPLIT_WORDS, split_of
 from datasets_scripts.sources.tables import (
-    Row,
-    pick,
+    CAPTION_COLUMNS,
+    COLUMN_OPTIONS,
+    TableRow,
+    TextColumns,
     read_csv,
     read_jsonl,
     read_parquet,
-    without_empty,
 )
 from datasets_scripts.sources.tree import Tree, checked_name, is_audio
 from tokenizer.errors import InputError, MissingFileError
 
-# The words by which `datasets` knows splits, under the names that it gives them.
-SPLITS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
-}
-CAPTION_COLUMNS = ("caption", "text", "transcription", "transcript", "sentence")
 _METADATA = {
     "metadata.csv": read_csv,
     "metadata.jsonl": read_jsonl,
@@ -40,69 +33,54 @@ INFO = CorpusInfo(
     homepage="https://huggingface.co/docs/datasets/audio_dataset",
     licence="as its owner says",
     label_kind="the column label, or the name of the file's folder",
-    caption_kind=f"the first of the columns {', '.join(CAPTION_COLUMNS)}",
+    caption_kind=f"the first of the columns {', '.join(CAPTION_COLUMNS)}; else NAME.txt beside"
+    " NAME.wav",
     options={
         "labels": "auto (default): names of folders where there is no metadata; folder: always;"
         " none: never",
-        "label_column": "column of the metadata; default: label",
-        "caption_column": f"column of the metadata; default: {', '.join(CAPTION_COLUMNS)}",
         "splits": "auto (default): folders named train, validation, test (and the like) are splits;"
         " none: everything is train",
-    },
+    }
+    | COLUMN_OPTIONS,
+    choices={"labels": ("auto", "folder", "none"), "splits": ("auto", "none")},
 )
 
 
-@dataclass(frozen=True)
-class _Options:
-    labels: str
-    label_column: str
-    caption_columns: tuple[str, ...]
+class AudioFolder(Corpus):
+    """A ``metadata.csv``, ``.jsonl`` or ``.parquet`` holds for all files in and below its folder.
 
-
-def describe(
-    root: str | Path,
-    splits: str = "auto",
-    **_: str,
-) -> CorpusInfo:
-    """See `Corpus.describe`.
-
-    Raises:
-        ValueError: If there is audio beside the folders of splits, or two folders are one split.
+    It names them in its column ``file_name``; audio that it does not name comes as `Missing`. A
+    caption that is in no metadata may be in ``a.txt`` beside ``a.wav``.
     """
-    return replace(INFO, splits=tuple(_split_folders(_find(root), splits)))
 
+    INFO = INFO
 
-def download(
-    root: str | Path,
-    splits: Sequence[str] | None = None,
-    *,
-    progress: bool = False,  # noqa: ARG001
-    **options: str,
-) -> Path:
-    """See `Corpus.download`; there is nothing to fetch."""
-    return locate(root, splits, partial(describe, **options))
+    def describe(self, root: str | Path, splits: str = "auto", **_: str) -> CorpusInfo:
+        """See `Corpus.describe`.
 
+        Raises:
+            ValueError: If there is audio beside the folders of splits, or two folders are one
+                split.
+        """
+        return replace(INFO, splits=tuple(_split_folders(_find(root), splits)))
 
-def prepare(
-    root: str | Path,
-    split: str,
-    labels: str = "auto",
-    label_column: str = "label",
-    caption_column: str | None = None,
-    splits: str = "auto",
-) -> Iterator[Clip | Missing]:
-    """See `Corpus.prepare`.
-
-    A ``metadata.csv``, ``.jsonl`` or ``.parquet`` holds for all files in and below its folder. It
-    names them in its column ``file_name``; audio that it does not name comes as `Missing`.
-    """
-    if labels not in ("auto", "folder", "none"):
-        raise InputError(f"labels={labels!r}; expected auto, folder or none.")
-    tree = _find(root)
-    folders = _split_folders(tree, splits)
-    replace(INFO, splits=tuple(folders)).check_split(split)
-    captions = CAPTION_COLUMNS if caption_column is None else (caption_column,)
-    return _clips(tree, folders[split], _Options(labels, label_column, captions))
+    def prepare(
+        self,
+        root: str | Path,
+        split: str,
+        labels: str = "auto",
+        label_column: str = "label",
+        caption_column: str | None = None,
+        splits: str = "auto",
+        **options: str,
+    ) -> Iterator[CorpusClip | Missing]:
+        """See `Corpus.prepare`."""
+        INFO.check_options(options | {"labels": labels, "splits": splits})
+        tree = _find(root)
+        folders = _split_folders(tree, splits)
+        replace(INFO, splits=tuple(folders)).check_split(split)
+        columns = TextColumns(label_column, caption_column)
+        return _Reader(tree, labels, columns).clips(folders[split])
 
 
 def _find(root: str | Path) -> Tree:
@@ -114,13 +92,10 @@ def _find(root: str | Path) -> Tree:
 
 def _split_folders(tree: Tree, splits: str) -> dict[str, str]:
     """Splits to the folders that they are in."""
-    if splits not in ("auto", "none"):
-        raise InputError(f"splits={splits!r}; expected auto or none.")
     folders, files = tree.list()
-    words = {word: split for split, its_words in SPLITS.items() for word in its_words}
     found: dict[str, str] = {}
     for folder in folders if splits == "auto" else ():
-        split = words.get(folder.lower())
+        split = split_of(folder)
         if split is None:
             continue
         if split in found:
@@ -137,85 +112,99 @@ def _split_folders(tree: Tree, splits: str) -> dict[str, str]:
             f"{tree} has the splits {', '.join(found.values())}, and beside them {beside[0]}: move"
             " it, or use the option splits=none."
         )
-    return {split: found[split] for split in SPLITS if split in found}
+    return {split: found[split] for split in SPLIT_WORDS if split in found}
 
 
 def _first_audio(tree: Tree, folder: str) -> list[str]:
     return [name for name in [next(filter(is_audio, tree.walk(folder)), None)] if name is not None]
 
 
-def _clips(tree: Tree, folder: str, options: _Options) -> Iterator[Clip | Missing]:
-    some = False
-    for item in _governed(tree, folder, options):
-        some = True
-        yield item
-    if not some:
-        raise InputError(f"There is no audio in {tree.path(folder)}.")
+@dataclass(frozen=True)
+class _Reader:
+    """Reads the clips of a split.
+
+    Attributes:
+        tree: The corpus.
+        labels: The option of that name.
+        columns: Those of metadata.
+    """
+
+    tree: Tree
+    labels: str
+    columns: TextColumns
+
+    def clips(self, folder: str) -> Iterator[CorpusClip | Missing]:
+        """All clips of a split's folder; raises ValueError if there are none."""
+        empty = True
+        for item in self._items(folder):
+            empty = False
+            yield item
+        if empty:
+            raise InputError(f"There is no audio in {self.tree.path(folder)}.")
+
+    def _items(self, folder: str) -> Iterator[CorpusClip | Missing]:
+        # Metadata in the root may describe the folders of splits.
+        for place in dict.fromkeys((folder, "")):
+            if (name := self._metadata(place)) is not None:
+                return self._listed(place, name, folder)
+        return self._unlisted(folder, folder)
+
+    def _metadata(self, folder: str) -> str | None:
+        names = [name for name in self.tree.list(folder)[1] if name in _METADATA]
+        if len(names) > 1:
+            raise InputError(f"{self.tree.path(folder)} has {' and '.join(names)}: leave one.")
+        return names[0] if names else None
+
+    def _unlisted(self, folder: str, top: str) -> Iterator[CorpusClip | Missing]:
+        """The files in a folder without metadata, then those in its folders, which may have it."""
+        folders, files = self.tree.list(folder)
+        prefix = f"{folder}/" if folder else ""
+        listing = Listing(self.tree)
+        for file in filter(is_audio, files):
+            yield self._clip(listing, prefix + file, top, folder, {})
+        for inner in (prefix + name for name in folders):
+            if (metadata := self._metadata(inner)) is not None:
+                yield from self._listed(inner, metadata, inner)
+            else:
+                yield from self._unlisted(inner, top)
+
+    def _listed(self, place: str, metadata: str, folder: str) -> Iterator[CorpusClip | Missing]:
+        """The files in ``folder`` that the metadata in ``place`` lists, then all others."""
+        listing, listed = Listing(self.tree), set[str]()
+        prefix = f"{place}/" if place else ""
+        inside = f"{folder}/" if folder else ""
+        for where, row in _METADATA[metadata](self.tree, prefix + metadata, ("file_name",)):
+            name = prefix + checked_name(row.get("file_name", ""), f"{self.tree}/{where}")
+            if name.startswith(inside):
+                listed.add(name)
+                yield self._clip(listing, name, folder, where, row)
+        for name in self.tree.walk(folder):
+            if is_audio(name) and name not in listed:
+                yield not_text(name) or Missing(name, f"{prefix}{metadata} does not list it")
+
+    def _clip(
+        self, listing: Listing, name: str, top: str, where: str, row: TableRow
+    ) -> CorpusClip | Missing:
+        fields = self.columns.fields(row, ("file_name",))
+        folder = name.rpartition("/")[0]
+        if self.labels == "none":
+            fields["label"] = None
+        elif self.labels == "folder" or not row:
+            fields["label"] = None if folder == top else folder.rpartition("/")[2]
+        try:
+            fields["caption"] = fields["caption"] or self._text_beside(name)
+        except ValueError as error:
+            return Missing(name, str(error))
+        return listing.clip(name, name, where, **fields)
+
+    def _text_beside(self, name: str) -> str | None:
+        """The caption in ``a.txt`` beside ``a.wav``."""
+        for ending in (".txt", ".TXT"):
+            text = name[: -len(PurePosixPath(name).suffix)] + ending
+            if self.tree.has(text):
+                with self.tree.open(text) as stream:
+                    return decode_text(stream.read(MAX_TEXT + 1), ending) or None
+        return None
 
 
-def _governed(tree: Tree, folder: str, options: _Options) -> Iterator[Clip | Missing]:
-    # Metadata in the root may speak of the folders of splits.
-    for place in dict.fromkeys((folder, "")):
-        if (name := _metadata(tree, place)) is not None:
-            yield from _listed(tree, place, name, folder, options)
-            return
-    yield from _unlisted(tree, folder, folder, options)
-
-
-def _metadata(tree: Tree, folder: str) -> str | None:
-    found = [name for name in tree.list(folder)[1] if name in _METADATA]
-    if len(found) > 1:
-        raise InputError(f"{tree.path(folder)} has {' and '.join(found)}: leave one.")
-    return found[0] if found else None
-
-
-def _unlisted(tree: Tree, folder: str, top: str, options: _Options) -> Iterator[Clip | Missing]:
-    """The files in a folder without metadata, then those in its folders, which may have some."""
-    folders, files = tree.list(folder)
-    prefix = f"{folder}/" if folder else ""
-    for name in filter(is_audio, files):
-        label = None if options.labels == "none" else _folder_label(folder, top)
-        yield not_text(prefix + name) or Clip(prefix + name, tree.audio(prefix + name), label=label)
-    for name in folders:
-        inner = prefix + name
-        if (metadata := _metadata(tree, inner)) is not None:
-            yield from _listed(tree, inner, metadata, inner, options)
-        else:
-            yield from _unlisted(tree, inner, top, options)
-
-
-def _folder_label(folder: str, top: str) -> str | None:
-    return None if folder == top else folder.rpartition("/")[2]
-
-
-def _listed(
-    tree: Tree, place: str, metadata: str, folder: str, options: _Options
-) -> Iterator[Clip | Missing]:
-    """The files in ``folder`` as the metadata in ``place`` lists them, then those it does not."""
-    listing, listed = Listing(tree), set[str]()
-    prefix = f"{place}/" if place else ""
-    inside = f"{folder}/" if folder else ""
-    for where, row in _METADATA[metadata](tree, prefix + metadata, ("file_name",)):
-        name = prefix + checked_name(row.get("file_name", ""), f"{tree}/{where}")
-        if not name.startswith(inside):
-            continue
-        listed.add(name)
-        yield listing.clip(name, name, where, **_fields(row, name, folder, options))
-    for name in tree.walk(folder):
-        if is_audio(name) and name not in listed:
-            yield not_text(name) or Missing(name, f"{prefix}{metadata} does not list it")
-
-
-def _fields(row: Row, name: str, folder: str, options: _Options) -> dict[str, object]:
-    label = None
-    if options.labels != "none":
-        label = pick(row, (options.label_column,))
-    if options.labels == "folder":
-        label = _folder_label(name.rpartition("/")[0], folder)
-    caption_column = next((key for key in options.caption_columns if row.get(key)), None)
-    used = {"file_name", caption_column, options.label_column}
-    return {
-        "label": label,
-        "caption": row.get(caption_column) if caption_column else None,
-        "metadata": without_empty({key: row[key] for key in row if key not in used}),
-    }
+CORPUS = AudioFolder()

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
-from datasets_scripts.sources.corpus import Clip, CorpusInfo, Download, Missing
-from datasets_scripts.sources.download import locate_or_download
-from datasets_scripts.sources.listing import Listing
-from datasets_scripts.sources.tables import read_csv
-from datasets_scripts.sources.tree import Tree, checked_name, find_tree
-from tokenizer.errors import InputError
+from datasets_scripts.sources.corpus import CorpusInfo, Download
+from datasets_scripts.sources.folder_corpus import TableCorpus
+from datasets_scripts.sources.tables import TableRow
+from datasets_scripts.sources.tree import Tree
 
 INFO = CorpusInfo(
     name="esc50",
@@ -34,44 +31,25 @@ INFO = CorpusInfo(
         Download("https://github.com/karolpiczak/ESC-50/archive/master.zip", "ESC-50-master.zip"),
     ),
 )
-_META = "meta/esc50.csv"
 
 
-def describe(root: str | Path) -> CorpusInfo:
-    """See `Corpus.describe`."""
-    _find(root)
-    return INFO
+class Esc50(TableCorpus):
+    """Expects ``meta/esc50.csv`` and ``audio/*.wav``."""
+
+    INFO = INFO
+    marker = table = "meta/esc50.csv"
+    folders = ("ESC-50-master", "ESC-50")
+    columns = ("filename", "fold", "category", "esc10", "src_file")
+    split = "fold{fold}"
+    id = "{name}"
+    audio = "audio/{id}.wav"
+    label = "category"
+    metadata: ClassVar[Mapping[str, str]] = {"esc10": "esc10", "freesound_id": "src_file"}
+
+    def rows(self, tree: Tree, split: str, **_: Any) -> Iterator[tuple[str, TableRow]]:
+        """See `TableCorpus.rows`."""
+        for where, row in super().rows(tree, split):
+            yield where, row | {"name": row["filename"].removesuffix(".wav")}
 
 
-def download(
-    root: str | Path, splits: Sequence[str] | None = None, *, progress: bool = False, **options: str
-) -> Path:
-    """See `Corpus.download`."""
-    return locate_or_download(INFO, root, splits, partial(describe, **options), progress=progress)
-
-
-def prepare(root: str | Path, split: str) -> Iterator[Clip | Missing]:
-    """See `Corpus.prepare`; expects ``meta/esc50.csv`` and ``audio/*.wav``."""
-    INFO.check_split(split)
-    return _clips(_find(root), split)
-
-
-def _find(root: str | Path) -> Tree:
-    return find_tree(root, INFO, _META, ("ESC-50-master", "ESC-50"))
-
-
-def _clips(tree: Tree, split: str) -> Iterator[Clip | Missing]:
-    listing = Listing(tree)
-    for where, row in read_csv(tree, _META, ("filename", "fold", "category", "esc10", "src_file")):
-        if f"fold{row['fold']}" not in INFO.splits:
-            raise InputError(f"{tree}/{where}: there is no fold {row['fold']!r}, only 1 to 5.")
-        if f"fold{row['fold']}" != split:
-            continue
-        name = checked_name(row["filename"], f"{tree}/{where}")
-        yield listing.clip(
-            name.removesuffix(".wav"),
-            f"audio/{name}",
-            where,
-            label=row["category"],
-            metadata={"esc10": row["esc10"], "freesound_id": row["src_file"]},
-        )
+CORPUS = Esc50()

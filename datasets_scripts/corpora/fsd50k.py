@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
-from datasets_scripts.sources.corpus import Clip, CorpusInfo, Download, Missing
-from datasets_scripts.sources.download import locate_or_download
-from datasets_scripts.sources.listing import Listing
-from datasets_scripts.sources.tables import read_csv, without_empty
-from datasets_scripts.sources.tree import Tree, checked_name, find_tree
-from tokenizer.errors import InputError, MissingFileError
+from datasets_scripts.sources.corpus import CorpusInfo, Download
+from datasets_scripts.sources.folder_corpus import TableCorpus
+from datasets_scripts.sources.tables import TableRow, read_csv
+from datasets_scripts.sources.tree import Tree
+from tokenizer.errors import InputError
 
 _DEV, _EVAL = ("train", "val"), ("eval",)
+_ABOUT = ("title", "uploader", "license")
 
 # https://zenodo.org/records/4060432
 _FILES = (
@@ -54,71 +52,45 @@ INFO = CorpusInfo(
         for name, splits, md5 in _FILES
     ),
 )
-_TRUTH = "FSD50K.ground_truth"
 
 
-def describe(root: str | Path) -> CorpusInfo:
-    """See `Corpus.describe`."""
-    tree = _find(root)
-    there = tuple(split for split in INFO.splits if tree.is_folder(_audio_folder(split)))
-    return replace(INFO, splits=there)
+class FSD50K(TableCorpus):
+    """Expects the folders that the archives unpack to."""
 
+    INFO = INFO
+    marker = "FSD50K.ground_truth"
+    folders = ("FSD50K",)
+    split = "{split}"
+    id = "{fname}"
+    audio = "FSD50K.{part}_audio/{id}.wav"
+    label = "label"
+    metadata: ClassVar[Mapping[str, str]] = {name: name for name in ("labels", "mids", *_ABOUT)}
 
-def download(
-    root: str | Path, splits: Sequence[str] | None = None, *, progress: bool = False, **options: str
-) -> Path:
-    """See `Corpus.download`."""
-    return locate_or_download(INFO, root, splits, partial(describe, **options), progress=progress)
+    def split_place(self, split: str) -> str:
+        """See `FolderCorpus.split_place`."""
+        return f"FSD50K.{_part(split)}_audio"
 
-
-def prepare(root: str | Path, split: str) -> Iterator[Clip | Missing]:
-    """See `Corpus.prepare`; expects the folders that the archives unpack to."""
-    INFO.check_split(split)
-    tree = _find(root)
-    if not tree.is_folder(_audio_folder(split)):
-        raise MissingFileError(f"{tree} has no folder {_audio_folder(split)}: download it first.")
-    return _clips(tree, split)
-
-
-def _find(root: str | Path) -> Tree:
-    return find_tree(root, INFO, _TRUTH, ("FSD50K",))
+    def rows(self, tree: Tree, split: str, **_: Any) -> Iterator[tuple[str, TableRow]]:
+        """See `TableCorpus.rows`."""
+        part = _part(split)
+        vocabulary = f"{self.marker}/vocabulary.csv"
+        columns = ("index", "label", "mid")
+        classes = {row["label"] for _, row in read_csv(tree, vocabulary, columns, columns=columns)}
+        about = _about(tree, part)
+        needed = ("fname", "labels", "mids", *(("split",) if part == "dev" else ()))
+        for where, row in read_csv(tree, f"{self.marker}/{part}.csv", needed):
+            labels = row["labels"].split(",")
+            if unknown := [label for label in labels if label not in classes]:
+                raise InputError(f"{tree}/{where}: {unknown[0]!r} is not in {vocabulary}.")
+            more = {"split": row.get("split", "eval"), "part": part, "label": labels[0]}
+            yield where, row | more | about.get(row["fname"], {})
 
 
 def _part(split: str) -> str:
     return "dev" if split in _DEV else "eval"
 
 
-def _audio_folder(split: str) -> str:
-    return f"FSD50K.{_part(split)}_audio"
-
-
-def _clips(tree: Tree, split: str) -> Iterator[Clip | Missing]:
-    part = _part(split)
-    vocabulary = f"{_TRUTH}/vocabulary.csv"
-    columns = ("index", "label", "mid")
-    known = {row["label"] for _, row in read_csv(tree, vocabulary, columns, columns=columns)}
-    about = _about(tree, part)
-    listing = Listing(tree)
-    needed = ("fname", "labels", "mids", *(("split",) if part == "dev" else ()))
-    for where, row in read_csv(tree, f"{_TRUTH}/{part}.csv", needed):
-        if row.get("split", "eval") not in INFO.splits:
-            raise InputError(f"{tree}/{where}: there is no split {row['split']!r}.")
-        if row.get("split", "eval") != split:
-            continue
-        labels = row["labels"].split(",")
-        if unknown := [label for label in labels if label not in known]:
-            raise InputError(f"{tree}/{where}: {unknown[0]!r} is not in {vocabulary}.")
-        name = checked_name(row["fname"], f"{tree}/{where}")
-        yield listing.clip(
-            name,
-            f"{_audio_folder(split)}/{name}.wav",
-            where,
-            label=labels[0],
-            metadata={"labels": row["labels"], "mids": row["mids"]} | about.get(name, {}),
-        )
-
-
-def _about(tree: Tree, part: str) -> dict[str, dict[str, str]]:
+def _about(tree: Tree, part: str) -> dict[str, TableRow]:
     """Title, uploader and licence of each clip, if the archive of metadata is there."""
     name = f"FSD50K.metadata/{part}_clips_info_FSD50K.json"
     if not tree.has(name):
@@ -126,11 +98,11 @@ def _about(tree: Tree, part: str) -> dict[str, dict[str, str]]:
     try:
         clips = json.loads(tree.text(name))
         return {
-            clip_id: without_empty({key: str(clip.get(key, "")) for key in _ABOUT})
+            clip_id: {key: str(clip.get(key, "")) for key in _ABOUT}
             for clip_id, clip in clips.items()
         }
     except (ValueError, AttributeError) as error:
         raise InputError(f"{tree.path(name)} is not what FSD50K has there: {error}") from None
 
 
-_ABOUT = ("title", "uploader", "license")
+CORPUS = FSD50K()

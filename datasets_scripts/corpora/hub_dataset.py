@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from datasets_scripts.corpora.audiofolder import CAPTION_COLUMNS
 from datasets_scripts.sources.corpus import (
     AudioBytes,
-    Clip,
     ClipAudio,
+    Corpus,
+    CorpusClip,
     CorpusInfo,
     Missing,
     RemoteFile,
 )
-from datasets_scripts.sources.download import locate
 from datasets_scripts.sources.listing import not_text, not_texts
-from datasets_scripts.sources.tables import as_row, pick
+from datasets_scripts.sources.tables import CAPTION_COLUMNS, COLUMN_OPTIONS, TextColumns, as_row
 from datasets_scripts.sources.tree import is_address
 from tokenizer.errors import InputError, MissingPackageError
 
@@ -35,89 +33,61 @@ INFO = CorpusInfo(
         "revision": "commit, branch or tag; give a commit to get the same rows for ever",
         "streaming": "true: read it over the network, without a copy; default: false",
         "audio_column": "default: the first column of audio",
-        "label_column": "default: label",
-        "caption_column": f"default: {', '.join(CAPTION_COLUMNS)}",
         "id_column": "default: the number of the row",
-    },
+    }
+    | COLUMN_OPTIONS,
+    choices={"streaming": ("true", "false")},
 )
 
 
-@dataclass(frozen=True)
-class _Columns:
-    audio: str
-    label: str
-    captions: tuple[str, ...]
-    id: str | None
+class HubDataset(Corpus):
+    """Any dataset that `datasets` loads; title, licence and citation are its own.
 
-
-def describe(
-    root: str | Path,
-    config: str | None = None,
-    revision: str | None = None,
-    **_: str,
-) -> CorpusInfo:
-    """See `Corpus.describe`; title, licence and citation are the dataset's own."""
-    saved = _saved(root)
-    if saved is not None:
-        first = next(iter(saved.values()))
-        return _info(root, tuple(saved), first.info)
-    datasets = _datasets()
-    builder = datasets.load_dataset_builder(str(root), config, revision=revision)
-    splits = datasets.get_dataset_split_names(str(root), config, revision=revision)
-    return _info(root, tuple(splits), builder.info)
-
-
-def download(
-    root: str | Path,
-    splits: Sequence[str] | None = None,
-    *,
-    progress: bool = False,  # noqa: ARG001
-    **options: str,
-) -> Path:
-    """See `Corpus.download`; `datasets` fetches, and keeps, what it reads."""
-    return locate(root, splits, partial(describe, **options))
-
-
-def prepare(
-    root: str | Path,
-    split: str,
-    config: str | None = None,
-    revision: str | None = None,
-    streaming: str = "false",
-    audio_column: str | None = None,
-    label_column: str = "label",
-    caption_column: str | None = None,
-    id_column: str | None = None,
-) -> Iterator[Clip | Missing]:
-    """See `Corpus.prepare`.
-
-    Args:
-        root: Name of a dataset on the hub, a folder that `datasets.load_dataset` takes, or one that
-            ``save_to_disk`` has written.
-        split: One of its splits.
-        config: As the other arguments, see `INFO`.
-        revision: As above.
-        streaming: As above.
-        audio_column: As above.
-        label_column: As above.
-        caption_column: As above.
-        id_column: As above.
+    ``root`` is the name of a dataset on the hub, a folder that `datasets.load_dataset` takes, or
+    one that ``save_to_disk`` has written. `datasets` downloads what it reads, and keeps it.
     """
-    if streaming not in ("true", "false"):
-        raise InputError(f"streaming={streaming!r}; expected true or false.")
-    saved = _saved(root)
-    if saved is not None:
-        replace(INFO, title=str(root), splits=tuple(saved)).check_split(split)
-        dataset = saved[split]
-    else:
-        datasets = _datasets()
-        splits = datasets.get_dataset_split_names(str(root), config, revision=revision)
-        replace(INFO, title=str(root), splits=tuple(splits)).check_split(split)
-        dataset = _load(str(root), config, split, revision, streaming=streaming == "true")
-    captions = CAPTION_COLUMNS if caption_column is None else (caption_column,)
-    columns = _Columns(_audio_column(dataset, audio_column), label_column, captions, id_column)
-    _check_columns(dataset, [name for name in (caption_column, id_column) if name is not None])
-    return _clips(dataset, columns)
+
+    INFO = INFO
+
+    def describe(
+        self,
+        root: str | Path,
+        config: str | None = None,
+        revision: str | None = None,
+        **_: str,
+    ) -> CorpusInfo:
+        """See `Corpus.describe`."""
+        saved = _saved(root)
+        if saved is not None:
+            return _info(root, tuple(saved), next(iter(saved.values())).info)
+        builder = _datasets().load_dataset_builder(str(root), config, revision=revision)
+        return _info(root, _split_names(root, config, revision), builder.info)
+
+    def prepare(
+        self,
+        root: str | Path,
+        split: str,
+        config: str | None = None,
+        revision: str | None = None,
+        streaming: str = "false",
+        audio_column: str | None = None,
+        label_column: str = "label",
+        caption_column: str | None = None,
+        id_column: str | None = None,
+        **options: str,
+    ) -> Iterator[CorpusClip | Missing]:
+        """See `Corpus.prepare`."""
+        INFO.check_options(options | {"streaming": streaming})
+        saved = _saved(root)
+        splits = _split_names(root, config, revision) if saved is None else tuple(saved)
+        replace(INFO, title=str(root), splits=splits).check_split(split)
+        if saved is not None:
+            dataset = saved[split]
+        else:
+            dataset = _load(str(root), config, split, revision, streaming=streaming == "true")
+        audio = _audio_column(dataset, audio_column)
+        _check_columns(dataset, [name for name in (caption_column, id_column) if name is not None])
+        return _clips(dataset, audio, id_column, TextColumns(label_column, caption_column))
 
 
 def _datasets() -> Any:
@@ -128,6 +98,10 @@ def _datasets() -> Any:
             'hub_dataset needs `datasets`: pip install "latent-tokenizer[datasets]".'
         ) from None
     return datasets
+
+
+def _split_names(root: str | Path, config: str | None, revision: str | None) -> tuple[str, ...]:
+    return tuple(_datasets().get_dataset_split_names(str(root), config, revision=revision))
 
 
 def _load(
@@ -210,38 +184,34 @@ def _check_columns(dataset: Any, names: list[str]) -> None:
             raise InputError(f"The dataset has no column {name!r}, only {dataset.column_names}.")
 
 
-def _clips(dataset: Any, columns: _Columns) -> Iterator[Clip | Missing]:
+def _clips(
+    dataset: Any, audio_column: str, id_column: str | None, columns: TextColumns
+) -> Iterator[CorpusClip | Missing]:
     datasets = _datasets()
-    dataset = _encoded(dataset, columns.audio)
+    dataset = _encoded(dataset, audio_column)
     features = dataset.features or {}
     # Pictures, videos and arrays are no metadata.
-    kept = [name for name, kind in features.items() if _is_plain(kind, datasets)]
+    plain = [name for name, kind in features.items() if _is_plain(kind, datasets)]
     if features:
-        dataset = dataset.select_columns([columns.audio, *kept])
+        dataset = dataset.select_columns([audio_column, *plain])
     seen = set[str]()
     for number, values in enumerate(dataset):
-        audio = values.pop(columns.audio)
+        audio = values.pop(audio_column)
         row = as_row({name: _named(value, features.get(name)) for name, value in values.items()})
-        clip_id = f"{number:09d}" if columns.id is None else row.get(columns.id, "")
-        if columns.id is not None:
+        clip_id = f"{number:09d}" if id_column is None else row.get(id_column, "")
+        if id_column is not None:
             if not clip_id or clip_id in seen:
                 problem = "a second time" if clip_id else "empty"
-                yield Missing(f"{number:09d}", f"its {columns.id} {clip_id!r} is there {problem}")
+                yield Missing(f"{number:09d}", f"its {id_column} {clip_id!r} is there {problem}")
                 continue
             seen.add(clip_id)
         content = _content(audio, clip_id)
         if content is None:
             yield Missing(clip_id, f"row {number} has no audio")
             continue
-        caption = next((name for name in columns.captions if row.get(name)), None)
-        used = {caption, columns.label, columns.id}
-        fields: dict[str, Any] = {
-            "label": pick(row, (columns.label,)),
-            "caption": None if caption is None else row[caption],
-            "metadata": {name: value for name, value in row.items() if name not in used},
-        }
+        fields = columns.fields(row, (id_column,))
         unreadable = not_text(clip_id) or not_texts(clip_id, fields)
-        yield unreadable or Clip(clip_id, content, **fields)
+        yield unreadable or CorpusClip(clip_id, content, **fields)
 
 
 def _is_plain(kind: Any, datasets: Any) -> bool:
@@ -265,3 +235,6 @@ def _content(audio: Any, clip_id: str) -> ClipAudio | None:
     if not path:
         return None
     return RemoteFile(path) if is_address(path) else Path(path)
+
+
+CORPUS = HubDataset()

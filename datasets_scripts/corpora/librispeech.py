@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
+from collections.abc import Iterator
+from typing import Any
 
-from datasets_scripts.sources.corpus import Clip, CorpusInfo, Download, Missing
-from datasets_scripts.sources.download import locate_or_download
+from datasets_scripts.sources.corpus import CorpusClip, CorpusInfo, Download, Missing
+from datasets_scripts.sources.folder_corpus import FolderCorpus
 from datasets_scripts.sources.listing import Listing
-from datasets_scripts.sources.tree import Tree, find_tree
-from tokenizer.errors import InputError, MissingFileError
+from datasets_scripts.sources.tree import Tree
+from tokenizer.errors import InputError
 
 # https://www.openslr.org/resources/12/md5sum.txt
 _MD5 = {
@@ -54,56 +52,42 @@ INFO = CorpusInfo(
 _SPEAKERS = "SPEAKERS.TXT"
 
 
-def describe(root: str | Path) -> CorpusInfo:
-    """See `Corpus.describe`."""
-    tree = _find(root)
-    return replace(INFO, splits=tuple(split for split in INFO.splits if tree.is_folder(split)))
+class LibriSpeech(FolderCorpus):
+    """Expects ``SPLIT/SPEAKER/CHAPTER/*.flac`` and transcripts."""
 
+    INFO = INFO
+    marker = INFO.splits
+    folders = ("LibriSpeech",)
 
-def download(
-    root: str | Path, splits: Sequence[str] | None = None, *, progress: bool = False, **options: str
-) -> Path:
-    """See `Corpus.download`."""
-    return locate_or_download(INFO, root, splits, partial(describe, **options), progress=progress)
+    def split_place(self, split: str) -> str:
+        """See `FolderCorpus.split_place`."""
+        return split
 
-
-def prepare(root: str | Path, split: str) -> Iterator[Clip | Missing]:
-    """See `Corpus.prepare`; expects ``SPLIT/SPEAKER/CHAPTER/*.flac`` and transcripts."""
-    INFO.check_split(split)
-    tree = _find(root)
-    if not tree.is_folder(split):
-        raise MissingFileError(f"{tree} has no folder {split}: download that split first.")
-    return _clips(tree, split)
-
-
-def _find(root: str | Path) -> Tree:
-    return find_tree(root, INFO, INFO.splits, ("LibriSpeech",))
-
-
-def _clips(tree: Tree, split: str) -> Iterator[Clip | Missing]:
-    listing = Listing(tree)
-    sexes = _sexes(tree)
-    for speaker in tree.list(split)[0]:
-        for chapter in tree.list(f"{split}/{speaker}")[0]:
-            folder = f"{split}/{speaker}/{chapter}"
-            transcript = f"{folder}/{speaker}-{chapter}.trans.txt"
-            texts = _texts(tree, transcript) if tree.has(transcript) else {}
-            files = {name[:-5] for name in tree.list(folder)[1] if name.endswith(".flac")}
-            metadata = {"speaker": speaker, "chapter": chapter}
-            if speaker in sexes:
-                metadata["sex"] = sexes[speaker]
-            for name in sorted(files | texts.keys()):
-                if name not in texts:
-                    yield Missing(name, f"{transcript} has no line for it")
-                    continue
-                yield listing.clip(
-                    name,
-                    f"{folder}/{name}.flac",
-                    transcript,
-                    label=speaker,
-                    caption=texts[name],
-                    metadata=metadata,
-                )
+    def clips(self, tree: Tree, split: str, **_: Any) -> Iterator[CorpusClip | Missing]:
+        """See `FolderCorpus.clips`."""
+        listing = Listing(tree)
+        sexes = _sexes(tree)
+        for speaker in tree.list(split)[0]:
+            for chapter in tree.list(f"{split}/{speaker}")[0]:
+                folder = f"{split}/{speaker}/{chapter}"
+                transcript = f"{folder}/{speaker}-{chapter}.trans.txt"
+                texts = _texts(tree, transcript) if tree.has(transcript) else {}
+                files = {name[:-5] for name in tree.list(folder)[1] if name.endswith(".flac")}
+                metadata = {"speaker": speaker, "chapter": chapter}
+                if speaker in sexes:
+                    metadata["sex"] = sexes[speaker]
+                for name in sorted(files | texts.keys()):
+                    if name not in texts:
+                        yield Missing(name, f"{transcript} has no line for it")
+                        continue
+                    yield listing.clip(
+                        name,
+                        f"{folder}/{name}.flac",
+                        transcript,
+                        label=speaker,
+                        caption=texts[name],
+                        metadata=metadata,
+                    )
 
 
 def _texts(tree: Tree, name: str) -> dict[str, str]:
@@ -128,3 +112,6 @@ def _sexes(tree: Tree) -> dict[str, str]:
         return {}
     lines = [line.split("|") for line in tree.lines(_SPEAKERS) if not line.startswith(";")]
     return {cells[0].strip(): cells[1].strip() for cells in lines if len(cells) >= 5}
+
+
+CORPUS = LibriSpeech()

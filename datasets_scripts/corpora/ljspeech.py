@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
-from datasets_scripts.sources.corpus import Clip, CorpusInfo, Download, Missing
-from datasets_scripts.sources.download import locate_or_download
-from datasets_scripts.sources.listing import Listing
-from datasets_scripts.sources.tree import Tree, checked_name, find_tree
+from datasets_scripts.sources.corpus import CorpusInfo, Download
+from datasets_scripts.sources.folder_corpus import TableCorpus
+from datasets_scripts.sources.tables import TableRow
+from datasets_scripts.sources.tree import Tree
 from tokenizer.errors import InputError
 
 INFO = CorpusInfo(
@@ -35,50 +34,34 @@ INFO = CorpusInfo(
         ),
     ),
 )
-_META = "metadata.csv"
 
 
-def describe(root: str | Path) -> CorpusInfo:
-    """See `Corpus.describe`."""
-    _find(root)
-    return INFO
+class LJSpeech(TableCorpus):
+    """Expects ``metadata.csv`` and ``wavs/*.wav``."""
+
+    INFO = INFO
+    marker = table = "metadata.csv"
+    folders = ("LJSpeech-1.1",)
+    split = "train"
+    id = "{name}"
+    audio = "wavs/{id}.wav"
+    captions = ("normalised", "transcript")
+    metadata: ClassVar[Mapping[str, str]] = {"transcript": "transcript"}
+
+    def rows(self, tree: Tree, *_: Any, **__: Any) -> Iterator[tuple[str, TableRow]]:
+        """See `TableCorpus.rows`."""
+        for number, line in enumerate(tree.lines(self.table), start=1):
+            # Not CSV: quotation marks are part of the text.
+            cells = line.rstrip("\r\n").split("|")
+            if cells == [""]:
+                continue
+            where = f"{self.table}, line {number}"
+            if len(cells) != 3:
+                raise InputError(
+                    f"{tree}/{where}: expected ID|TRANSCRIPT|NORMALISED TRANSCRIPT, not"
+                    f" {line.strip()[:60]!r}."
+                )
+            yield where, dict(zip(("name", "transcript", "normalised"), cells, strict=True))
 
 
-def download(
-    root: str | Path, splits: Sequence[str] | None = None, *, progress: bool = False, **options: str
-) -> Path:
-    """See `Corpus.download`."""
-    return locate_or_download(INFO, root, splits, partial(describe, **options), progress=progress)
-
-
-def prepare(root: str | Path, split: str) -> Iterator[Clip | Missing]:
-    """See `Corpus.prepare`; expects ``metadata.csv`` and ``wavs/*.wav``."""
-    INFO.check_split(split)
-    return _clips(_find(root))
-
-
-def _find(root: str | Path) -> Tree:
-    return find_tree(root, INFO, _META, ("LJSpeech-1.1",))
-
-
-def _clips(tree: Tree) -> Iterator[Clip | Missing]:
-    listing = Listing(tree)
-    for number, line in enumerate(tree.lines(_META), start=1):
-        # Not CSV: quotation marks are part of the text.
-        cells = line.rstrip("\r\n").split("|")
-        if cells == [""]:
-            continue
-        where = f"{_META}, line {number}"
-        if len(cells) != 3:
-            raise InputError(
-                f"{tree}/{where}: expected ID|TRANSCRIPT|NORMALISED TRANSCRIPT, not"
-                f" {line.strip()[:60]!r}."
-            )
-        name = checked_name(cells[0], f"{tree}/{where}")
-        yield listing.clip(
-            name,
-            f"wavs/{name}.wav",
-            where,
-            caption=cells[2] or cells[1],
-            metadata={"transcript": cells[1]},
-        )
+CORPUS = LJSpeech()

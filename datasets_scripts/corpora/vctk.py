@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Iterator
+from typing import Any
 
-from datasets_scripts.sources.corpus import Clip, CorpusInfo, Download, Missing
-from datasets_scripts.sources.download import locate_or_download
+from datasets_scripts.sources.corpus import CorpusClip, CorpusInfo, Download, Missing
+from datasets_scripts.sources.folder_corpus import FolderCorpus
 from datasets_scripts.sources.listing import Listing
-from datasets_scripts.sources.tree import Tree, find_tree
-from tokenizer.errors import InputError
+from datasets_scripts.sources.tables import TableRow
+from datasets_scripts.sources.tree import Tree
 
 INFO = CorpusInfo(
     name="vctk",
@@ -38,63 +37,53 @@ INFO = CorpusInfo(
         ),
     ),
     options={"mic": "mic1 (default) or mic2, which p280 and p315 lack"},
+    choices={"mic": ("mic1", "mic2")},
 )
 _AUDIO = "wav48_silence_trimmed"
 _SPEAKERS = "speaker-info.txt"
 _WITHOUT_MIC2 = ("p280", "p315")
 
 
-def describe(root: str | Path, **_: str) -> CorpusInfo:
-    """See `Corpus.describe`."""
-    _find(root)
-    return INFO
+class Vctk(FolderCorpus):
+    """Expects ``wav48_silence_trimmed/pXXX/*.flac`` and ``txt/pXXX/*.txt``."""
+
+    INFO = INFO
+    marker = _AUDIO
+    folders = ("VCTK-Corpus-0.92",)
+
+    def clips(
+        self,
+        tree: Tree,
+        split: str,  # noqa: ARG002
+        mic: str = "mic1",
+        **_: Any,
+    ) -> Iterator[CorpusClip | Missing]:
+        """See `FolderCorpus.clips`."""
+        listing = Listing(tree)
+        about = _speakers(tree)
+        ending = f"_{mic}.flac"
+        for speaker in tree.list(_AUDIO)[0]:
+            if mic == "mic2" and speaker in _WITHOUT_MIC2:
+                continue
+            folder, texts = f"{_AUDIO}/{speaker}", f"txt/{speaker}"
+            files = [name for name in tree.list(folder)[1] if name.endswith(ending)]
+            spoken = {name.removesuffix(ending) for name in files}
+            written = set[str]()
+            if tree.is_folder(texts):
+                written = {name[:-4] for name in tree.list(texts)[1] if name.endswith(".txt")}
+            for name in sorted(spoken | written):
+                text = f"{texts}/{name}.txt"
+                yield listing.clip(
+                    f"{name}_{mic}",
+                    f"{folder}/{name}{ending}",
+                    text,
+                    label=speaker,
+                    caption=tree.text(text).strip() or None if name in written else None,
+                    metadata={"speaker": speaker} | about.get(speaker, {}),
+                )
 
 
-def download(
-    root: str | Path, splits: Sequence[str] | None = None, *, progress: bool = False, **options: str
-) -> Path:
-    """See `Corpus.download`."""
-    return locate_or_download(INFO, root, splits, partial(describe, **options), progress=progress)
-
-
-def prepare(root: str | Path, split: str, mic: str = "mic1") -> Iterator[Clip | Missing]:
-    """See `Corpus.prepare`; expects ``wav48_silence_trimmed/pXXX/*.flac``, ``txt/pXXX/*.txt``."""
-    INFO.check_split(split)
-    if mic not in ("mic1", "mic2"):
-        raise InputError(f"mic={mic!r}; expected mic1 or mic2.")
-    return _clips(_find(root), mic)
-
-
-def _find(root: str | Path) -> Tree:
-    return find_tree(root, INFO, _AUDIO, ("VCTK-Corpus-0.92",))
-
-
-def _clips(tree: Tree, mic: str) -> Iterator[Clip | Missing]:
-    listing = Listing(tree)
-    about = _speakers(tree)
-    ending = f"_{mic}.flac"
-    for speaker in tree.list(_AUDIO)[0]:
-        if mic == "mic2" and speaker in _WITHOUT_MIC2:
-            continue
-        folder, texts = f"{_AUDIO}/{speaker}", f"txt/{speaker}"
-        files = [name for name in tree.list(folder)[1] if name.endswith(ending)]
-        spoken = {name.removesuffix(ending) for name in files}
-        written = set[str]()
-        if tree.is_folder(texts):
-            written = {name[:-4] for name in tree.list(texts)[1] if name.endswith(".txt")}
-        for name in sorted(spoken | written):
-            text = f"{texts}/{name}.txt"
-            yield listing.clip(
-                f"{name}_{mic}",
-                f"{folder}/{name}{ending}",
-                text,
-                label=speaker,
-                caption=tree.text(text).strip() or None if name in written else None,
-                metadata={"speaker": speaker} | about.get(speaker, {}),
-            )
-
-
-def _speakers(tree: Tree) -> dict[str, dict[str, str]]:
+def _speakers(tree: Tree) -> dict[str, TableRow]:
     # "p280  25  F    French  France   (mic2 files unavailable)", the last two as they please.
     if not tree.has(_SPEAKERS):
         return {}
@@ -105,3 +94,6 @@ def _speakers(tree: Tree) -> dict[str, dict[str, str]]:
         if cells:
             found[cells[0]] = {k: v.strip() for k, v in zip(names, cells[1:], strict=False)}
     return found
+
+
+CORPUS = Vctk()

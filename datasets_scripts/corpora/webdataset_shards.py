@@ -9,26 +9,29 @@ import re
 import struct
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import groupby, islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from datasets_scripts.corpora.audiofolder import CAPTION_COLUMNS, SPLITS
-from datasets_scripts.sources.corpus import AudioBytes, Clip, CorpusInfo, Missing, TarMember
-from datasets_scripts.sources.download import locate
-from datasets_scripts.sources.listing import not_text, not_texts
-from datasets_scripts.sources.tables import as_row, pick
+from datasets_scripts.sources.corpus import (
+    AudioBytes,
+    Corpus,
+    CorpusClip,
+    CorpusInfo,
+    Missing,
+    TarMember,
+)
+from datasets_scripts.sources.listing import MAX_TEXT, decode_text, not_text, not_texts
+from datasets_scripts.sources.splits import SPLIT_WORDS, split_of
+from datasets_scripts.sources.tables import CAPTION_COLUMNS, COLUMN_OPTIONS, TextColumns, as_row
 from datasets_scripts.sources.tree import Tree, checked_name, is_address, is_audio
 from tokenizer.errors import InputError, MissingFileError
 
 _SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _TEXTS = ("json", "txt", "cls")
-# What is not audio is short; what is longer is no caption.
-_MAX_TEXT = 2**20
 # Limits, which can be changed here. Compressed and sparse archives may stand for far more than they
 # are: audio that has to be read into memory is refused beyond this.
 MAX_AUDIO_BYTES = 2**30
@@ -44,17 +47,9 @@ INFO = CorpusInfo(
     caption_kind=f"the file .txt of a sample, or {', '.join(CAPTION_COLUMNS)} in its .json",
     options={
         "audio": "ending of the audio in samples that have several, such as mic1.flac",
-        "label_column": "key in .json; default: label",
-        "caption_column": f"key in .json; default: {', '.join(CAPTION_COLUMNS)}",
-    },
+    }
+    | COLUMN_OPTIONS,
 )
-
-
-@dataclass(frozen=True)
-class _Options:
-    audio: str | None
-    label_column: str
-    caption_columns: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -77,43 +72,45 @@ class _Member:
         """What comes after the key."""
         return self.name[len(self.key) + 1 :]
 
-
-def describe(root: str | Path, **_: str) -> CorpusInfo:
-    """See `Corpus.describe`."""
-    return replace(INFO, splits=tuple(_shards(root)[1]))
-
-
-def download(
-    root: str | Path,
-    splits: Sequence[str] | None = None,
-    *,
-    progress: bool = False,  # noqa: ARG001
-    **options: str,
-) -> Path:
-    """See `Corpus.download`; there is nothing to fetch."""
-    return locate(root, splits, partial(describe, **options))
+    @property
+    def text_kind(self) -> str | None:
+        """The one of `_TEXTS` that the file is, in any case; None for other files."""
+        kind = self.ending.lower().rpartition(".")[2]
+        return kind if kind in _TEXTS else None
 
 
-def prepare(
-    root: str | Path,
-    split: str,
-    audio: str | None = None,
-    label_column: str = "label",
-    caption_column: str | None = None,
-) -> Iterator[Clip | Missing]:
-    """See `Corpus.prepare`; nothing is unpacked, and memory does not grow with the archives.
+class WebDataset(Corpus):
+    """A folder of shards or a pattern of them with wildcards and braces.
 
-    ``root`` is a folder of shards or a pattern of them with wildcards and braces, such as
-    ``data/train-{000..127}.tar``. In a folder, shards whose name begins with a split's (train,
-    val, ...), or that are in a folder of that name, belong to it, and all others to "train".
+    Such as ``data/train-{000..127}.tar``. In a folder, shards whose name begins with a split's
+    (train, val, ...), or that are in a folder of that name, belong to it, and all others to
+    "train". Nothing is unpacked, and memory does not grow with the archives.
 
-    Plain archives on a local disk are read in place, by whoever encodes the clip. Compressed and
-    remote ones are read from beginning to end, and their clips carry the audio in memory.
+    Plain archives on a local disk are read in place, by the process that encodes the clip.
+    Compressed and remote ones are read from beginning to end, and their clips carry the audio in
+    memory.
     """
-    tree, shards = _shards(root)
-    replace(INFO, splits=tuple(shards)).check_split(split)
-    captions = CAPTION_COLUMNS if caption_column is None else (caption_column,)
-    return _clips(tree, shards[split], _Options(audio, label_column, captions))
+
+    INFO = INFO
+
+    def describe(self, root: str | Path, **_: str) -> CorpusInfo:
+        """See `Corpus.describe`."""
+        return replace(INFO, splits=tuple(_shards(root)[1]))
+
+    def prepare(
+        self,
+        root: str | Path,
+        split: str,
+        audio: str | None = None,
+        label_column: str = "label",
+        caption_column: str | None = None,
+        **options: str,
+    ) -> Iterator[CorpusClip | Missing]:
+        """See `Corpus.prepare`."""
+        INFO.check_options(options)
+        tree, shards = _shards(root)
+        replace(INFO, splits=tuple(shards)).check_split(split)
+        return _clips(tree, shards[split], audio, TextColumns(label_column, caption_column))
 
 
 def _shards(root: str | Path) -> tuple[Tree, dict[str, list[str]]]:
@@ -134,13 +131,12 @@ def _shards(root: str | Path) -> tuple[Tree, dict[str, list[str]]]:
         found.setdefault(_split(name), []).append(name)
     if not found:
         raise MissingFileError(f"There are no shards ({', '.join(_SUFFIXES)}) in {root}.")
-    return tree, {split: found[split] for split in SPLITS if split in found}
+    return tree, {split: found[split] for split in SPLIT_WORDS if split in found}
 
 
 def _split(name: str) -> str:
     parts = [*name.lower().split("/")[:-1], re.split(r"[^a-z]", name.lower().rpartition("/")[2])[0]]
-    found = (split for part in parts for split, words in SPLITS.items() if part in words)
-    return next(found, "train")
+    return next(filter(None, map(split_of, parts)), "train")
 
 
 def _expand(pattern: str) -> tuple[str, list[str]]:
@@ -204,13 +200,17 @@ _DAMAGED = (
 )  # fmt: skip
 
 
-def _clips(tree: Tree, shards: list[str], options: _Options) -> Iterator[Clip | Missing]:
+def _clips(
+    tree: Tree, shards: list[str], audio: str | None, columns: TextColumns
+) -> Iterator[CorpusClip | Missing]:
     for shard in shards:
         seen = set[str]()
         try:
             for key, members in groupby(_members(tree, shard), key=lambda member: member.key):
                 clip_id = f"{shard}/{key}"
-                item = not_text(clip_id) or _sample(tree, shard, clip_id, list(members), options)
+                item = not_text(clip_id) or _sample(
+                    tree, shard, clip_id, list(members), audio, columns
+                )
                 if clip_id in seen:
                     item = Missing(clip_id, f"{key} comes a second time, after other samples")
                 seen.add(clip_id)
@@ -231,9 +231,9 @@ def _members(tree: Tree, shard: str) -> Iterator[_Member]:
             name = info.name.removeprefix("./")
             if info.isreg() and not name.rpartition("/")[2].startswith("."):
                 member = _Member(name, info.offset_data, info.size, None)
-                if member.ending in _TEXTS or not in_place or info.issparse():
+                if member.text_kind or not in_place or info.issparse():
                     # A header says the size; what is too long is not read, and refused below.
-                    fits = info.size <= (_MAX_TEXT if member.ending in _TEXTS else MAX_AUDIO_BYTES)
+                    fits = info.size <= (MAX_TEXT if member.text_kind else MAX_AUDIO_BYTES)
                     source = tar.extractfile(info) if fits else None
                     member = replace(member, content=source.read() if source else b"")
                 yield member
@@ -253,25 +253,30 @@ def _check_end(stream: Any, offset: int) -> None:
 
 
 def _sample(
-    tree: Tree, shard: str, clip_id: str, members: list[_Member], options: _Options
-) -> Clip | Missing:
+    tree: Tree,
+    shard: str,
+    clip_id: str,
+    members: list[_Member],
+    audio_ending: str | None,
+    columns: TextColumns,
+) -> CorpusClip | Missing:
     try:
         checked_name(members[0].name, shard)
     except ValueError:
         return Missing(clip_id, "its name leads out of the archive")
     audio = [member for member in members if is_audio(member.name)]
-    if options.audio is not None:
-        audio = [member for member in audio if member.ending == options.audio.lstrip(".")]
+    if audio_ending is not None:
+        audio = [member for member in audio if member.ending == audio_ending.lstrip(".")]
     endings = ", ".join(member.ending for member in members)
     if not audio:
         return Missing(clip_id, f"it has no audio, only {endings}")
     if len(audio) > 1:
         return Missing(clip_id, f"it has several pieces of audio ({endings}): use the option audio")
+    chosen = audio[0]
     try:
-        fields = _fields(members, options)
+        fields = _fields(members, PurePosixPath(chosen.ending).stem, columns)
     except ValueError as error:
         return Missing(clip_id, str(error))
-    chosen = audio[0]
     if chosen.content is not None and chosen.size > MAX_AUDIO_BYTES:
         return Missing(clip_id, f"its audio has more than {MAX_AUDIO_BYTES:,} bytes")
     if (unreadable := not_texts(clip_id, fields)) is not None:
@@ -281,35 +286,39 @@ def _sample(
         if chosen.content is None
         else AudioBytes(chosen.content, f"{tree.path(shard)}: {chosen.name}")
     )
-    return Clip(clip_id, content, **fields)
+    return CorpusClip(clip_id, content, **fields)
 
 
-def _fields(members: list[_Member], options: _Options) -> dict[str, Any]:
-    texts = {member.ending: _text(member) for member in members if member.ending in _TEXTS}
+def _fields(members: list[_Member], audio: str, columns: TextColumns) -> dict[str, Any]:
+    """Label, caption and metadata of a sample whose audio ends in ``audio`` and a suffix."""
+    texts = {kind: _text(members, kind, audio) for kind in _TEXTS}
     value: Any = {}
-    if "json" in texts:
+    if texts["json"]:
         try:
             value = json.loads(texts["json"])
         except (ValueError, RecursionError) as error:
             raise InputError(f"its .json cannot be read: {error}") from None
         if not isinstance(value, Mapping):
             raise InputError("its .json is not an object")
-    row = as_row(value)
-    column = next((key for key in options.caption_columns if row.get(key)), None)
-    return {
-        "label": texts.get("cls", "").strip() or pick(row, (options.label_column,)),
-        "caption": texts.get("txt", "").strip() or pick(row, options.caption_columns),
-        "metadata": {
-            key: item for key, item in row.items() if key not in (column, options.label_column)
-        },
+    fields = columns.fields(as_row(value))
+    return fields | {
+        "label": texts["cls"] or fields["label"],
+        "caption": texts["txt"] or fields["caption"],
     }
 
 
-def _text(member: _Member) -> str:
-    content = member.content or b""
-    if member.size > _MAX_TEXT:
-        raise InputError(f"its .{member.ending} is longer than {_MAX_TEXT:,} bytes")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise InputError(f"its .{member.ending} is not text in UTF-8") from None
+def _text(members: list[_Member], kind: str, audio: str) -> str:
+    """The text of a kind: of ``a.mic1.txt`` and ``a.txt``, the one named as the audio is."""
+    candidates = {member.ending.lower(): member for member in members if member.text_kind == kind}
+    if not candidates:
+        return ""
+    name = next((name for name in (f"{audio}.{kind}".lower(), kind) if name in candidates), None)
+    if name is None and len(candidates) > 1:
+        raise InputError(f"it has several files .{kind}: {', '.join(sorted(candidates))}")
+    member = candidates[name or next(iter(candidates))]
+    if member.size > MAX_TEXT:
+        raise InputError(f"its .{member.ending} is longer than {MAX_TEXT:,} bytes")
+    return decode_text(member.content or b"", f".{member.ending}")
+
+
+CORPUS = WebDataset()

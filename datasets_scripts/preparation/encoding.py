@@ -17,7 +17,7 @@ from datasets_scripts.preparation.options import Resources, RowOptions
 from datasets_scripts.preparation.read_ahead import ReadAhead
 from datasets_scripts.preparation.reading import ClipReader, Piece
 from datasets_scripts.preparation.segments import segment_length
-from datasets_scripts.sources.corpus import Clip, Missing
+from datasets_scripts.sources.corpus import CorpusClip, Missing
 from tokenizer import LatentTokenizer
 
 Row = dict[str, Any]
@@ -36,7 +36,7 @@ class Task:
     """
 
     index: int
-    item: Clip | Missing
+    item: CorpusClip | Missing
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class _Encoder:
 
     def _finish(self, row: Row, task: Task, piece: Piece) -> Row | str:
         clip = task.item
-        assert isinstance(clip, Clip)
+        assert isinstance(clip, CorpusClip)
         latents = row.get("latents")
         if latents is not None:
             with np.errstate(over="ignore"):
@@ -211,7 +211,7 @@ class _Encoder:
         }
 
 
-def _metadata(clip: Clip) -> str | None:
+def _metadata(clip: CorpusClip) -> str | None:
     found = dict(clip.metadata)
     return json.dumps(found, ensure_ascii=False, sort_keys=True) if found else None
 

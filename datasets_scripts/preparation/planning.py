@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, zip_longest
 
 from datasets_scripts.preparation.encoding import Task
-from datasets_scripts.sources.corpus import Clip, Missing
+from datasets_scripts.sources.corpus import CorpusClip, Missing
 from datasets_scripts.sources.ids import IdHash, SeenIds
 from tokenizer.errors import InputError
 
@@ -30,7 +30,7 @@ class Plan:
     def __init__(
         self,
         split: str,
-        items: Iterable[Clip | Missing],
+        items: Iterable[CorpusClip | Missing],
         clips_per_shard: int,
         done: Mapping[int, tuple[int, str]],
     ) -> None:
@@ -56,7 +56,7 @@ class Plan:
                 if place + 1 == self._done[shard][0]:
                     self._check(shard, ids)
                 continue
-            if again and isinstance(item, Clip):
+            if again and isinstance(item, CorpusClip):
                 item = Missing(item.id, "its id occurs a second time in this split")  # noqa: PLW2901
             yield Task(index, item)
         last = self.num_clips % self._clips_per_shard
@@ -79,7 +79,7 @@ class Plan:
 
 def check_same(
     split: str,
-    items: Iterable[Clip | Missing],
+    items: Iterable[CorpusClip | Missing],
     clips_per_shard: int,
     then: Sequence[tuple[int, str]],
 ) -> None:
@@ -104,7 +104,9 @@ def check_same(
         )
 
 
-def _shards(items: Iterable[Clip | Missing], clips_per_shard: int) -> Iterator[tuple[int, str]]:
+def _shards(
+    items: Iterable[CorpusClip | Missing], clips_per_shard: int
+) -> Iterator[tuple[int, str]]:
     """The number of clips of each shard, and the `IdHash` of their ids."""
     for _, group in groupby(enumerate(items), key=lambda pair: pair[0] // clips_per_shard):
         ids, clips = IdHash(), 0

@@ -12,11 +12,11 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from tqdm import tqdm
 
+from datasets_scripts.corpora import describe_corpus, find_corpus
 from datasets_scripts.dataset.card import write_card
 from datasets_scripts.dataset.manifest import (
     MANIFEST,
@@ -37,7 +37,7 @@ from datasets_scripts.preparation.encoding import Encoded, Task, encode_tasks
 from datasets_scripts.preparation.options import Resources, RowOptions
 from datasets_scripts.preparation.planning import Plan, check_same
 from datasets_scripts.preparation.workers import encode_in_processes
-from datasets_scripts.sources.corpus import Clip, CorpusInfo, Missing
+from datasets_scripts.sources.corpus import CorpusClip, CorpusInfo, Missing
 from datasets_scripts.sources.ids import IdHash
 from tokenizer import LatentTokenizer, device_of, load_tokenizer
 from tokenizer.errors import InputError, StateError
@@ -81,42 +81,13 @@ class Job:
                 then = [(record.clips, record.clip_ids) for record in records]
                 check_same(split, self._items(split), self.options.clips_per_shard, then)
 
-    def _items(self, split: str) -> Iterator[Clip | Missing]:
+    def _items(self, split: str) -> Iterator[CorpusClip | Missing]:
         corpus = find_corpus(self.info.name)
         return corpus.prepare(self.root, split, **self.corpus_options)
 
     def no_statistics(self) -> Statistics:
         """Sums over no rows, of the right sizes."""
         return Statistics(self.header.codebook_sizes, self.header.row_format().latent_dim or 0)
-
-
-def find_corpus(name: str) -> ModuleType:
-    """The module of a corpus.
-
-    Raises:
-        ValueError: If there is none of that name.
-    """
-    from datasets_scripts.corpora import CORPORA
-
-    if name not in CORPORA:
-        raise InputError(f"There is no corpus {name!r}. Known: {', '.join(sorted(CORPORA))}.")
-    return CORPORA[name]
-
-
-def describe_corpus(
-    name: str, root: str | Path, corpus_options: Mapping[str, str] | None = None
-) -> CorpusInfo:
-    """What a corpus is, with the splits that ``root`` really has.
-
-    Raises:
-        FileNotFoundError: If there is nothing of the corpus at ``root``.
-        ValueError: If there is no such corpus, or it has no such option.
-    """
-    corpus, theirs = find_corpus(name), dict(corpus_options or {})
-    if unknown := sorted(set(theirs) - set(corpus.INFO.options)):
-        known = ", ".join(corpus.INFO.options) or "none"
-        raise InputError(f"Corpus {name!r} has no option {unknown[0]!r}. Options: {known}.")
-    return corpus.describe(root, **theirs)
 
 
 def start_job(

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from datasets_scripts.preparation.segments import cut
-from datasets_scripts.sources.corpus import Clip, Missing
+from datasets_scripts.sources.corpus import CorpusClip, Missing
 from tokenizer import AudioSource, open_audio
 from tokenizer.errors import InputError
 
@@ -51,7 +51,7 @@ class ClipReader:
     downmix: bool
     longest: int
 
-    def pieces(self, item: Clip | Missing) -> Iterator[Piece]:
+    def pieces(self, item: CorpusClip | Missing) -> Iterator[Piece]:
         """Yields what becomes a row each.
 
         Raises:
@@ -87,11 +87,11 @@ class ClipReader:
         audio = {"array": samples, "sampling_rate": self.target_rate}
         return Piece(start, samples.shape[-1], audio, weight=samples.size)
 
-    def _require(self, found: bool, clip: Clip) -> None:
+    def _require(self, found: bool, clip: CorpusClip) -> None:
         if not found:
             raise InputError(f"{clip.audio} ends before the clip begins, at {clip.start or 0:g} s.")
 
-    def _open(self, clip: Clip) -> tuple[AudioSource, Any]:
+    def _open(self, clip: CorpusClip) -> tuple[AudioSource, Any]:
         options = {"target_rate": self.target_rate, "downmix": self.downmix}
         audio: Any = clip.audio
         if not isinstance(audio, Path):

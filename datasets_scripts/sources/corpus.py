@@ -1,23 +1,15 @@
-"""What a corpus is: clips, and what is known of them, in the form that preparation reads.
+"""What a corpus is: its clips and their descriptions, in the form that preparation reads.
 
-A corpus is a module in `datasets_scripts.corpora` with one constant and three functions:
-
-    INFO: CorpusInfo
-    describe(root, **options) -> CorpusInfo          INFO, with the splits that root really has
-    download(root, splits=None, *, progress=False, **options) -> Path      locates or downloads
-    prepare(root, split, **options) -> Iterator[Clip | Missing]
-
-``root`` is a folder, or an address that fsspec knows. Options are strings; `CorpusInfo.options`
-says which ones a corpus takes, and what they default to.
+Each corpus is a `Corpus` named ``CORPUS`` in a module of `datasets_scripts.corpora`.
 """
 
 from __future__ import annotations
 
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from tokenizer.errors import FileError, InputError
 
@@ -118,7 +110,7 @@ ClipAudio = Path | RemoteFile | TarMember | AudioBytes
 
 
 @dataclass(frozen=True)
-class Clip:
+class CorpusClip:
     """A piece of audio of a corpus, not read yet, and what the corpus says of it.
 
     Attributes:
@@ -156,12 +148,15 @@ class Clip:
         return self.audio.open("rb") if isinstance(self.audio, Path) else self.audio.open()
 
 
+Clip = CorpusClip  # Its name in version 0.1.
+
+
 @dataclass(frozen=True)
 class Missing:
     """A clip that the corpus should have and cannot give; it is counted and listed, not dropped.
 
     Attributes:
-        id: As `Clip.id`.
+        id: As `CorpusClip.id`.
         reason: Why; one line.
     """
 
@@ -197,11 +192,12 @@ class CorpusInfo:
         licence: Of the audio.
         citation: BibTeX; empty if there is none.
         splits: All that exist; empty if that depends on the folder (see ``describe``).
-        label_kind: What `Clip.label` is; None if there is none.
-        caption_kind: What `Clip.caption` is; None if there is none.
+        label_kind: What `CorpusClip.label` is; None if there is none.
+        caption_kind: What `CorpusClip.caption` is; None if there is none.
         sampling_rate: Hz; None if it varies.
         downloads: What ``download`` fetches.
-        options: Names of the keyword arguments that the corpus' functions take, with what they do.
+        options: Names of the keyword arguments that the corpus' methods take, with what they do.
+        choices: The values that an option may have, for options with few of them.
     """
 
     name: str
@@ -215,6 +211,7 @@ class CorpusInfo:
     sampling_rate: int | None = None
     downloads: tuple[Download, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
+    choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def check_split(self, split: str) -> None:
         """Raises ValueError if there is no such split."""
@@ -222,30 +219,46 @@ class CorpusInfo:
             known = ", ".join(self.splits) or "none"
             raise InputError(f"{self.title} has no split {split!r}. Splits: {known}.")
 
+    def check_options(self, options: Mapping[str, str]) -> None:
+        """Raises ValueError if there is no such option, or it cannot have this value."""
+        for name, value in options.items():
+            if name not in self.options:
+                known = ", ".join(self.options) or "none"
+                raise InputError(f"Corpus {self.name!r} has no option {name!r}. Options: {known}.")
+            if value not in self.choices.get(name, (value,)):
+                expected = " or ".join(self.choices[name])
+                raise InputError(f"{name}={value!r}; expected {expected}.")
 
-@runtime_checkable
-class Corpus(Protocol):
-    """What a module in `datasets_scripts.corpora` provides."""
+
+class Corpus(ABC):
+    """What the methods of every corpus do.
+
+    ``root`` is a folder, or an address that fsspec knows. Options are strings, see
+    `CorpusInfo.options`.
+
+    Attributes:
+        INFO: What is known of it before anything is read.
+    """
 
     INFO: CorpusInfo
 
+    @abstractmethod
     def describe(self, root: str | Path, **options: str) -> CorpusInfo:
-        """`INFO` with the splits that are there; never reads audio.
+        """`INFO` with the splits that ``root`` really has; never reads audio.
 
         Raises:
             FileNotFoundError: If there is nothing of the corpus at ``root``.
         """
-        ...
 
     def download(
         self,
         root: str | Path,
         splits: Sequence[str] | None = None,
         *,
-        progress: bool = False,
+        progress: bool = False,  # noqa: ARG002
         **options: str,
     ) -> Path:
-        """Makes sure that the corpus is at ``root``; fetches what is not there.
+        """Makes sure that the corpus is at ``root``; fetches what is missing if it has an address.
 
         Args:
             root: A folder of this machine.
@@ -258,11 +271,18 @@ class Corpus(Protocol):
 
         Raises:
             FileNotFoundError: If it is not there and has no address to fetch it from.
+            ValueError: If there is no such split or option.
             RuntimeError: If an address cannot be reached, or sends something else.
         """
-        ...
+        info = self.describe(root, **options)
+        for split in splits or ():
+            info.check_split(split)
+        return Path(root)
 
-    def prepare(self, root: str | Path, split: str, **options: str) -> Iterator[Clip | Missing]:
+    @abstractmethod
+    def prepare(
+        self, root: str | Path, split: str, **options: str
+    ) -> Iterator[CorpusClip | Missing]:
         """The clips of a split, one by one, in an order that is always the same.
 
         Args:
@@ -272,7 +292,6 @@ class Corpus(Protocol):
 
         Raises:
             FileNotFoundError: If metadata, or the whole split, is missing.
-            ValueError: If there is no such split, or metadata cannot be understood. Single
-                clips that cannot be found raise nothing: they come as `Missing`.
+            ValueError: If there is no such split or option, or metadata cannot be understood.
+                Single clips that cannot be found raise nothing: they come as `Missing`.
         """
-        ...

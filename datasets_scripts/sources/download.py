@@ -256,26 +256,3 @@ def locate_or_download(
         needed = [one for one in info.downloads if not one.splits or missing & set(one.splits)]
         fetch_all(needed, root, progress=progress)
     return root
-
-
-def locate(
-    root: str | Path, splits: Sequence[str] | None, describe: Callable[[str | Path], CorpusInfo]
-) -> Path:
-    """The ``download`` of corpora that have no address: looks whether the wanted splits are there.
-
-    Args:
-        root: Where it should be.
-        splits: Which splits; None for those that are there.
-        describe: The corpus' function of that name.
-
-    Returns:
-        ``root``.
-
-    Raises:
-        FileNotFoundError: If there is nothing of the corpus.
-        ValueError: If a split is not there.
-    """
-    info = describe(root)
-    for split in splits or ():
-        info.check_split(split)
-    return Path(root)

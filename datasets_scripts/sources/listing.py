@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from datasets_scripts.sources.corpus import Clip, Missing
+from datasets_scripts.sources.corpus import CorpusClip, Missing
 from datasets_scripts.sources.tree import Tree
+from tokenizer.errors import InputError
+
+# Bytes of a text that describes a clip; what is longer is no caption.
+MAX_TEXT = 2**20
 
 
 class Listing:
@@ -20,14 +24,14 @@ class Listing:
         self._tree = tree
         self._seen: set[str] = set()
 
-    def clip(self, clip_id: str, file: str, where: str, **fields: Any) -> Clip | Missing:
+    def clip(self, clip_id: str, file: str, where: str, **fields: Any) -> CorpusClip | Missing:
         """A clip, or why there is none.
 
         Args:
-            clip_id: As `Clip.id`.
+            clip_id: As `CorpusClip.id`.
             file: Name of its audio in the tree.
             where: Where it is listed; for the reason.
-            **fields: Of `Clip`.
+            **fields: Of `CorpusClip`.
         """
         if (unreadable := not_text(clip_id) or not_texts(clip_id, fields)) is not None:
             return unreadable
@@ -36,7 +40,7 @@ class Listing:
         self._seen.add(clip_id)
         if not self._tree.has(file):
             return Missing(clip_id, f"there is no file {file}, which {where} lists")
-        return Clip(clip_id, self._tree.audio(file), **fields)
+        return CorpusClip(clip_id, self._tree.audio(file), **fields)
 
 
 def not_texts(clip_id: str, fields: Mapping[str, Any]) -> Missing | None:
@@ -67,3 +71,21 @@ def not_text(name: str) -> Missing | None:
         shown = name.encode("utf-8", "backslashreplace").decode()
         return Missing(shown, "its name is not text in UTF-8: rename the file")
     return None
+
+
+def decode_text(content: bytes, name: str) -> str:
+    """The text of a file that describes a clip, without blanks around it.
+
+    Args:
+        content: Of the file; `MAX_TEXT` bytes and one more are enough.
+        name: What to call it in messages, such as ".txt".
+
+    Raises:
+        ValueError: If it is not UTF-8, or too long.
+    """
+    if len(content) > MAX_TEXT:
+        raise InputError(f"its {name} is longer than {MAX_TEXT:,} bytes")
+    try:
+        return content.decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        raise InputError(f"its {name} is not text in UTF-8") from None

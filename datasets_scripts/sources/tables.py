@@ -4,18 +4,56 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from datasets_scripts.sources.tree import Tree
 from tokenizer.errors import InputError, MissingPackageError
 
-Row = dict[str, str]
+TableRow = dict[str, str]
+
+CAPTION_COLUMNS = ("caption", "text", "transcription", "transcript", "sentence")
+# Options of corpora that people make themselves.
+COLUMN_OPTIONS = {
+    "label_column": "where the label is; default: label",
+    "caption_column": f"where the caption is; default: {', '.join(CAPTION_COLUMNS)}",
+}
+
+
+@dataclass(frozen=True)
+class TextColumns:
+    """Which cells of a row are its label and its caption; the others are metadata.
+
+    Attributes:
+        label_column: The label's.
+        caption_column: The caption's; None for the first of `CAPTION_COLUMNS` that is not empty.
+    """
+
+    label_column: str = "label"
+    caption_column: str | None = None
+
+    def fields(self, row: TableRow, others: Iterable[str | None] = ()) -> dict[str, Any]:
+        """``label``, ``caption`` and ``metadata`` of a clip.
+
+        Args:
+            row: Its cells.
+            others: Columns that are no metadata either.
+        """
+        columns = CAPTION_COLUMNS if self.caption_column is None else (self.caption_column,)
+        caption = next((name for name in columns if row.get(name)), None)
+        used = {caption, self.label_column, *others}
+        return {
+            "label": row.get(self.label_column) or None,
+            "caption": None if caption is None else row[caption],
+            "metadata": without_empty({key: row[key] for key in row if key not in used}),
+        }
 
 
 def read_csv(
     tree: Tree, name: str, required: Sequence[str], *, columns: Sequence[str] | None = None
-) -> Iterator[tuple[str, Row]]:
+) -> Iterator[tuple[str, TableRow]]:
     """The rows of a CSV file (RFC 4180).
 
     Args:
@@ -71,7 +109,7 @@ def check_columns(header: Iterable[str], required: Sequence[str], path: str) -> 
         raise InputError(f"{path} has the column {', '.join(twice)} twice.")
 
 
-def read_jsonl(tree: Tree, name: str, required: Sequence[str]) -> Iterator[tuple[str, Row]]:
+def read_jsonl(tree: Tree, name: str, required: Sequence[str]) -> Iterator[tuple[str, TableRow]]:
     """The objects of a file of JSON lines, values as strings; otherwise as `read_csv`."""
     for number, line in enumerate(tree.lines(name), start=1):
         if not line.strip():
@@ -87,7 +125,7 @@ def read_jsonl(tree: Tree, name: str, required: Sequence[str]) -> Iterator[tuple
         yield f"{name}, line {number}", as_row(value)
 
 
-def read_parquet(tree: Tree, name: str, required: Sequence[str]) -> Iterator[tuple[str, Row]]:
+def read_parquet(tree: Tree, name: str, required: Sequence[str]) -> Iterator[tuple[str, TableRow]]:
     """The rows of a Parquet file, values as strings, in bounded memory; otherwise as `read_csv`.
 
     Raises:
@@ -122,9 +160,14 @@ def read_parquet(tree: Tree, name: str, required: Sequence[str]) -> Iterator[tup
                 yield f"{name}, row {number}", as_row(value)
 
 
-def as_row(value: Mapping[str, Any]) -> Row:
-    """Values as strings: null is left out, numbers and lists are written as JSON."""
-    return {str(key): _as_string(item) for key, item in value.items() if item is not None}
+def as_row(value: Mapping[str, Any]) -> TableRow:
+    """Values as strings: null and NaN are left out, numbers and lists are written as JSON."""
+    return {str(key): _as_string(item) for key, item in value.items() if not _is_null(item)}
+
+
+def _is_null(value: Any) -> bool:
+    # pandas writes missing strings as NaN.
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _as_string(value: Any) -> str:
@@ -137,6 +180,6 @@ def pick(row: Mapping[str, str], columns: Iterable[str]) -> str | None:
     return next((row[name] for name in columns if row.get(name)), None)
 
 
-def without_empty(row: Mapping[str, str]) -> Row:
+def without_empty(row: Mapping[str, str]) -> TableRow:
     """The cells that say something."""
     return {key: value for key, value in row.items() if value}

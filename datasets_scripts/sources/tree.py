@@ -98,6 +98,10 @@ class Tree:
             self._listed = (folder, names)
         return last in self._listed[1]
 
+    def exists(self, name: str = "") -> bool:
+        """Whether there is such a file or folder."""
+        return self.is_folder(name) or self.has(name)
+
     def list(self, folder: str = "") -> tuple[list[str], list[str]]:
         """The names of the folders and of the files in a folder, each sorted."""
         full = self._full(folder)
@@ -130,7 +134,7 @@ class Tree:
             yield from self._walk(prefix + name, above)
 
     def audio(self, name: str) -> Path | RemoteFile:
-        """A file as `Clip.audio`."""
+        """A file as `CorpusClip.audio`."""
         return Path(self._full(name)) if self._fs is None else RemoteFile(self.path(name))
 
     def open(self, name: str) -> Any:

@@ -6,11 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from datasets_scripts.sources.corpus import Clip, Missing
+from datasets_scripts.sources.corpus import CorpusClip, Missing
 from datasets_scripts.sources.tree import Tree, is_audio
 from tokenizer.errors import InputError, MissingFileError
-
-EXCERPTS = ("cut", "whole")
 
 # The options of a corpus of excerpts of videos.
 OPTIONS = {
@@ -18,6 +16,7 @@ OPTIONS = {
     "files": "cut (default): VIDEO.wav is the excerpt alone; whole: it is all of the video, and the"
     " excerpt is taken from it",
 }
+CHOICES = {"files": ("cut", "whole")}
 
 
 class Videos:
@@ -49,17 +48,17 @@ class Videos:
         *,
         caption: str,
         metadata: dict[str, str],
-    ) -> Clip | Missing:
+    ) -> CorpusClip | Missing:
         """An excerpt, or why there is none.
 
         Args:
-            clip_id: As `Clip.id`.
+            clip_id: As `CorpusClip.id`.
             video: Its id.
             start: Where the excerpt begins in it, in seconds.
             end: Where it ends.
             split: Of files with the same name, those in a folder of this name are preferred.
-            caption: As `Clip.caption`.
-            metadata: As `Clip.metadata`.
+            caption: As `CorpusClip.caption`.
+            metadata: As `CorpusClip.metadata`.
         """
         for stem, cut in _stems(video, start, end):
             files = self._files.get(stem, [])
@@ -71,14 +70,14 @@ class Videos:
                 continue
             audio = self._tree.audio(files[0])
             if self._whole and not cut:
-                return Clip(
+                return CorpusClip(
                     clip_id, audio, caption=caption, metadata=metadata, start=start, end=end
                 )
             # A name without a time can be that of one excerpt only.
             if self._excerpts.setdefault(files[0], start) != start:
                 other = f"the excerpt from {self._excerpts[files[0]]:g} s on"
                 return Missing(clip_id, f"{files[0]} is taken for {other}: see the option files")
-            return Clip(clip_id, audio, caption=caption, metadata=metadata)
+            return CorpusClip(clip_id, audio, caption=caption, metadata=metadata)
         return Missing(clip_id, f"there is no audio of video {video} from {start:g} s on")
 
 
@@ -97,10 +96,7 @@ def find_videos(tree: Tree, audio: str | None, files: str) -> Videos:
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If ``files`` is not one of `EXCERPTS`.
     """
-    if files not in EXCERPTS:
-        raise InputError(f"files={files!r}; expected {' or '.join(EXCERPTS)}.")
     folder = tree if audio is None else Tree(audio)
     if not folder.is_folder():
         raise MissingFileError(f"No such folder of audio: {folder}")

@@ -233,7 +233,7 @@ def test_audio_that_cannot_be_encoded_is_named(audio, tmp_path):
 def test_half_characters_are_reported_and_not_written(audio):
     row = {"file_name": "0.wav", "caption": "\ud800"}
     (audio / "metadata.jsonl").write_text(json.dumps(row))
-    first = next(iter(audiofolder.prepare(audio, "train")))
+    first = next(iter(audiofolder.CORPUS.prepare(audio, "train")))
     assert isinstance(first, Missing)
     assert "not text" in first.reason
     assert hub_dataset.not_texts("x", {"metadata": {"\udfff": "x"}}) is not None
@@ -247,7 +247,7 @@ def test_claims_beyond_the_limits_cost_nothing(tmp_path, monkeypatch):
             info.size = size
             tar.addfile(info, io.BytesIO(bytes(size)))
     monkeypatch.setattr(webdataset_shards, "MAX_AUDIO_BYTES", 1000)
-    first, second = webdataset_shards.prepare(tmp_path, "train")
+    first, second = webdataset_shards.CORPUS.prepare(tmp_path, "train")
     assert isinstance(first, Missing)
     assert "more than 1,000 bytes" in first.reason
     assert not isinstance(second, Missing)
@@ -256,7 +256,7 @@ def test_claims_beyond_the_limits_cost_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize("pattern", ["{0..999999999999}", "{a,b}" * 40])
 def test_braces_that_name_more_shards_than_there_can_be(tmp_path, pattern):
     with pytest.raises((ValueError, FileNotFoundError), match=r"more than|no shard"):
-        list(webdataset_shards.prepare(f"{tmp_path}/{pattern}.tar", "train"))
+        list(webdataset_shards.CORPUS.prepare(f"{tmp_path}/{pattern}.tar", "train"))
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])

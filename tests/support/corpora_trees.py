@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 
 from datasets_scripts.corpora import CORPORA
-from datasets_scripts.sources.corpus import Clip, Missing
+from datasets_scripts.sources.corpus import CorpusClip, Missing
 
 
 def write_sound(path: Path, sampling_rate: int = 16_000, seconds: float = 0.05) -> None:
@@ -32,12 +32,14 @@ def write_tree(root: Path, files: Mapping[str, str | None]) -> Path:
     return root
 
 
-def prepared(corpus: str, root: str | Path, split: str, **options: str) -> list[Clip | Missing]:
+def prepared(
+    corpus: str, root: str | Path, split: str, **options: str
+) -> list[CorpusClip | Missing]:
     """All that a corpus yields; what should be there must be audio, and the order stable."""
     found = list(CORPORA[corpus].prepare(root, split, **options))
     assert found == list(CORPORA[corpus].prepare(root, split, **options))
     for item in found:
-        if isinstance(item, Clip):
+        if isinstance(item, CorpusClip):
             with item.open() as stream:
                 assert soundfile.info(stream).frames > 0
             assert item.read_bytes()
@@ -48,15 +50,27 @@ def prepared(corpus: str, root: str | Path, split: str, **options: str) -> list[
     return found
 
 
-def clips(items: list[Clip | Missing]) -> list[Clip]:
+def clips(items: list[CorpusClip | Missing]) -> list[CorpusClip]:
     """Those that are there."""
-    return [item for item in items if isinstance(item, Clip)]
+    return [item for item in items if isinstance(item, CorpusClip)]
 
 
-def missing(items: list[Clip | Missing]) -> dict[str, str]:
+def missing(items: list[CorpusClip | Missing]) -> dict[str, str]:
     """Reasons by id."""
     return {item.id: item.reason for item in items if isinstance(item, Missing)}
 
+
+# What FMA has in its table.
+TRACKS = """,album,artist,set,set,track,track,track
+,title,name,split,subset,genre_top,license,title
+track_id,,,,,,,
+2,AWOL,AWOL,training,small,Hip-Hop,Attribution-NonCommercial 3.0,Food
+3,"A, \"\"quoted\"\"
+album",AWOL,training,medium,Rock,CC BY,Electric Ave
+5,AWOL,AWOL,validation,small,Hip-Hop,CC BY,This World
+134,AWOL,AWOL,training,large,,CC BY,Street Music
+145,AWOL,AWOL,training,small,Rock,CC BY,Gone
+""".replace('\\"', '"')
 
 ESC = "filename,fold,target,category,esc10,src_file,take\n"
 

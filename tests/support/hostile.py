@@ -144,7 +144,7 @@ def read_audio(data: bytes) -> None:
 def read_shard(data: bytes) -> None:
     """A WebDataset shard."""
     with folder_with(train__tar=data) as folder:
-        for clip in webdataset_shards.prepare(folder, "train"):
+        for clip in webdataset_shards.CORPUS.prepare(folder, "train"):
             if hasattr(clip, "audio"):
                 clip.read_bytes()
 
@@ -152,7 +152,7 @@ def read_shard(data: bytes) -> None:
 def read_packed_shard(data: bytes) -> None:
     """A compressed shard: the bytes before compression, so that mutations reach the archive."""
     with folder_with(train__tar__gz=gzip.compress(data, 1)) as folder:
-        list(webdataset_shards.prepare(folder, "train"))
+        list(webdataset_shards.CORPUS.prepare(folder, "train"))
 
 
 def read_metadata(kind: str) -> Callable[[bytes], None]:
@@ -160,7 +160,7 @@ def read_metadata(kind: str) -> Callable[[bytes], None]:
 
     def read(data: bytes) -> None:
         with folder_with(**{f"metadata__{kind}": data, "a__wav": audio_seeds()[0]}) as folder:
-            list(audiofolder.prepare(folder, "train"))
+            list(audiofolder.CORPUS.prepare(folder, "train"))
 
     return read
 

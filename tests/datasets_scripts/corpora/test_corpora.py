@@ -9,24 +9,20 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
-from corpora_trees import clips, esc50, librispeech, missing, prepared, write_tree
+from corpora_trees import TRACKS, clips, esc50, librispeech, missing, prepared, write_tree
 
 from datasets_scripts.corpora import CORPORA
-from datasets_scripts.sources.corpus import AudioBytes, Clip, Corpus, CorpusInfo, Missing, TarMember
+from datasets_scripts.sources.corpus import (
+    AudioBytes,
+    Corpus,
+    CorpusClip,
+    CorpusInfo,
+    Missing,
+    TarMember,
+)
 from datasets_scripts.sources.tree import Tree, checked_name
 
 DOCS = Path(__file__).parents[3] / "docs" / "corpora.md"
-
-TRACKS = """,album,artist,set,set,track,track,track
-,title,name,split,subset,genre_top,license,title
-track_id,,,,,,,
-2,AWOL,AWOL,training,small,Hip-Hop,Attribution-NonCommercial 3.0,Food
-3,"A, \"\"quoted\"\"
-album",AWOL,training,medium,Rock,CC BY,Electric Ave
-5,AWOL,AWOL,validation,small,Hip-Hop,CC BY,This World
-134,AWOL,AWOL,training,large,,CC BY,Street Music
-145,AWOL,AWOL,training,small,Rock,CC BY,Gone
-""".replace('\\"', '"')
 
 
 def ljspeech(root: Path) -> Path:
@@ -103,6 +99,7 @@ def test_every_corpus_keeps_the_interface(name):
     module = CORPORA[name]
     assert isinstance(module, Corpus)
     info = module.INFO
+    assert set(info.choices) <= set(info.options)
     assert info.name == name
     assert info.title
     assert info.licence
@@ -164,7 +161,7 @@ def test_what_is_listed_and_not_there_is_reported(name, tmp_path):
     make, split = TREES[name]
     root = make(tmp_path)
     whole = prepared(name, root, split)
-    assert isinstance(whole[0], Clip)
+    assert isinstance(whole[0], CorpusClip)
     assert isinstance(whole[0].audio, Path)
     whole[0].audio.unlink()
     items = prepared(name, root, split)
@@ -273,7 +270,7 @@ def test_esc50(tmp_path):
     assert [len(fold) for fold in folds] == [1, 1, 0, 0, 0]
     with (tmp_path / "meta/esc50.csv").open("a") as file:
         file.write("x.wav,6,0,dog,True,1,A\n")
-    with pytest.raises(ValueError, match=r"line 4: there is no fold '6'"):
+    with pytest.raises(ValueError, match=r"line 4: .*'fold6'"):
         prepared("esc50", tmp_path, "fold1")
 
 
@@ -291,7 +288,7 @@ def test_librispeech(tmp_path):
     assert items[1].metadata == {"speaker": "84", "chapter": "121123", "sex": "F"}
     assert items[0].metadata == {"speaker": "174", "chapter": "50561"}
     assert CORPORA["librispeech"].describe(root).splits == ("dev-clean",)
-    with pytest.raises(FileNotFoundError, match="no folder test-clean: download"):
+    with pytest.raises(FileNotFoundError, match="no test-clean: download"):
         prepared("librispeech", root, "test-clean")
     # The folder inside may be named too.
     assert [item.id for item in prepared("librispeech", root / "LibriSpeech", "dev-clean")] == [
@@ -354,7 +351,7 @@ def test_fsd50k(tmp_path):
     assert set(other.metadata) == {"labels", "mids"}
     shutil.rmtree(root / "FSD50K.eval_audio")
     assert CORPORA["fsd50k"].describe(root).splits == ("train", "val")
-    with pytest.raises(FileNotFoundError, match=r"no folder FSD50K.eval_audio"):
+    with pytest.raises(FileNotFoundError, match=r"no FSD50K.eval_audio"):
         prepared("fsd50k", root, "eval")
 
 
@@ -405,12 +402,12 @@ def test_fma_subsets_hold_the_smaller_ones(tmp_path):
 
 def test_clip_checks_itself(tmp_path):
     with pytest.raises(ValueError, match="needs an id"):
-        Clip("", tmp_path)
+        CorpusClip("", tmp_path)
     with pytest.raises(ValueError, match="begins at -1"):
-        Clip("a", tmp_path, start=-1)
+        CorpusClip("a", tmp_path, start=-1)
     with pytest.raises(ValueError, match="ends at 1 s, before it begins"):
-        Clip("a", tmp_path, start=1.0, end=1)
-    assert Clip("a", AudioBytes(b"x", "name")).read_bytes() == b"x"
+        CorpusClip("a", tmp_path, start=1.0, end=1)
+    assert CorpusClip("a", AudioBytes(b"x", "name")).read_bytes() == b"x"
 
 
 def test_an_archive_that_became_shorter(tmp_path):
@@ -469,8 +466,9 @@ def test_the_corpus_of_the_docs(tmp_path):
     spec = spec_from_file_location("mine", tmp_path / "mine.py")
     assert spec is not None
     assert spec.loader is not None
-    mine = module_from_spec(spec)
-    spec.loader.exec_module(mine)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    mine = module.CORPUS
     assert isinstance(mine, Corpus)
     table = "file,split,text\na.wav,train,A\nb.wav,test,B\nc.wav,train,C\n"
     root = write_tree(tmp_path / "root", {"index.csv": table, "a.wav": None, "b.wav": None})

@@ -24,7 +24,7 @@ from datasets_scripts.dataset.storage import Folder
 from datasets_scripts.preparation.encoding import Task, by_length, encode_tasks
 from datasets_scripts.preparation.reading import trim
 from datasets_scripts.preparation.segments import cut, segment_length
-from datasets_scripts.sources.corpus import Clip, CorpusInfo, Missing
+from datasets_scripts.sources.corpus import Corpus, CorpusClip, CorpusInfo, Missing
 from datasets_scripts.sources.ids import SeenIds
 
 BOTH = RowOptions(codes=True, latents=True, clips_per_shard=4)
@@ -46,11 +46,11 @@ def prepared(corpus, tokenizer, tmp_path_factory):
     return out
 
 
-class StandIn:
+class StandIn(Corpus):
     """A corpus that yields what a test says."""
 
     def __init__(self, *items, splits=("train",)):
-        self.INFO = CorpusInfo("stand-in", "Stand-in", "nowhere", "CC0", splits=splits)
+        self.INFO = CorpusInfo("x", "Stand-in", "nowhere", "CC0", splits=splits)
         self.items = items
 
     def describe(self, _):
@@ -67,7 +67,7 @@ class StandIn:
 def stand_in(monkeypatch):
     def use(*items, **options):
         found = StandIn(*items, **options)
-        monkeypatch.setattr("datasets_scripts.preparation.prepare.find_corpus", lambda _: found)
+        monkeypatch.setattr("datasets_scripts.corpora.CORPORA", {"x": found})
 
     return use
 
@@ -153,7 +153,7 @@ def test_long_files_are_streamed_with_the_same_result(corpus, prepared, tokenize
 
 
 def test_a_batch_of_less_than_a_sample_still_takes_clips(tokenizer, tmp_path):
-    tasks = [Task(0, Clip("x", write(tmp_path / "x.wav", 0.1)))]
+    tasks = [Task(0, CorpusClip("x", write(tmp_path / "x.wav", 0.1)))]
     tiny = Resources(batch_seconds=1e-9)
     # In a thread: it once went round for ever.
     found = []
@@ -222,10 +222,10 @@ def test_segments_are_whole_frames(tmp_path, tokenizer):
 def test_clips_inside_a_file(tmp_path, tokenizer, stand_in, seconds):
     path = write(tmp_path / "x.wav", 2.0)
     stand_in(
-        Clip("all", path),
-        Clip("part", path, start=0.5, end=1.25, caption="a part", metadata={"k": "v"}),
-        Clip("tail", path, start=1.9),
-        Clip("beyond", path, start=5.0),
+        CorpusClip("all", path),
+        CorpusClip("part", path, start=0.5, end=1.25, caption="a part", metadata={"k": "v"}),
+        CorpusClip("tail", path, start=1.9),
+        CorpusClip("beyond", path, start=5.0),
     )
     resources = Resources(batch_seconds=seconds)
     manifest = prepare_dataset(
@@ -257,13 +257,13 @@ def test_failures_are_listed_and_counted(tmp_path, tokenizer, stand_in):
     (tmp_path / "good.wav").write_bytes(whole)
     paths = {name: tmp_path / name for name in ("empty.wav", "text.wav", "none.wav", "nan.wav")}
     stand_in(
-        Clip("first", tmp_path / "good.wav"),
-        *(Clip(name, path) for name, path in paths.items()),
-        Clip("cut", tmp_path / "cut.flac"),
-        Clip("gone", tmp_path / "gone.wav"),
+        CorpusClip("first", tmp_path / "good.wav"),
+        *(CorpusClip(name, path) for name, path in paths.items()),
+        CorpusClip("cut", tmp_path / "cut.flac"),
+        CorpusClip("gone", tmp_path / "gone.wav"),
         Missing("absent", "the corpus says it was taken down"),
-        Clip("first", tmp_path / "good.wav"),
-        Clip("last", tmp_path / "good.wav"),
+        CorpusClip("first", tmp_path / "good.wav"),
+        CorpusClip("last", tmp_path / "good.wav"),
     )
     out = tmp_path / "o"
     manifest = prepare_dataset(
@@ -290,7 +290,7 @@ def test_failures_are_listed_and_counted(tmp_path, tokenizer, stand_in):
 def test_a_file_damaged_late_keeps_its_first_segments(tmp_path, tokenizer, stand_in):
     flac = write(tmp_path / "x.flac", 60.0).read_bytes()
     (tmp_path / "x.flac").write_bytes(flac[: len(flac) // 2])
-    stand_in(Clip("x", tmp_path / "x.flac"))
+    stand_in(CorpusClip("x", tmp_path / "x.flac"))
     options = RowOptions(segment_seconds=5)
     out = tmp_path / "o"
     manifest = prepare_dataset("x", tmp_path, out, tokenizer=tokenizer, options=options)
@@ -311,7 +311,7 @@ def test_an_error_in_one_segment_is_told_at_the_end(tmp_path, tokenizer, stand_i
 
     monkeypatch.setattr(_Encoder, "_finish", finish)
     path = write(tmp_path / "x.wav", 4.0)
-    stand_in(Clip("a", path), Clip("b", path))
+    stand_in(CorpusClip("a", path), CorpusClip("b", path))
     options = RowOptions(latents=True, segment_seconds=0.5)
     for seconds in (0.001, 100):  # A window for every segment, or one for all.
         out = tmp_path / f"o{seconds}"
@@ -327,7 +327,12 @@ def test_an_error_in_one_segment_is_told_at_the_end(tmp_path, tokenizer, stand_i
 
 def test_strict_stops_at_the_first_failure(tmp_path, tokenizer, stand_in):
     good = write(tmp_path / "good.wav")
-    stand_in(Clip("a", good), Clip("b", good), Clip("bad", tmp_path / "no.wav"), Clip("c", good))
+    stand_in(
+        CorpusClip("a", good),
+        CorpusClip("b", good),
+        CorpusClip("bad", tmp_path / "no.wav"),
+        CorpusClip("c", good),
+    )
     options = RowOptions(clips_per_shard=2)
     out = tmp_path / "o"
     with pytest.raises(RuntimeError, match=r"--strict: bad: No such file"):
@@ -349,7 +354,8 @@ def test_nothing_at_all_is_an_error(tmp_path, tokenizer, stand_in):
 
 def test_errors_of_the_corpus_end_the_run(tmp_path, tokenizer, stand_in):
     stand_in(
-        Clip("a", write(tmp_path / "x.wav")), ValueError("metadata.csv, line 7: no such column")
+        CorpusClip("a", write(tmp_path / "x.wav")),
+        ValueError("metadata.csv, line 7: no such column"),
     )
     with pytest.raises(ValueError, match="line 7"):
         prepare_dataset("x", tmp_path, tmp_path / "o", tokenizer=tokenizer)
@@ -469,17 +475,17 @@ def test_a_folder_of_something_else_is_refused(corpus, tokenizer, tmp_path):
 @pytest.mark.parametrize("change", ["added", "removed", "renamed", "shrunk"])
 def test_a_corpus_that_changed_meanwhile_is_refused(tmp_path, tokenizer, stand_in, change):
     good = write(tmp_path / "x.wav")
-    clips = [Clip(name, good) for name in "abcdef"]
-    bad = Clip("bad", tmp_path / "no.wav")
+    clips = [CorpusClip(name, good) for name in "abcdef"]
+    bad = CorpusClip("bad", tmp_path / "no.wav")
     options = RowOptions(clips_per_shard=2)
     out = tmp_path / "o"
     stand_in(*clips[:5], bad)
     with pytest.raises(RuntimeError, match="strict"):
         prepare_dataset("x", tmp_path, out, tokenizer=tokenizer, options=options, strict=True)
     others = {
-        "added": [Clip("new", good), *clips],
+        "added": [CorpusClip("new", good), *clips],
         "removed": clips[1:],
-        "renamed": [clips[0], Clip("new", good), *clips[2:]],
+        "renamed": [clips[0], CorpusClip("new", good), *clips[2:]],
         "shrunk": clips[:3],
     }[change]
     stand_in(*others)
@@ -504,10 +510,10 @@ def test_a_finished_split_of_a_corpus_that_changed_is_refused(
     good = write(tmp_path / "x.wav")
     options = RowOptions(clips_per_shard=2)
     out = tmp_path / "o"
-    stand_in(*(Clip(name, good) for name in "abc"))
+    stand_in(*(CorpusClip(name, good) for name in "abc"))
     prepare_dataset("x", tmp_path, out, tokenizer=tokenizer, options=options)
     before = files_of(out)
-    stand_in(*(Clip(name, good) for name in names))
+    stand_in(*(CorpusClip(name, good) for name in names))
     with pytest.raises(ValueError, match=rf"'train' .*{message}\. .* another --out"):
         prepare_dataset("x", tmp_path, out, tokenizer=tokenizer, options=options)
     assert files_of(out) == before
@@ -540,13 +546,13 @@ def test_a_last_shard_that_would_grow_is_refused(tmp_path, tokenizer, stand_in, 
     good = write(tmp_path / "x.wav")
     options = RowOptions(clips_per_shard=2)
     out = tmp_path / "o"
-    stand_in(*(Clip(name, good) for name in "abc"))
+    stand_in(*(CorpusClip(name, good) for name in "abc"))
     # Stopped when all shards are there, and the split is not yet finished.
     with monkeypatch.context() as patch:
         patch.setattr("datasets_scripts.preparation.prepare.finish_split", None)
         with pytest.raises(TypeError):
             prepare_dataset("x", tmp_path, out, tokenizer=tokenizer, options=options)
-    stand_in(*(Clip(name, good) for name in "abcd"))
+    stand_in(*(CorpusClip(name, good) for name in "abcd"))
     with pytest.raises(ValueError, match="shard 1 of 'train'"):
         prepare_dataset("x", tmp_path, out, tokenizer=tokenizer, options=options)
 

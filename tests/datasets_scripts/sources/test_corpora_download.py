@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from corpora_trees import clips, esc50, librispeech, prepared, write_tree
+from corpora_trees import TRACKS, clips, esc50, librispeech, prepared, write_tree
 
 from datasets_scripts.corpora import CORPORA
 from datasets_scripts.sources.archives import is_unpacking, unpack
@@ -434,8 +434,6 @@ class TestCorpora:
         assert names(root) == [".downloads", "LibriSpeech"]
 
     def test_fma_fetches_the_subset(self, web, monkeypatch, tmp_path):
-        from test_corpora import TRACKS
-
         web.files |= {
             "fma_metadata.zip": zipped({"fma_metadata/tracks.csv": TRACKS.encode()}),
             "fma_small.zip": zipped({"fma_small/000/000002.mp3": b"x"}),
