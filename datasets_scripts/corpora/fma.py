@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from datasets_scripts.sources.corpus import CorpusInfo, Download
-from datasets_scripts.sources.download import locate_or_download
 from datasets_scripts.sources.folder_corpus import TableCorpus
 from datasets_scripts.sources.tables import TableRow, check_columns, csv_cells
 from datasets_scripts.sources.tree import Tree
@@ -68,22 +65,14 @@ class Fma(TableCorpus):
         "subset": "set.subset",
     }
 
-    def download(
-        self,
-        root: str | Path,
-        splits: Sequence[str] | None = None,
-        *,
-        progress: bool = False,
-        subset: str = "small",
-        **options: str,
-    ) -> Path:
+    def download(self, *args: Any, subset: str = "small", **options: Any) -> Path:
         """See `Corpus.download`; a subset comes with all its splits."""
-        self.INFO.check_options(options | {"subset": subset})
-        needed = {"fma_metadata.zip", f"fma_{subset}.zip"}
-        downloads = tuple(one for one in self.INFO.downloads if one.name in needed)
-        info = replace(self.INFO, downloads=downloads)
-        describe = partial(self.describe, subset=subset)
-        return locate_or_download(info, root, splits, describe, progress=progress)
+        return super().download(*args, subset=subset, **options)
+
+    def downloads(self, subset: str = "small", **_: Any) -> tuple[Download, ...]:
+        """See `FolderCorpus.downloads`."""
+        needed = ("fma_metadata.zip", f"fma_{subset}.zip")
+        return tuple(one for one in self.INFO.downloads if one.name in needed)
 
     def find(self, root: str | Path, subset: str | None = None, **_: Any) -> Tree:
         """See `FolderCorpus.find`; also checks that there is one subset, or the requested one."""

@@ -14,8 +14,20 @@ from pathlib import Path
 from tokenizer.errors import FileError, InputError
 
 
+class EncodedAudio(ABC):
+    """An audio file that is not on this disk, or is part of another file."""
+
+    @abstractmethod
+    def read_bytes(self) -> bytes:
+        """The content of the file; raises OSError if it cannot be read."""
+
+    def open(self) -> io.BufferedIOBase:
+        """The content as a stream."""
+        return io.BytesIO(self.read_bytes())
+
+
 @dataclass(frozen=True)
-class RemoteFile:
+class RemoteFile(EncodedAudio):
     """A file at an address that fsspec knows.
 
     Attributes:
@@ -33,19 +45,15 @@ class RemoteFile:
         return self.address
 
     def read_bytes(self) -> bytes:
-        """The content of the file; raises OSError if it cannot be read."""
+        """See `EncodedAudio`."""
         import fsspec
 
         with fsspec.open(self.address, "rb") as stream:
             return stream.read()  # pyright: ignore[reportAttributeAccessIssue]
 
-    def open(self) -> io.BufferedIOBase:
-        """The content as a stream."""
-        return io.BytesIO(self.read_bytes())
-
 
 @dataclass(frozen=True)
-class TarMember:
+class TarMember(EncodedAudio):
     """A file inside an uncompressed tar archive, read in place.
 
     Attributes:
@@ -64,11 +72,7 @@ class TarMember:
         return f"{self.archive}: {self.name}"
 
     def read_bytes(self) -> bytes:
-        """The content of the member.
-
-        Raises:
-            OSError: If the archive cannot be read, or has become shorter.
-        """
+        """See `EncodedAudio`; also raises OSError if the archive has become shorter."""
         with self.archive.open("rb") as stream:
             stream.seek(self.offset)
             content = stream.read(self.size)
@@ -76,13 +80,9 @@ class TarMember:
             raise FileError(f"{self} is cut off: {len(content)} bytes of {self.size} are there.")
         return content
 
-    def open(self) -> io.BufferedIOBase:
-        """The content as a stream."""
-        return io.BytesIO(self.read_bytes())
-
 
 @dataclass(frozen=True)
-class AudioBytes:
+class AudioBytes(EncodedAudio):
     """An encoded file in memory, from a row of a dataset or from a stream.
 
     Attributes:
@@ -97,16 +97,12 @@ class AudioBytes:
         return self.name
 
     def read_bytes(self) -> bytes:
-        """The content."""
+        """See `EncodedAudio`."""
         return self.content
 
-    def open(self) -> io.BufferedIOBase:
-        """The content as a stream."""
-        return io.BytesIO(self.content)
 
-
-# Path comes first: preparation streams it from the disk. The others have read_bytes().
-ClipAudio = Path | RemoteFile | TarMember | AudioBytes
+# Preparation streams a Path from the disk, and reads the others into memory.
+ClipAudio = Path | EncodedAudio
 
 
 @dataclass(frozen=True)

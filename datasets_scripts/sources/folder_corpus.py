@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from datasets_scripts.sources.corpus import Corpus, CorpusClip, CorpusInfo, Missing
+from datasets_scripts.sources.corpus import Corpus, CorpusClip, CorpusInfo, Download, Missing
 from datasets_scripts.sources.download import locate_or_download
 from datasets_scripts.sources.listing import Listing
 from datasets_scripts.sources.tables import TableRow, pick, read_csv, without_empty
@@ -46,6 +46,10 @@ class FolderCorpus(Corpus):
         """The corpus' own folder in ``root``; raises FileNotFoundError if there is none."""
         return find_tree(root, self.INFO, self.marker, self.folders)
 
+    def downloads(self, **_: Any) -> tuple[Download, ...]:
+        """What ``download`` fetches from, under the options of the corpus."""
+        return self.INFO.downloads
+
     def describe(self, root: str | Path, **options: str) -> CorpusInfo:
         """See `Corpus.describe`."""
         tree = self.find(root, **options)
@@ -62,8 +66,9 @@ class FolderCorpus(Corpus):
     ) -> Path:
         """See `Corpus.download`."""
         self.INFO.check_options(options)
+        info = replace(self.INFO, downloads=self.downloads(**options))
         describe = partial(self.describe, **options)
-        return locate_or_download(self.INFO, root, splits, describe, progress=progress)
+        return locate_or_download(info, root, splits, describe, progress=progress)
 
     def prepare(
         self, root: str | Path, split: str, **options: str
