@@ -106,7 +106,6 @@ TRAINED: dict[str, dict[str, Variant]] = {
         f"{n} frames of lookahead ({20 * (n + 1)} ms)": Variant(sizes={"lookahead": n})
         for n in (0, 1)
     },
-    "linear_path": {"no linear path": Variant(sizes={"linear_path": False})},
     "noise": {
         "no latent noise": Variant(losses={"noise_range": (0.0, 0.0)}),
         "noise up to 0.35": Variant(losses={"noise_range": (-0.1, 0.35)}),
@@ -121,12 +120,6 @@ TRAINED: dict[str, dict[str, Variant]] = {
         "16 envelope latents, mel weight 4, energy weight 5": Variant(
             sizes={"envelope_dim": 16}, losses={"mel_weight": 4.0, "energy_weight": 5.0}
         ),
-    },
-    "companding": {
-        f"16 envelope latents, companding {c:g}": Variant(
-            sizes={"envelope_dim": 16, "companding": c}
-        )
-        for c in (0.15, 0.3, 0.5)
     },
     "adversarial": {
         "adversarial": Variant(

@@ -32,7 +32,7 @@ class ConvNeXtBlock(nn.Module):
         expansion: Hidden channels of the MLP over ``width``.
         kernel_size: Frames the convolution sees.
         residual_scale: Initial scale of the residual branch.
-        ahead: How many of the frames it sees follow the one it is at.
+        ahead: How many of these frames follow its own.
     """
 
     def __init__(
@@ -54,8 +54,8 @@ class ConvNeXtBlock(nn.Module):
 
     def prepared(self) -> Callable[[Tensor], Tensor]:
         """The block as a function of a window ``[behind + T + ahead, C]``; for inference only."""
-        # As many products as the kernel is long, frame by frame: a third of the time of the
-        # convolution, which wants channels first.
+        # One product for each tap of the kernel, with frames first: a third of the time of torch's
+        # convolution, which needs channels first.
         taps = self.depthwise.weight.detach()[:, 0].T.contiguous()
 
         def apply(window: Tensor) -> Tensor:
@@ -74,14 +74,16 @@ class ConvNeXtBlock(nn.Module):
 class Backbone(nn.Module):
     """Input projection, a stack of `ConvNeXtBlock` and a final norm.
 
+    Its owner calls `enter`, `blocks` and `norm_out` in turn, on a whole signal or block by block.
+
     Args:
         in_features: Features per input frame.
         width: Channels of the blocks.
         depth: Number of blocks.
         expansion: Hidden channels of each MLP over ``width``.
         kernel_size: Frames each block sees; odd.
-        lookahead: Frames that all blocks together see ahead; the first blocks see them. None: each
-            sees as many ahead as behind.
+        lookahead: Frames that all blocks together see ahead; the first blocks use them up. None:
+            each block sees as many ahead as behind.
 
     Attributes:
         width: Channels of the blocks.
@@ -108,23 +110,18 @@ class Backbone(nn.Module):
         self.behind = depth * (kernel_size - 1) - total
         self.project = nn.Linear(in_features, width)
         self.norm_in = nn.LayerNorm(width, eps=1e-6)
-        self.blocks = nn.ModuleList(
-            ConvNeXtBlock(width, expansion, kernel_size, 1 / max(depth, 1), ahead) for ahead in each
+        self.blocks = nn.Sequential(
+            *(ConvNeXtBlock(width, expansion, kernel_size, 1 / depth, ahead) for ahead in each)
         )
         self.norm_out = nn.LayerNorm(width, eps=1e-6)
-
-    def forward(
-        self, x: Float[Tensor, "B T F"], shift: Float[Tensor, "B 1 C"] | None = None
-    ) -> Float[Tensor, "B T C"]:
-        """Maps frames to features; ``shift`` is added to every frame before the first block."""
-        h = self.enter(x, shift)
-        for block in self.blocks:
-            h = block(h)
-        return self.norm_out(h)
 
     def enter(
         self, x: Float[Tensor, "*B T F"], shift: Float[Tensor, "... C"] | None = None
     ) -> Float[Tensor, "*B T C"]:
-        """What the first block gets."""
+        """The first block's input: projected frames, plus ``shift`` where there is one."""
         h = self.norm_in(self.project(x))
         return h if shift is None else h + shift
+
+    def each_block(self) -> list[ConvNeXtBlock]:
+        """The blocks, in order."""
+        return [block for block in self.blocks if isinstance(block, ConvNeXtBlock)]

@@ -47,10 +47,15 @@ def mdct(x: Float[Tensor, "*B N"], hop_length: int) -> Float[Tensor, "*B T M"]:
     Returns:
         ``T = ceil(N / hop_length) + 1`` frames of M coefficients, float32.
     """
+    return mdct_blocks(lapped_blocks(x, hop_length))
+
+
+def lapped_blocks(x: Float[Tensor, "*B N"], hop_length: int) -> Float[Tensor, "*B blocks M"]:
+    """Signals as the blocks that `mdct` laps over: zeros before the first and after the last."""
     # Not -(-N // M): exported to ONNX, division rounds towards zero.
     num_blocks = (x.shape[-1] + hop_length - 1) // hop_length
     padded = F.pad(x.float(), (hop_length, (num_blocks + 1) * hop_length - x.shape[-1]))
-    return mdct_blocks(padded.unflatten(-1, (-1, hop_length)))
+    return padded.unflatten(-1, (-1, hop_length))
 
 
 def mdct_blocks(blocks: Float[Tensor, "*B T1 M"]) -> Float[Tensor, "*B T M"]:

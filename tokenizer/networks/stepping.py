@@ -1,14 +1,16 @@
-"""Networks over frames, a block at a time: a stream and a whole file give the same bits.
+"""Networks over frames, computed block by block: a stream and a whole file give the same bits.
 
-A matrix product's last bits may depend on its shape, and a code can hang on a last bit. So a
-network over frames is cut into stages, and each stage computes blocks of one fixed shape on one
-fixed grid of frames, whatever arrives in one call. Rows of a block do not change each other, so a
-block of which only a part is known, in a stream or at a signal's end, gives the bits of that part.
+The last bits of a matrix product may depend on its shape, and a one-bit difference can change which
+code is chosen. So a network is cut into stages, and each stage computes blocks of one fixed shape
+on one fixed grid of frames, however many frames arrive in a call. Rows of a block do not influence
+each other, so a block that is only partly known (in a stream, or at the end of a signal) gives the
+right bits for that part.
 
-That alone would be slow where few rows are known. On most machines smaller blocks give the same
-bits as the rows of large ones. A stage finds out by computing noise in both, at every place of the
-large block; that sums do not depend on what is summed makes this a proof, not a sample. Where all
-bits agree, parts are computed in small blocks, elsewhere not.
+Computing a full block for a few rows would be slow. On most machines smaller blocks round
+identically. A stage tests this once: it computes noise in both sizes, at every place of the large
+block. The order of summation does not depend on the numbers summed, so one test decides. Where all
+bits agree, partial blocks are computed in the smaller sizes, elsewhere in the full size. See
+docs/exactness.md.
 """
 
 from __future__ import annotations
@@ -21,9 +23,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# Frames of a block: weights are prepared for a product once a block, so large ones are faster; and
-# those of the smaller blocks that parts are computed in, each a multiple of the next.
+# Frames of a block. Weights are prepared for a product once a block, so large blocks are faster.
 CPU_ROWS, GPU_ROWS = 512, 1024
+# Sizes that partial blocks are computed in, each a multiple of the next.
 SMALLER = (256, 128, 32)
 
 
@@ -33,160 +35,170 @@ def block_frames(device: torch.device) -> int:
 
 
 class Stepper(ABC):
-    """A network on its way through one signal."""
+    """A network that is applied to one signal, piece by piece."""
 
     @abstractmethod
     def push(self, x: Tensor, *, final: bool = False, eager: bool = False) -> Tensor:
-        """Takes what comes next and returns what can be computed now; that may be nothing.
+        """Takes the next piece and returns what can be computed now, which may be nothing.
 
         Args:
-            x: Samples ``[n]`` or frames ``[n, D]``; any number, none too.
-            final: Whether nothing comes after them.
-            eager: Whether to compute all that can be computed, or only whole blocks.
+            x: Samples ``[n]`` or frames ``[n, D]``; n may be 0.
+            final: Whether this is the last piece.
+            eager: Whether to compute everything that can be computed, or only whole blocks.
         """
 
 
-# Sizes of smaller blocks, by stage, device and settings.
+# Smaller block sizes that round identically, by stage name, device and settings.
 Agreements = dict[tuple[Any, ...], tuple[int, ...]]
 
 
-class Stage:
-    """One stage of a network: rows of features in, rows out, one for one.
+class BlockStage:
+    """One stage of a network, computed block by block: n rows in, n rows out.
 
     Args:
         function: Maps a window ``[behind + rows + ahead, features]`` to ``[rows, features]``.
+        name: Of the stage in `agreements`.
         widths: Features that come in and go out.
-        rows: Of a block.
-        device: Where they are.
-        context: ``(behind, ahead)``: a row depends on so many rows before and after its own. Before
-            the first there are zeros.
-        padded: Whether zeros follow the last row of all. If not, the last ``ahead`` rows have no
+        context: ``(behind, ahead)``: how many rows before and after its own a row depends on. Rows
+            before the first are zero.
+        padded: Whether rows after the last are zero. If not, the last ``ahead`` rows have no
             result.
-        agreed: Where it is written down which smaller blocks agree, under a name for the stage.
+        rows: Rows of a block. Default: `block_frames`.
+        device: Where the rows are.
+        agreements: Where the stage records which smaller blocks round identically.
     """
 
     def __init__(
         self,
         function: Callable[[Tensor], Tensor],
+        name: str,
         widths: tuple[int, int],
-        rows: int,
         *,
-        device: torch.device,
         context: tuple[int, int] = (0, 0),
         padded: bool = True,
-        agreed: tuple[Agreements, str],
+        rows: int | None = None,
+        device: torch.device,
+        agreements: Agreements,
     ) -> None:
-        behind, ahead = context
-        self._context, self._agreed, self._name = behind + ahead, *agreed
-        self._function, self._rows, self._ahead, self._padded = function, rows, ahead, padded
-        self._shape, self._width = (behind + rows + ahead, widths[0]), widths[1]
-        # From its offset on: rows from `behind` before the current block on.
-        self._buffer, self._offset = torch.zeros(behind, widths[0], device=device), 0
-        self._known = self._done = self._first = 0
+        behind, self._ahead = context
+        self._context = sum(context)
+        self._function = function
+        self._name = name
+        self._width_in, self._width_out = widths
+        self._padded = padded
+        self._rows = block_frames(device) if rows is None else rows
+        self._agreements = agreements
+        # From its offset on: the rows from `behind` before the current block on.
+        self._buffer = torch.zeros(behind, self._width_in, device=device)
+        self._offset = 0
+        # Rows that arrived, rows whose results were returned, and the current block's first row.
+        self._arrived = 0
+        self._returned = 0
+        self._first = 0
 
     def push(
         self, rows: Float[Tensor, "n F"], *, final: bool = False, eager: bool = False
     ) -> Float[Tensor, "m F2"]:
-        """Takes the next rows; returns those results that are complete.
+        """Takes the next rows; returns the results that are complete.
 
         Args:
             rows: Any number of rows.
             final: Whether these are the last.
-            eager: Whether to compute blocks of which only a part is known.
+            eager: Whether to compute blocks that are only partly known.
         """
         if len(rows):
             self._buffer = torch.cat([self._buffer[self._offset :], rows])
             self._offset = 0
-            self._known += len(rows)
-        limit = self._known if final and self._padded else self._known - self._ahead
-        found = []
-        while self._done < limit:
+            self._arrived += len(rows)
+        limit = self._arrived if final and self._padded else self._arrived - self._ahead
+        results = []
+        while self._returned < limit:
             end = self._first + self._rows
             if limit < end and not (eager or final):
                 break
             stop = min(limit, end)
-            found += self._some(self._done - self._first, stop - self._first)
-            self._done = stop
+            results += self._compute(self._returned - self._first, stop - self._first)
+            self._returned = stop
             if stop == end:
                 self._first = end
                 self._offset += self._rows
-        if not found:
-            return self._buffer.new_zeros(0, self._width)
-        return found[0] if len(found) == 1 else torch.cat(found)
+        if not results:
+            return self._buffer.new_zeros(0, self._width_out)
+        return results[0] if len(results) == 1 else torch.cat(results)
 
-    def _some(self, start: int, stop: int) -> list[Tensor]:
-        """Rows of the current block, in as few and as small blocks as give its bits."""
-        if _worthwhile(self._rows, stop - start) or not (sizes := self._smaller()):
+    def _compute(self, start: int, stop: int) -> list[Tensor]:
+        """Rows of the current block, in the smallest and fewest blocks that give its bits."""
+        if _worthwhile(self._rows, stop - start) or not (sizes := self._smaller_sizes()):
             return [self._function(self._window(0, self._rows))[start:stop]]
-        found = []
+        results = []
         place = start // sizes[-1] * sizes[-1]
         while place < stop:
             fitting = (n for n in sizes if place % n == 0 and _worthwhile(n, stop - place))
             size = next(fitting, sizes[-1])
             result = self._function(self._window(place, size))
-            found.append(result[max(start - place, 0) : stop - place])
+            results.append(result[max(start - place, 0) : stop - place])
             place += size
-        return found
+        return results
 
     def _window(self, place: int, rows: int) -> Tensor:
-        # Always a tensor of its own: a product's last bits may depend on an address, too.
+        # Always a new tensor: the last bits of a product may depend on its address, too.
         first, size = self._offset + place, rows + self._context
-        known = self._buffer[first : first + size]
-        if len(known) == size:
-            return known.clone(memory_format=torch.contiguous_format)
-        window = known.new_zeros(size, self._shape[1])
-        window[: len(known)] = known
+        available = self._buffer[first : first + size]
+        if len(available) == size:
+            return available.clone(memory_format=torch.contiguous_format)
+        window = available.new_zeros(size, self._width_in)
+        window[: len(available)] = available
         return window
 
-    def _smaller(self) -> tuple[int, ...]:
-        """Sizes of smaller blocks that give the bits of this one; tried once."""
+    def _smaller_sizes(self) -> tuple[int, ...]:
+        """Sizes of smaller blocks that round as the full one does; tested once."""
         device = self._buffer.device
         key = (self._name, device, torch.get_num_threads(), torch.is_autocast_enabled(device.type))
-        if key not in self._agreed:
-            noise = torch.randn(self._shape, generator=torch.Generator().manual_seed(0)).to(device)
-            whole = self._function(noise)
-            self._agreed[key] = tuple(
-                size
-                for size in SMALLER
-                if device.type == "cpu"
-                and size < self._rows
-                and all(
-                    torch.equal(
-                        self._function(noise[i : i + size + self._context].clone()),
-                        whole[i : i + size],
-                    )
-                    for i in range(0, self._rows, size)
-                )
+        if key not in self._agreements:
+            self._agreements[key] = self._tested_sizes() if device.type == "cpu" else ()
+        return self._agreements[key]
+
+    def _tested_sizes(self) -> tuple[int, ...]:
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(self._rows + self._context, self._width_in, generator=generator)
+        whole = self._function(noise)
+
+        def agrees(size: int) -> bool:
+            parts = (
+                self._function(noise[i : i + size + self._context].clone())
+                for i in range(0, self._rows, size)
             )
-        return self._agreed[key]
+            return all(map(torch.equal, parts, whole.split(size)))
+
+        return tuple(size for size in SMALLER if size < self._rows and agrees(size))
 
 
-def _worthwhile(size: int, wanted: int) -> bool:
-    """Whether to compute so many rows at once for the sake of some of them."""
-    return wanted > size - size // 4
+def _worthwhile(size: int, needed: int) -> bool:
+    """Whether to compute a block of this size of which only some rows are needed."""
+    return needed > size - size // 4
 
 
 def run(
-    stages: Sequence[Stage], rows: Float[Tensor, "n F"], *, final: bool, eager: bool
+    stages: Sequence[BlockStage], rows: Float[Tensor, "n F"], *, final: bool, eager: bool
 ) -> Float[Tensor, "m F2"]:
-    """Takes rows through stages, one after another; see `Stage.push`."""
+    """Takes rows through stages, one after another; see `BlockStage.push`."""
     for stage in stages:
         rows = stage.push(rows, final=final, eager=eager)
     return rows
 
 
 class Queue:
-    """Rows that wait for what is made of them elsewhere."""
+    """Rows that wait until the network's result for them is known."""
 
     def __init__(self) -> None:
         self._rows: Tensor | None = None
 
     def push(self, rows: Float[Tensor, "n F"]) -> None:
-        """Takes rows."""
+        """Appends rows."""
         self._rows = rows if self._rows is None else torch.cat([self._rows, rows])
 
     def pop(self, count: int) -> Float[Tensor, "n F"]:
-        """Gives the first ``count`` rows back."""
+        """Removes and returns the first ``count`` rows."""
         assert self._rows is not None
         rows, self._rows = self._rows[:count], self._rows[count:]
         return rows

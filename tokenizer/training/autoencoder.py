@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tokenizer.autoencoders.lapped.model import LappedAutoencoder, LappedEncoder
+from tokenizer.autoencoders.lapped.model import LappedAutoencoder
 from tokenizer.autoencoders.lapped.paths import LevelStatistics, log_magnitudes
 from tokenizer.errors import InputError
 from tokenizer.networks.spectral import mdct
@@ -201,11 +201,6 @@ def initialize(autoencoder: LappedAutoencoder, crops: CropDataset, num_crops: in
     mean = magnitudes.mean(0, dtype=torch.float64)
     covariance = _second_moments(magnitudes - mean.float())
     levels = LevelStatistics(mean, covariance)
-    autoencoder.initialize_companding(levels)
-    encoder = autoencoder.encoder
-    assert isinstance(encoder, LappedEncoder)
-    if encoder.envelope is not None:
-        c = encoder.companded(c, encoder.envelope(magnitudes))
     autoencoder.initialize(_second_moments(c), levels)
 
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenizer.autoencoders.lapped.model import LappedAutoencoder, LappedDecoder, LappedEncoder
+from tokenizer.autoencoders.lapped.model import LappedAutoencoder
 from tokenizer.autoencoders.lapped.resizing import copy_common
 from tokenizer.errors import InputError
 from tokenizer.model.config import LatentTokenizerConfig
@@ -49,7 +49,7 @@ def add_detail(
     be finetuned (`tokenizer.training.decoder`); the finetuned decoder does not hear them.
 
     Args:
-        tokenizer: Of the bundled family, with a linear path and without detail or companding.
+        tokenizer: Of the bundled family, without detail.
         clips: Where statistics come from: 400 random crops of 1.5 s.
         count: How many.
         seed: Of the crops.
@@ -59,14 +59,11 @@ def add_detail(
             coefficients would result.
     """
     autoencoder = tokenizer.autoencoder
-    if not isinstance(autoencoder, LappedAutoencoder) or not autoencoder.config.linear_path:
+    if not isinstance(autoencoder, LappedAutoencoder):
+        raise InputError(f"Detail needs the bundled family, not {autoencoder.kind!r}.")
+    if autoencoder.config.detail_dim:
         raise InputError(
-            f"Detail needs the bundled family and its linear path, not {autoencoder.kind!r}."
-        )
-    if autoencoder.config.detail_dim or autoencoder.config.companding:
-        raise InputError(
-            f"detail_dim is {autoencoder.config.detail_dim} and companding "
-            f"{autoencoder.config.companding:g}: detail can be added where both are 0."
+            f"detail_dim is {autoencoder.config.detail_dim}: detail can be added where it is 0."
         )
     latent_dim = autoencoder.latent_dim + count
     if count < 1 or latent_dim > autoencoder.hop_length:
@@ -90,11 +87,8 @@ def add_detail(
     with torch.random.fork_rng(devices=[]):
         found = LatentTokenizer(config)
     copy_common(tokenizer, found)
+    assert isinstance(found.autoencoder, LappedAutoencoder)
     encoder, decoder = found.autoencoder.encoder, found.autoencoder.decoder
-    assert isinstance(encoder, LappedEncoder)
-    assert isinstance(decoder, LappedDecoder)
-    assert encoder.linear is not None
-    assert decoder.linear is not None
     with torch.no_grad():
         encoder.linear.weight[-count:] = detail.analysis * encoder.latent_scale
         decoder.linear.weight[:, -count:] = detail.synthesis
@@ -106,8 +100,6 @@ def add_detail(
 @torch.no_grad()
 def _analyse(autoencoder: LappedAutoencoder, crops: CropDataset, count: int) -> _Detail:
     encoder, decoder, hop = autoencoder.encoder, autoencoder.decoder, autoencoder.hop_length
-    assert isinstance(decoder, LappedDecoder)
-    assert decoder.linear is not None
     device = decoder.linear.weight.device
     own = cross = torch.zeros(hop, hop, dtype=torch.float64, device=device)
     mean = torch.zeros(hop, dtype=torch.float64, device=device)

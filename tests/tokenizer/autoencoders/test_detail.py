@@ -12,7 +12,7 @@ from generative.diffusion.latent_diffusion import make_scheduler
 from generative.evaluation.measures import evaluate_generations
 from tokenizer import LatentTokenizer, load_tokenizer
 from tokenizer.audio.source import write_audio
-from tokenizer.autoencoders.lapped.model import LappedAutoencoder, LappedConfig
+from tokenizer.autoencoders.lapped.model import LappedAutoencoder
 from tokenizer.cli import main
 from tokenizer.training.data import scan
 from tokenizer.training.detail import add_detail
@@ -108,7 +108,7 @@ def test_a_new_model_with_detail_begins_with_as_many_components():
     paths = []
     for detail in (0, DETAIL):
         torch.manual_seed(0)
-        model = LappedAutoencoder(LappedConfig(**{**sizes, "detail_dim": detail}))
+        model = LappedAutoencoder.from_config({**sizes, "detail_dim": detail})
         model.initialize(energy)
         paths.append((model.encoder.linear.weight, model.decoder.linear.weight))
         assert model.coded_dim == DIM + DETAIL - detail
@@ -142,11 +142,11 @@ def test_the_command_line_adds_fits_and_finetunes(audio, tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({}, "detail_dim=73 beside 8 latents"), ({"detail_dim": 1}, "detail_dim is 1 and companding")],
+    [({}, "detail_dim=73 beside 8 latents"), ({"detail_dim": 1}, "detail_dim is 1")],
 )
 def test_what_cannot_be_added_is_refused(audio, change, message):
     sizes = {**make_autoencoder().to_config(), **change}
-    tokenizer = LatentTokenizer.from_autoencoder(LappedAutoencoder(LappedConfig(**sizes)))
+    tokenizer = LatentTokenizer.from_autoencoder(LappedAutoencoder.from_config(sizes))
     with pytest.raises(ValueError, match=message):
         add_detail(tokenizer, scan(audio), HOP - DIM + 1, seed=0)
 
@@ -159,7 +159,7 @@ def test_refusals(audio, tmp_path, capsys):
     assert "--decoder continuous" in capsys.readouterr().err
     sizes = {**make_autoencoder().to_config(), "detail_dim": DIM}
     with pytest.raises(ValueError, match="less than latent_dim"):
-        LappedConfig(**sizes)
+        LappedAutoencoder.from_config(sizes)
     end_to_end = ["train", str(audio), "--out", str(tmp_path / "e2e"), "--preset", "tiny"]
     assert main([*end_to_end, "--detail-dim", "4", "--bottleneck", "rfsq"]) == 2
     assert "without a bottleneck" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from models import CODEBOOKS, HOP, RATE, REFUSED, flat_levels, make_tokenizer, t
 
 from tokenizer.autoencoders.lapped.model import LappedAutoencoder, LappedConfig
 from tokenizer.model.latent_tokenizer import LatentTokenizer
-from tokenizer.networks.stepping import CPU_ROWS, SMALLER, Stage
+from tokenizer.networks.stepping import CPU_ROWS, SMALLER, BlockStage
 
 # Codes of one beam and of another, and a model for live use, share everything else.
 GAIN = 0.07
@@ -155,68 +155,41 @@ def test_steps_are_the_network(lookahead):
     torch.testing.assert_close(audio, model.decoder(z, level)[0, 0], atol=2e-5, rtol=1e-4)
 
 
-def test_a_stage_computes_whole_blocks_once_and_parts_only_when_eager():
-    seen = []
+@settings(deadline=None, max_examples=40)
+@given(
+    cuts=st.lists(st.integers(0, 2 * CPU_ROWS + 150), max_size=6),
+    eager=st.booleans(),
+    wrong_below=st.sampled_from([0, *SMALLER, CPU_ROWS]),
+)
+def test_a_stage_gives_the_rows_of_whole_blocks_however_they_arrive(cuts, eager, wrong_below):
+    computed = 0
 
     def function(window: torch.Tensor) -> torch.Tensor:
-        seen.append(len(window))
-        return window[1:-2] + 10 * window[3:]
+        """Each row three times and its next; blocks below a size round differently."""
+        nonlocal computed
+        computed += len(window) - 2
+        out = window[1:-1] * 3 + window[2:]
+        if len(window) - 2 < wrong_below:
+            out[-1] += 1e-6
+        return out
 
-    def stage() -> Stage:
-        seen.clear()
-        return Stage(
-            function, (1, 1), 4, context=(1, 2), device=torch.device("cpu"), agreed=({}, "")
-        )
-
-    rows = torch.arange(11.0)[:, None] + 1
-    padded = torch.cat([torch.zeros(1, 1), rows, torch.zeros(2, 1)])
-    expected = padded[1:-2] + 10 * padded[3:]  # each row, and ten times the second after it
-
-    lazy = stage()
-    found = [lazy.push(row[None], final=i == 10) for i, row in enumerate(rows)]
-    assert [len(f) for f in found] == [0, 0, 0, 0, 0, 4, 0, 0, 0, 4, 3]
-    assert torch.equal(torch.cat(found), expected)
-    assert seen == [7] * 4  # one more, to try what smaller blocks would do
-    eager = stage()
-    found = [eager.push(row[None], final=i == 10, eager=True) for i, row in enumerate(rows)]
-    assert [len(f) for f in found] == [0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 3]
-    assert torch.equal(torch.cat(found), expected)
-    assert set(seen) == {7}
-
-
-def test_parts_are_computed_in_smaller_blocks_only_if_these_have_the_same_bits():
-    seen = []
-
-    def stage(wrong_below: int) -> Stage:
-        def function(window: torch.Tensor) -> torch.Tensor:
-            seen.append(len(window) - 2)
-            out = window[1:-1] * 3 + window[2:]
-            if len(window) - 2 < wrong_below:
-                out[-1] += 1e-6
-            return out
-
-        rows = CPU_ROWS
-        options = {"context": (1, 1), "device": torch.device("cpu"), "agreed": ({}, "")}
-        return Stage(function, (2, 2), rows, **options)
-
-    x = torch.randn(2 * CPU_ROWS + 150, 2, generator=torch.Generator().manual_seed(0))
-    padded = torch.cat([torch.zeros(1, 2), x, torch.zeros(1, 2)])
-    expected = padded[1:-1] * 3 + padded[2:]
-    large, small, smaller = SMALLER
-    for wrong_below, used in (
-        (0, {small, smaller}),
-        (small, {small}),
-        (large, {large}),
-        (CPU_ROWS, {CPU_ROWS}),
-    ):
-        one = stage(wrong_below)
-        assert torch.equal(one.push(x[:5], eager=True), expected[:4])
-        seen.clear()
-        rest = torch.cat([one.push(x[5:400], eager=True), one.push(x[400:], final=True)])
-        assert torch.equal(rest, expected[4:])
-        assert set(seen) - {CPU_ROWS} == used - {CPU_ROWS}
-        if smaller in used:  # the fewest rows: 150 of the last block are 128 and 22 of 32
-            assert seen[-2:] == [small, smaller]
+    rows = torch.randn(2 * CPU_ROWS + 150, 2, generator=torch.Generator().manual_seed(0))
+    padded = torch.cat([torch.zeros(1, 2), rows, torch.zeros(1, 2)])
+    cpu = torch.device("cpu")
+    stage = BlockStage(function, "", (2, 2), context=(1, 1), device=cpu, agreements={})
+    places = sorted(cuts)
+    results = []
+    for piece, arrived in zip(rows.tensor_split(places), [*places, len(rows)], strict=True):
+        results.append(stage.push(piece, eager=eager))
+        known = max(arrived - 1, 0)  # a row needs its next
+        expected = known if eager else known // CPU_ROWS * CPU_ROWS
+        assert sum(map(len, results)) == expected
+    computed = 0
+    results.append(stage.push(rows[:0], final=True))
+    assert torch.equal(torch.cat(results), 3 * padded[1:-1] + padded[2:])
+    # The last rows cost a whole block only where no smaller one gives the same bits.
+    if eager and wrong_below < CPU_ROWS:
+        assert computed == min(size for size in SMALLER if size >= wrong_below)
 
 
 def test_bad_chunks_are_refused():

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from tokenizer.errors import InputError
 
-_MAY_BE_ZERO = ("lookahead", "envelope_dim", "companding", "detail_dim")
+_MAY_BE_ZERO = ("lookahead", "envelope_dim", "detail_dim")
+# Options that were removed, with the only value that can still be loaded. Every checkpoint has the
+# first of them, and fingerprints are computed from it.
+_REMOVED = {"linear_path": True, "companding": 0.0}
 
 
 @dataclass(frozen=True)
@@ -23,15 +27,16 @@ class LappedConfig:
         decoder_depth: Its blocks.
         expansion: Hidden channels of each block's MLP over its width.
         kernel_size: Frames each block sees; odd.
-        linear_path: Whether to keep the linear path; without it the networks work alone (an
-            ablation).
         lookahead: Frames that each of the two networks sees ahead, for live use; None: as many as
             it sees behind. Audio comes out ``2 * lookahead + 2`` frames after it went in: 20 ms at
             0 and 40 ms at 1, for frames of 10 ms.
-        envelope_dim: So many of the coded latents begin as levels; see the module of the model.
-        companding: Power of the expected magnitude by which the linear path divides, 0 to 1.
-        detail_dim: The last so many latents are detail, which codes leave out. They begin as the
-            principal components of the waveform that follow the coded ones.
+        envelope_dim: How many of the coded latents start as levels; see `lapped.model`.
+        detail_dim: How many latents, the last ones, are detail, which codes leave out. They start
+            as the principal components of the waveform that follow the coded ones.
+
+    Raises:
+        ValueError: If a number is too small, or envelope and detail leave no latents for the
+            waveform.
     """
 
     sampling_rate: int
@@ -43,29 +48,45 @@ class LappedConfig:
     decoder_depth: int
     expansion: int = 3
     kernel_size: int = 7
-    linear_path: bool = True
     lookahead: int | None = None
     envelope_dim: int = 0
-    companding: float = 0.0
     detail_dim: int = 0
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
             least = 0 if field.name in _MAY_BE_ZERO else 1
-            if value is not None and not isinstance(value, bool) and value < least:
+            if value is not None and value < least:
                 raise InputError(
                     f"LappedConfig.{field.name} must be at least {least}, got {value}."
                 )
-        of_their_own = self.envelope_dim + self.detail_dim
-        if of_their_own and not (self.linear_path and of_their_own < self.latent_dim):
+        if self.envelope_dim + self.detail_dim >= self.latent_dim:
             raise InputError(
                 f"LappedConfig.envelope_dim is {self.envelope_dim} and detail_dim "
                 f"{self.detail_dim}: together they must be less than latent_dim, "
-                f"{self.latent_dim}, and they need the linear path."
+                f"{self.latent_dim}."
             )
-        if not self.companding <= 1 or (self.companding and not self.envelope_dim):  # NaN too
-            raise InputError(
-                f"LappedConfig.companding is {self.companding}: it must be 0 to 1, and needs "
-                "envelope latents (envelope_dim)."
-            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as checkpoints keep them; later ones are left out where they are unused."""
+        config = asdict(self) | {"linear_path": True}
+        unused = {"lookahead": None, "envelope_dim": 0, "detail_dim": 0}
+        return {k: v for k, v in config.items() if k not in unused or v != unused[k]}
+
+    @classmethod
+    def from_dict(cls, config: dict[str, Any]) -> LappedConfig:
+        """The counterpart of `to_dict`.
+
+        Raises:
+            ValueError: If a field is unknown, missing, of a removed option or out of range.
+        """
+        for name, value in _REMOVED.items():
+            if config.get(name, value) != value:
+                raise InputError(
+                    f"This autoencoder has {name}={config[name]}. The option was removed in 0.1: "
+                    f"train a new model without it."
+                )
+        try:
+            return cls(**{k: v for k, v in config.items() if k not in _REMOVED})
+        except TypeError as error:
+            raise InputError(f"Not a configuration of the lapped autoencoder: {error}.") from None

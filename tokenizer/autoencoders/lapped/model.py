@@ -2,22 +2,20 @@
 
     c  = mdct(x)
     l  = V_e log|c|
-    z  = W_e (c / exp(U_e l)) + l + f(features(c))         over one running standard deviation
-    c' = (W_d z) * exp(U_d z + g1(z)) + exp(V_d z + g2(z)) * tanh(g3(z))
+    z  = W_e c + l + f(features(c))                     over one running standard deviation
+    c' = (W_d z) * exp(g1(z)) + exp(V_d z + g2(z)) * tanh(g3(z))
     x' = imdct(c')
 
 The linear path W starts as a principal component analysis of ``c`` and is a good codec by itself
-before any training; the networks f and g start near zero and add what it lacks. The gates exp(g1),
-exp(g2) can shut a bin off, so that what is silent stays silent. Where the configuration asks for
-envelope latents, the path V starts as a principal component analysis of the log spectrum: the
-level of what W leaves out, so that noise comes out as loud as it went in. U evens these levels out
-on the way through W, as far as the configuration's ``companding`` says: noise in the latents then
-comes out under the signal's own spectrum rather than one for all.
+before any training. The networks f and g start near zero and add what it lacks. The gates exp(g1)
+and exp(g2) can shut a bin off, so that silence stays silent. Where the configuration asks for
+envelope latents, the path V starts as a principal component analysis of the log spectrum: it
+carries the level of what W leaves out, so that noise comes out as loud as it went in.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -35,27 +33,20 @@ from tokenizer.autoencoders.lapped.paths import (
     waveform_paths,
 )
 from tokenizer.autoencoders.lapped.resizing import copy_common
-from tokenizer.autoencoders.lapped.steps import DecoderStepper, EncoderStepper
+from tokenizer.autoencoders.lapped.steps import DecoderStepper, EncoderStepper, NetworkStepper
 from tokenizer.errors import InputError
 from tokenizer.networks.deviation import deviation
 from tokenizer.networks.layers import Backbone
-from tokenizer.networks.spectral import imdct, mdct
+from tokenizer.networks.spectral import imdct_folded, lapped_blocks, mdct_blocks, overlap_add
 from tokenizer.networks.stepping import Agreements
 
 # Gates are bounded: exp(7) restores any bin that the linear path lost, exp(-14) is below 24-bit
 # silence.
 _MIN_GATE, _MAX_GATE = -14.0, 7.0
-# Levels are linear in the latents and may be far too large where these are farther out than any
-# seen in training, or badly quantized. Beside a linear path nothing is lost below exp(3), twenty
-# times the root mean square: bins louder than that are the linear path's.
+# Levels are linear in the latents, and may be far too large where these are further out than any
+# seen in training, or badly quantized. Nothing is lost below exp(3), twenty times the root mean
+# square: louder bins come from the linear path.
 _MAX_MAGNITUDE = 3.0
-
-
-def _companding(config: LappedConfig) -> nn.Linear | None:
-    """Latents to the logarithms of what bins are divided by, and multiplied with."""
-    return (
-        nn.Linear(config.latent_dim, config.hop_length, bias=False) if config.companding else None
-    )
 
 
 class LappedEncoder(Encoder):
@@ -64,16 +55,11 @@ class LappedEncoder(Encoder):
     def __init__(self, config: LappedConfig) -> None:
         super().__init__()
         self.hop_length = config.hop_length
-        self.linear = (
-            nn.Linear(config.hop_length, config.latent_dim, bias=False)
-            if config.linear_path
-            else None
-        )
-        # Of the log magnitudes: the other half of what the decoder is told without a network.
+        self.linear = nn.Linear(config.hop_length, config.latent_dim, bias=False)
+        # Of the log magnitudes: the other half of what the decoder learns without a network.
         self.envelope = (
             nn.Linear(config.hop_length, config.latent_dim) if config.envelope_dim else None
         )
-        self.compressor = _companding(config)
         self.backbone = Backbone(
             2 * config.hop_length,
             config.encoder_width,
@@ -83,54 +69,56 @@ class LappedEncoder(Encoder):
             config.lookahead,
         )
         self.head = nn.Linear(config.encoder_width, config.latent_dim)
-        nn.init.normal_(self.head.weight, std=1e-3 if config.linear_path else 0.05)
+        nn.init.normal_(self.head.weight, std=1e-3)
         nn.init.zeros_(self.head.bias)
         # One more frame than the network sees: the first frame of a tile lacks the samples before
         # it.
         self.context = max(self.backbone.behind, self.backbone.ahead) + 1
         # A frame's own window reaches to the end of the block of samples that begins with it.
         self.lookahead = self.backbone.ahead
-        self._agreed: Agreements = {}
+        self._agreements: Agreements = {}
         self.register_buffer("latent_scale", torch.ones(()))
         self.latent_scale: Tensor
 
     @staticmethod
     def features(c: Float[Tensor, "*B T M"]) -> Float[Tensor, "*B T features"]:
-        """What the network sees of the MDCT: companded coefficients and log magnitudes."""
+        """What the network sees of the MDCT: compressed coefficients and log magnitudes."""
         # asinh(30 c): torch's own takes eight times as long as these few passes.
         x = c * 30
-        companded = x.sign() * torch.log(x.abs() + (x.square() + 1).sqrt())
-        return torch.cat([companded / 3, log_magnitudes(c)], dim=-1)
+        compressed = x.sign() * torch.log(x.abs() + (x.square() + 1).sqrt())
+        return torch.cat([compressed / 3, log_magnitudes(c)], dim=-1)
 
     def linear_path(self, c: Float[Tensor, "*B T M"]) -> Float[Tensor, "*B T D"]:
-        """The linear path's part of the latents; zero without it."""
-        if self.linear is None:
-            return c.new_zeros(*c.shape[:-1], self.head.out_features)
+        """The linear path's part of the latents."""
         # It carries the waveform: bfloat16 would cost it its precision.
         with torch.autocast(c.device.type, enabled=False):
             if self.envelope is None:
                 return self.linear(c)
-            levels = self.envelope(log_magnitudes(c))
-            return self.linear(self.companded(c, levels)) + levels
+            return self.linear(c) + self.envelope(log_magnitudes(c))
 
-    def companded(
-        self, c: Float[Tensor, "*B T M"], levels: Float[Tensor, "*B T D"]
-    ) -> Float[Tensor, "*B T M"]:
-        """Coefficients over a power of the magnitudes that their envelope latents stand for."""
-        if self.compressor is None:
-            return c
-        return c * self.compressor(-levels).clamp(-_MAX_GATE, _MAX_GATE).exp()
+    def enter(
+        self, blocks: Float[Tensor, "*B blocks M"]
+    ) -> tuple[Float[Tensor, "*B T C"], Float[Tensor, "*B T D"]]:
+        """Blocks of samples to the first block's input and the linear path, for each two blocks."""
+        c = mdct_blocks(blocks)
+        return self.backbone.enter(self.features(c)), self.linear_path(c)
+
+    def leave(
+        self, h: Float[Tensor, "*B T C"], linear: Float[Tensor, "*B T D"]
+    ) -> Float[Tensor, "*B T D"]:
+        """The last block's output and the linear path to latents, before their scale."""
+        return self.head(self.backbone.norm_out(h)).float() + linear
 
     def forward(self, audio: Float[Tensor, "B 1 N"]) -> Float[Tensor, "B D T"]:
-        """Encodes, over the batch's own deviation in training mode, else the running one."""
-        c = mdct(audio[:, 0], self.hop_length)
-        z = self.head(self.backbone(self.features(c))).float() + self.linear_path(c)
+        """Encodes; divides by the batch's own deviation in training mode, else the running one."""
+        h, linear = self.enter(lapped_blocks(audio[:, 0], self.hop_length))
+        z = self.leave(self.backbone.blocks(h), linear)
         if self.training:
-            # Differentiable, so that the encoder cannot outgrow the noise its latents are trained
-            # under.
+            # Differentiable, so that the encoder cannot outgrow the noise that is added to its
+            # latents in training.
             scale = deviation(z).clamp(min=1e-5)
             with torch.no_grad():
-                # A bad batch must not spoil it for good: the loop skips its step.
+                # One bad batch must not spoil it for good: the trainer skips that step.
                 self.latent_scale.lerp_(
                     torch.where(scale.isfinite(), scale, self.latent_scale), 0.01
                 )
@@ -140,10 +128,19 @@ class LappedEncoder(Encoder):
 
     def stepper(self) -> EncoderStepper | None:
         """See `Encoder.stepper`."""
-        # Features of a subclass may see neighbouring frames: it has to say so itself.
+        # Features of a subclass may see neighbouring frames: it has to implement this itself.
         if type(self).features is not LappedEncoder.features:
             return None
-        return EncoderStepper(self, self._agreed)
+        dim = self.head.out_features
+        network = NetworkStepper(
+            self.backbone,
+            self.enter,
+            lambda h, linear: self.leave(h, linear) / self.latent_scale,
+            widths=(self.hop_length, dim, dim),
+            behind=1,
+            agreements=self._agreements,
+        )
+        return EncoderStepper(network, self.hop_length, self.head.weight.device)
 
 
 class LappedDecoder(Decoder):
@@ -151,11 +148,7 @@ class LappedDecoder(Decoder):
 
     def __init__(self, config: LappedConfig) -> None:
         super().__init__()
-        self.linear = (
-            nn.Linear(config.latent_dim, config.hop_length, bias=False)
-            if config.linear_path
-            else None
-        )
+        self.linear = nn.Linear(config.latent_dim, config.hop_length, bias=False)
         self.backbone = Backbone(
             config.latent_dim,
             config.decoder_width,
@@ -167,23 +160,44 @@ class LappedDecoder(Decoder):
         self.envelope = (
             nn.Linear(config.latent_dim, config.hop_length) if config.envelope_dim else None
         )
-        self.expander = _companding(config)
-        # How noisy the latents are decides how far to trust each of them.
+        # The noisier the latents, the less each of them is to be trusted.
         self.noise_embedding = nn.Sequential(
             nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, config.decoder_width)
         )
         self.head = nn.Linear(config.decoder_width, 3 * config.hop_length)
         nn.init.normal_(self.head.weight, std=1e-2)
         with torch.no_grad():
-            gate = 0.0 if config.linear_path else _MIN_GATE
-            # The envelope path says how large it is, where there is one.
-            magnitude = 0.0 if config.envelope_dim else -5.0 if config.linear_path else -2.0
-            bias = torch.tensor([gate, magnitude, 0.0]).repeat_interleave(config.hop_length)
+            # Where there is an envelope path, it sets the magnitude.
+            magnitude = 0.0 if config.envelope_dim else -5.0
+            bias = torch.tensor([0.0, magnitude, 0.0]).repeat_interleave(config.hop_length)
             self.head.bias.copy_(bias)
         # One more frame than the network sees: a block of samples overlaps with the next frame.
         self.context = max(self.backbone.behind, self.backbone.ahead) + 1
         self.lookahead = self.backbone.ahead + 1
-        self._agreed: Agreements = {}
+        self._agreements: Agreements = {}
+
+    def enter(
+        self, z: Float[Tensor, "*B T D"], shift: Float[Tensor, "... C"]
+    ) -> tuple[Float[Tensor, "*B T C"], Float[Tensor, "*B T D"]]:
+        """The first block's input, and the latents themselves for the linear path."""
+        return self.backbone.enter(z, shift), z
+
+    def leave(
+        self, h: Float[Tensor, "*B T C"], z: Float[Tensor, "*B T D"]
+    ) -> Float[Tensor, "*B T M"]:
+        """The last block's output and the latents to lapped frames (see `imdct_folded`)."""
+        gate, magnitude, shape = self.head(self.backbone.norm_out(h)).float().chunk(3, dim=-1)
+        with torch.autocast(z.device.type, enabled=False):
+            if self.envelope is not None:
+                magnitude = magnitude + self.envelope(z.float())
+            c = magnitude.clamp(_MIN_GATE, _MAX_MAGNITUDE).exp() * shape.tanh()
+            c = c + self.linear(z.float()) * gate.clamp(_MIN_GATE, _MAX_GATE).exp()
+        return imdct_folded(c)
+
+    def shift(self, noise_level: Float[Tensor, " B"]) -> Float[Tensor, "B C"]:
+        """Tells the network how noisy the latents are."""
+        described = torch.stack([noise_level, torch.log(noise_level + 0.01)], dim=-1)
+        return self.noise_embedding(described)
 
     def forward(
         self, latents: Float[Tensor, "B D T"], noise_level: Float[Tensor, " B"] | None = None
@@ -191,34 +205,22 @@ class LappedDecoder(Decoder):
         """Decodes latents, exact (``noise_level`` None or 0) or quantized."""
         z = latents.transpose(1, 2)
         level = z.new_zeros(len(z)) if noise_level is None else noise_level.to(z)
-        h = self.backbone(z, shift=self.shift(level)[:, None])
-        return imdct(self.coefficients(h, z))[:, None]
-
-    def shift(self, noise_level: Float[Tensor, " B"]) -> Float[Tensor, "B C"]:
-        """What tells the network how noisy the latents are."""
-        described = torch.stack([noise_level, torch.log(noise_level + 0.01)], dim=-1)
-        return self.noise_embedding(described)
-
-    def coefficients(
-        self, h: Float[Tensor, "*B T C"], z: Float[Tensor, "*B T D"]
-    ) -> Float[Tensor, "*B T M"]:
-        """MDCT coefficients of what the network says of latents, and of these themselves."""
-        gate, magnitude, shape = self.head(h).float().chunk(3, dim=-1)
-        if self.envelope is not None:
-            with torch.autocast(z.device.type, enabled=False):
-                magnitude = magnitude + self.envelope(z.float())
-        loudest = _MAX_GATE if self.linear is None else _MAX_MAGNITUDE
-        c = magnitude.clamp(_MIN_GATE, loudest).exp() * shape.tanh()
-        if self.linear is not None:
-            with torch.autocast(z.device.type, enabled=False):
-                if self.expander is not None:
-                    gate = gate + self.expander(z.float())
-                c = c + self.linear(z.float()) * gate.clamp(_MIN_GATE, _MAX_GATE).exp()
-        return c
+        h, z = self.enter(z, self.shift(level)[:, None])
+        return overlap_add(self.leave(self.backbone.blocks(h), z)).flatten(1)[:, None]
 
     def stepper(self, noise_level: float) -> DecoderStepper:
         """See `Decoder.stepper`."""
-        return DecoderStepper(self, noise_level, self._agreed)
+        device = self.head.weight.device
+        hop, dim = self.linear.weight.shape
+        shift = self.shift(torch.full((1,), noise_level, device=device))[0].detach()
+        network = NetworkStepper(
+            self.backbone,
+            lambda z: self.enter(z, shift),
+            self.leave,
+            widths=(dim, dim, hop),
+            agreements=self._agreements,
+        )
+        return DecoderStepper(network, hop, device, self._agreements)
 
 
 class LappedAutoencoder(Autoencoder):
@@ -229,8 +231,9 @@ class LappedAutoencoder(Autoencoder):
     def __init__(self, config: LappedConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = LappedEncoder(config)
-        self.decoder = LappedDecoder(config)
+        # Narrower than in the base class; nothing replaces them by another kind.
+        self.encoder = LappedEncoder(config)  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.decoder = LappedDecoder(config)  # pyright: ignore[reportIncompatibleVariableOverride]
         self.sampling_rate = config.sampling_rate
         self.hop_length = config.hop_length
         self.latent_dim = config.latent_dim
@@ -263,43 +266,13 @@ class LappedAutoencoder(Autoencoder):
         return (num_frames - 1) * self.hop_length
 
     def to_config(self) -> dict[str, Any]:
-        """The fields of `LappedConfig`; those that came later only where they say something."""
-        config = asdict(self.config)
-        if self.config.lookahead is None:
-            del config["lookahead"]
-        if not self.config.envelope_dim:
-            del config["envelope_dim"]
-        if not self.config.companding:
-            del config["companding"]
-        if not self.config.detail_dim:
-            del config["detail_dim"]
-        return config
+        """See `LappedConfig.to_dict`."""
+        return self.config.to_dict()
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> LappedAutoencoder:
-        """Builds an untrained model; raises ValueError for unknown or missing fields."""
-        try:
-            return cls(LappedConfig(**config))
-        except TypeError as error:
-            raise InputError(f"Not a configuration of the lapped autoencoder: {error}.") from None
-
-    @torch.no_grad()
-    def initialize_companding(self, levels: LevelStatistics) -> None:
-        """Makes the companding that of these levels, for a model whose configuration asks for it.
-
-        `initialize` comes after it, and wants the covariance of coefficients so `companded`.
-        """
-        encoder, decoder = self.encoder, self.decoder
-        assert isinstance(encoder, LappedEncoder)
-        assert isinstance(decoder, LappedDecoder)
-        if encoder.compressor is None or decoder.expander is None:
-            return
-        analysis = envelope_analysis(levels, torch.ones_like(levels.mean), self.config.envelope_dim)
-        self._begin_envelope(levels, analysis)
-        exponents = self.config.companding * expected_levels(levels, analysis)
-        for layer in (encoder.compressor, decoder.expander):
-            layer.weight.zero_()
-            layer.weight[:, self._envelope] = exponents.to(layer.weight)
+        """Builds an untrained model; raises as `LappedConfig.from_dict`."""
+        return cls(LappedConfig.from_dict(config))
 
     @torch.no_grad()
     def initialize(
@@ -312,52 +285,34 @@ class LappedAutoencoder(Autoencoder):
         deviation 1 together.
 
         Args:
-            covariance: Second moments of the MDCT coefficients of audio of root mean square 1;
-                with companding, of companded ones.
+            covariance: Second moments of the MDCT coefficients of audio of root mean square 1.
             levels: Of the same audio; needed for envelope latents.
 
         Raises:
             ValueError: If there are envelope latents and no levels.
         """
-        assert isinstance(self.encoder, LappedEncoder)
-        assert isinstance(self.decoder, LappedDecoder)
-        encode, decode = self.encoder.linear, self.decoder.linear
-        if encode is None or decode is None:
-            return
-        first = self._envelope.start
+        # Latents in order: waveform, levels, detail.
+        first, last = self.coded_dim - self.config.envelope_dim, self.coded_dim
         start = waveform_paths(covariance, first + self.config.detail_dim)
-        # Levels stand for what codes lose, and codes have no detail.
-        lost = waveform_paths(covariance, first).lost
-        waveform = [*range(first), *range(self.coded_dim, self.latent_dim)]
-        encode.weight.zero_()
-        decode.weight.zero_()
-        encode.weight[waveform] = start.analysis.to(encode.weight)
-        decode.weight[:, waveform] = start.synthesis.to(decode.weight)
+        waveform = [*range(first), *range(last, self.latent_dim)]
+        encode, decode = self.encoder.linear.weight, self.decoder.linear.weight
+        encode.zero_()
+        decode.zero_()
+        encode[waveform] = start.analysis.to(encode)
+        decode[:, waveform] = start.synthesis.to(decode)
         self.encoder.latent_scale.fill_(1.0)
         levels_in, levels_out = self.encoder.envelope, self.decoder.envelope
         if levels_in is None or levels_out is None:
             return
         if levels is None:
-            raise InputError("Envelope latents begin with the levels' statistics: give levels.")
-        if not self.config.companding:
-            analysis = envelope_analysis(levels, lost, self.config.envelope_dim)
-            self._begin_envelope(levels, analysis)
-        levels_out.weight.zero_()
-        expected = expected_levels(levels, levels_in.weight[self._envelope])
-        levels_out.weight[:, self._envelope] = expected.to(levels_out.weight)
+            raise InputError("Envelope latents start from the levels' statistics: pass levels.")
+        # Levels stand for what codes lose, and codes have no detail.
+        lost = waveform_paths(covariance, first).lost
+        analysis = envelope_analysis(levels, lost, self.config.envelope_dim)
+        for parameter in (*levels_in.parameters(), levels_out.weight):
+            parameter.zero_()
+        levels_in.weight[first:last] = analysis.to(levels_in.weight)
+        levels_in.bias[first:last] = (-analysis @ levels.mean.to(analysis)).to(levels_in.bias)
+        expected = expected_levels(levels, levels_in.weight[first:last])
+        levels_out.weight[:, first:last] = expected.to(levels_out.weight)
         levels_out.bias.copy_(mean_levels(levels) + lost.log() / 2)
-
-    @property
-    def _envelope(self) -> slice:
-        """Which latents begin as levels."""
-        return slice(self.coded_dim - self.config.envelope_dim, self.coded_dim)
-
-    def _begin_envelope(self, levels: LevelStatistics, analysis: Float[Tensor, "E M"]) -> None:
-        assert isinstance(self.encoder, LappedEncoder)
-        layer, which = self.encoder.envelope, self._envelope
-        assert layer is not None
-        assert layer.bias is not None
-        layer.weight.zero_()
-        layer.bias.zero_()
-        layer.weight[which] = analysis.to(layer.weight)
-        layer.bias[which] = (-analysis @ levels.mean.to(analysis)).to(layer.bias)

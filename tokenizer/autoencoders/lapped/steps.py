@@ -1,72 +1,105 @@
-"""The bundled family, step by step: see `tokenizer.networks.stepping`."""
+"""The bundled family block by block: see `tokenizer.networks.stepping`.
+
+Encoder and decoder have the same form: a network, and beside it a linear path which waits for the
+network, as that looks ahead. What is specific to each comes in as two functions, `enter` (before
+the network's blocks) and `leave` (after them), which the whole-signal forward pass uses too.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenizer.networks.layers import Backbone, ConvNeXtBlock
-from tokenizer.networks.spectral import imdct_folded, mdct_blocks, overlap_add
-from tokenizer.networks.stepping import Agreements, Queue, Stage, Stepper, block_frames, run
-
-if TYPE_CHECKING:
-    from tokenizer.autoencoders.lapped.model import LappedDecoder, LappedEncoder
+from tokenizer.networks.layers import Backbone
+from tokenizer.networks.spectral import overlap_add
+from tokenizer.networks.stepping import Agreements, BlockStage, Queue, Stepper, run
 
 
-def _blocks(backbone: Backbone, rows: int, device: torch.device, agreed: Agreements) -> list[Stage]:
-    stages = []
-    for block in backbone.blocks:
-        assert isinstance(block, ConvNeXtBlock)
-        widths, context = (backbone.width, backbone.width), (block.behind, block.ahead)
-        # Blocks that see as much do the same sums.
-        name = f"block {block.behind} {block.ahead}"
-        stages.append(
-            Stage(
-                block.prepared(),
-                widths,
-                rows,
-                context=context,
-                device=device,
-                agreed=(agreed, name),
-            )
+class NetworkStepper(Stepper):
+    """Rows through ``leave(blocks(h), linear)``, where ``h, linear = enter(rows)``.
+
+    Args:
+        backbone: Whose blocks lie between.
+        enter: Maps a window of rows to what the first block gets and to what goes past the blocks.
+        leave: Maps what the last block returns, and what went past, to the results.
+        widths: Features of rows, of what goes past the blocks, and of results.
+        behind: Rows before its own that `enter` needs for a row.
+        agreements: Of this encoder or decoder.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        enter: Callable[[Tensor], tuple[Tensor, Tensor]],
+        leave: Callable[[Tensor, Tensor], Tensor],
+        *,
+        widths: tuple[int, int, int],
+        behind: int = 0,
+        agreements: Agreements,
+    ) -> None:
+        width, (features, past, results) = backbone.width, widths
+        self._widths = [width, past]
+        device = backbone.project.weight.device
+
+        def first(window: Tensor) -> Tensor:
+            h, linear = enter(window)
+            return torch.cat([h.float(), linear], dim=-1)
+
+        def last(window: Tensor) -> Tensor:
+            return leave(*window.split(self._widths, dim=-1))
+
+        self._front = BlockStage(
+            first,
+            "front",
+            (features, width + past),
+            context=(behind, 0),
+            device=device,
+            agreements=agreements,
         )
-    return stages
+        self._blocks = [
+            BlockStage(
+                block.prepared(),
+                # Blocks that see equally far compute products of the same shapes.
+                f"block {block.behind} {block.ahead}",
+                (width, width),
+                context=(block.behind, block.ahead),
+                device=device,
+                agreements=agreements,
+            )
+            for block in backbone.each_block()
+        ]
+        self._linear = Queue()
+        self._head = BlockStage(
+            last, "head", (width + past, results), device=device, agreements=agreements
+        )
+
+    def push(
+        self, x: Float[Tensor, "n F"], *, final: bool = False, eager: bool = False
+    ) -> Float[Tensor, "m F2"]:
+        """Takes rows; see `Stepper.push`."""
+        entered = self._front.push(x, final=final, eager=eager)
+        h, linear = entered.split(self._widths, dim=-1)
+        self._linear.push(linear)
+        h = run(self._blocks, h, final=final, eager=eager)
+        left = torch.cat([h, self._linear.pop(len(h))], dim=-1)
+        return self._head.push(left, final=final, eager=eager)
 
 
 class EncoderStepper(Stepper):
-    """`LappedEncoder` on its way through a signal: samples ``[n]`` to latents ``[t, D]``."""
+    """Samples ``[n]`` to latents ``[t, D]``; a row of the network is a block of samples.
 
-    def __init__(self, encoder: LappedEncoder, agreed: Agreements) -> None:
-        device = encoder.head.weight.device
-        rows, self._hop = block_frames(device), encoder.hop_length
-        self._width, dim = encoder.backbone.width, encoder.head.out_features
+    Args:
+        network: Maps blocks of samples to latents.
+        hop_length: Samples of a block.
+        device: Where the network is.
+    """
 
-        def see(window: Tensor) -> Tensor:
-            c = mdct_blocks(window)
-            h = encoder.backbone.enter(encoder.features(c)).float()
-            return torch.cat([h, encoder.linear_path(c)], dim=-1)
-
-        def conclude(window: Tensor) -> Tensor:
-            h, linear = window.split([self._width, dim], dim=-1)
-            z = encoder.head(encoder.backbone.norm_out(h)).float() + linear
-            return z / encoder.latent_scale
-
-        wide = self._width + dim
-        self._front = Stage(
-            see,
-            (self._hop, wide),
-            rows,
-            context=(1, 0),
-            device=device,
-            padded=False,
-            agreed=(agreed, "front"),
-        )
-        self._blocks = _blocks(encoder.backbone, rows, device, agreed)
-        self._linear = Queue()  # The linear path waits for the network.
-        self._head = Stage(conclude, (wide, dim), rows, device=device, agreed=(agreed, "head"))
+    def __init__(self, network: NetworkStepper, hop_length: int, device: torch.device) -> None:
+        self._network = network
+        self._hop = hop_length
         self._rest = torch.zeros(0, device=device)
 
     def push(
@@ -80,51 +113,40 @@ class EncoderStepper(Stepper):
             x = torch.cat([x, x.new_zeros(missing + self._hop)])
         whole = len(x) // self._hop * self._hop
         x, self._rest = x[:whole], x[whole:].clone()
-        seen = self._front.push(x.view(-1, self._hop), final=final, eager=eager)
-        h, linear = seen.split([self._width, seen.shape[-1] - self._width], dim=-1)
-        self._linear.push(linear)
-        h = run(self._blocks, h, final=final, eager=eager)
-        known = torch.cat([h, self._linear.pop(len(h))], dim=-1)
-        return self._head.push(known, final=final, eager=eager)
+        return self._network.push(x.view(-1, self._hop), final=final, eager=eager)
 
 
 class DecoderStepper(Stepper):
-    """`LappedDecoder` on its way through latents: ``[t, D]`` to samples ``[n]``."""
+    """Latents ``[t, D]`` to samples ``[n]``; each result of the network laps over the next.
 
-    def __init__(self, decoder: LappedDecoder, noise_level: float, agreed: Agreements) -> None:
-        device = decoder.head.weight.device
-        rows, width = block_frames(device), decoder.backbone.width
-        hop, dim = decoder.head.out_features // 3, decoder.backbone.project.in_features
-        shift = decoder.shift(torch.full((1,), noise_level, device=device))[0].detach()
+    Args:
+        network: Maps latents to lapped frames, as `imdct_folded` returns them.
+        hop_length: Samples of a block.
+        device: Where the network is.
+        agreements: Of this decoder.
+    """
 
-        def see(z: Tensor) -> Tensor:
-            return decoder.backbone.enter(z, shift).float()
-
-        def conclude(window: Tensor) -> Tensor:
-            h, z = window.split([width, dim], dim=-1)
-            return imdct_folded(decoder.coefficients(decoder.backbone.norm_out(h), z))
-
-        self._front = Stage(see, (dim, width), rows, device=device, agreed=(agreed, "front"))
-        self._blocks = _blocks(decoder.backbone, rows, device, agreed)
-        self._linear = Queue()
-        self._head = Stage(
-            conclude, (width + dim, hop), rows, device=device, agreed=(agreed, "head")
-        )
-        self._overlap = Stage(
+    def __init__(
+        self,
+        network: NetworkStepper,
+        hop_length: int,
+        device: torch.device,
+        agreements: Agreements,
+    ) -> None:
+        self._network = network
+        self._overlap = BlockStage(
             overlap_add,
-            (hop, hop),
-            rows,
+            "overlap",
+            (hop_length, hop_length),
             context=(0, 1),
-            device=device,
             padded=False,
-            agreed=(agreed, "overlap"),
+            device=device,
+            agreements=agreements,
         )
 
     def push(
         self, x: Float[Tensor, "n D"], *, final: bool = False, eager: bool = False
     ) -> Float[Tensor, " m"]:
         """Takes latents; see `Stepper.push`."""
-        self._linear.push(x)
-        h = run([self._front, *self._blocks], x, final=final, eager=eager)
-        known = torch.cat([h, self._linear.pop(len(h))], dim=-1)
-        return run([self._head, self._overlap], known, final=final, eager=eager).flatten()
+        folded = self._network.push(x, final=final, eager=eager)
+        return self._overlap.push(folded, final=final, eager=eager).flatten()
