@@ -232,8 +232,8 @@ class LappedAutoencoder(Autoencoder):
         super().__init__()
         self.config = config
         # Narrower than in the base class; nothing replaces them by another kind.
-        self.encoder = LappedEncoder(config)  # pyright: ignore[reportIncompatibleVariableOverride]
-        self.decoder = LappedDecoder(config)  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.encoder: LappedEncoder = LappedEncoder(config)  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.decoder: LappedDecoder = LappedDecoder(config)  # pyright: ignore[reportIncompatibleVariableOverride]
         self.sampling_rate = config.sampling_rate
         self.hop_length = config.hop_length
         self.latent_dim = config.latent_dim
