@@ -6,10 +6,11 @@ from .diffusion.latent_diffusion import (
     LatentDiffusion as LatentDiffusion,
     make_scheduler as make_scheduler,
 )
-from .evaluation.judging import evaluate_run as evaluate_run
+from .diffusion.pipeline import LatentDiffusionPipeline as LatentDiffusionPipeline
 from .evaluation.report import write_report as write_report
+from .evaluation.trained_run import evaluate_run as evaluate_run
 from .language_model.codec_lm import CodecLM as CodecLM
-from .language_model.lm_config import CodecLMConfig as CodecLMConfig
+from .language_model.config import CodecLMConfig as CodecLMConfig
 from .language_model.patterns import make_pattern as make_pattern
 from .protocol import (
     CodeSampling as CodeSampling,
@@ -17,19 +18,17 @@ from .protocol import (
     GenerationRequest as GenerationRequest,
     GenerativeModel as GenerativeModel,
 )
-from .runs.diffusion_pipeline import LatentDiffusionPipeline as LatentDiffusionPipeline
-from .runs.exporting import export_run as export_run
-from .runs.runs import (
+from .runs.export import export_run as export_run
+from .runs.families import (
     train_diffusion as train_diffusion,
     train_language_model as train_language_model,
 )
-from .runs.sampling import (
+from .runs.generation import (
     GeneratedClip as GeneratedClip,
     decode as decode,
     generate as generate,
-    load_model as load_model,
-    load_run as load_run,
     make_request as make_request,
     save_clips as save_clips,
 )
+from .runs.loading import load_model as load_model, load_run as load_run
 from .training.training_config import TrainingConfig as TrainingConfig

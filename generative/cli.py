@@ -31,8 +31,8 @@ _HELP = {
 
 
 def _train(options: argparse.Namespace, family: str) -> None:
-    from generative.runs.prepared import training_splits
-    from generative.runs.runs import train_diffusion, train_language_model
+    from generative.runs.families import train_diffusion, train_language_model
+    from generative.runs.prepared_data import training_splits
     from generative.training.training_config import TrainingConfig
 
     values = {f.name: getattr(options, f.name) for f in fields(TrainingConfig)}
@@ -60,7 +60,8 @@ def _train(options: argparse.Namespace, family: str) -> None:
 
 def _sample(options: argparse.Namespace) -> None:
     from generative.protocol import CodeSampling, DiffusionSampling
-    from generative.runs.sampling import generate, load_run, make_request, save_clips
+    from generative.runs.generation import generate, make_request, save_clips
+    from generative.runs.loading import load_run
 
     model, tokenizer, info = load_run(options.run_folder, options.tokenizer, options.device)
     if options.snap is not None and info["column"] == "codes":
@@ -115,7 +116,7 @@ def _conditions(
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from generative.evaluation.judging import evaluate_run
+    from generative.evaluation.trained_run import evaluate_run
     from generative.training.run_log import replace_text
 
     if options.json is not None:
@@ -152,7 +153,7 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from generative.runs.exporting import export_run
+    from generative.runs.export import export_run
 
     export_run(options.run_folder, options.out, tokenizer=options.tokenizer, half=options.half)
     print(options.out)

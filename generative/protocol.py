@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,9 +12,18 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from tokenizer import LatentTokenizer
 from tokenizer.errors import InputError
 
-Row = dict[str, Any]
+# Seconds: a day.
+_LONGEST = 86_400
+
+# The largest sizes that a model's configuration may name: it decides how much memory is allocated,
+# and may come from anywhere.
+MAX_DEPTH, MAX_WIDTH, MAX_CODEBOOKS, MAX_ENTRIES = 1024, 2**16, 1024, 2**16
+
+# One clip as the tokenizer decodes it: "codes" or "latents", "num_samples", "num_channels", "gain".
+TokenRow = dict[str, Any]
 # "codes" int64 [B, T, K] or "latents" float32 [B, T, D], "mask" bool [B, T], "ended" bool [B]: the
 # clip ends with the last frame, "label" int64 [B] (-1: none), "caption" list[str | None].
 Batch = dict[str, Any]
@@ -134,15 +144,40 @@ class GenerationRequest:
         captions = list(self.captions) or [None] * self.batch_size
         return {"label": self.label_ids(names), "caption": captions}
 
-    def shared_columns(self, gain: float | None = None) -> Row:
+    def shared_columns(self, gain: float | None = None) -> TokenRow:
         """What every generated row holds besides its codes or latents.
 
         Args:
             gain: Level where the request names none; None leaves it to the tokenizer.
         """
         level = gain if self.gain is None else float(self.gain)
-        row: Row = {"num_samples": self.num_samples, "num_channels": self.num_channels}
+        row: TokenRow = {"num_samples": self.num_samples, "num_channels": self.num_channels}
         return row if level is None else row | {"gain": [level] * self.num_channels}
+
+
+def num_samples_of(seconds: float | int, sampling_rate: int) -> int:
+    """Samples of a clip of this length.
+
+    Raises:
+        ValueError: If nothing is left to generate, or no end of it.
+    """
+    if not abs(seconds) <= _LONGEST:
+        raise InputError(f"seconds={seconds:g}: a clip has a length, of {_LONGEST:,} s at most.")
+    if (count := round(seconds * sampling_rate)) < 1:
+        raise InputError(f"seconds={seconds:g}: nothing to generate.")
+    return count
+
+
+def encoder_fingerprint(tokenizer: LatentTokenizer) -> str:
+    """Sixteen hex digits that say which encoder made some latents.
+
+    The whole fingerprint will not do: it changes with a decoder's finetuning, latents do not.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(tokenizer.autoencoder.encoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 @runtime_checkable
@@ -169,7 +204,9 @@ class GenerativeModel(Protocol):
         """
         ...
 
-    def generate_rows(self, request: GenerationRequest, generator: torch.Generator) -> list[Row]:
+    def generate_rows(
+        self, request: GenerationRequest, generator: torch.Generator
+    ) -> list[TokenRow]:
         """A row per clip that the tokenizer's ``decode_codes`` or ``decode_latents`` takes.
 
         Args:

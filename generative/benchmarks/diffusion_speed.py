@@ -15,7 +15,8 @@ import torch
 
 from generative.diffusion.latent_diffusion import LatentDiffusion
 from generative.protocol import DiffusionSampling
-from generative.runs.sampling import generate, load_run, make_request
+from generative.runs.generation import generate, make_request
+from generative.runs.loading import load_run
 from tokenizer import load_tokenizer
 
 

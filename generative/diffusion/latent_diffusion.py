@@ -25,9 +25,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from generative.conditioning import Conditioner
-from generative.diffusion.diffusion_transformer import TRAIN_TIMESTEPS, DiffusionTransformer
-from generative.language_model.lm_config import MAX_DEPTH, MAX_WIDTH
-from generative.protocol import Batch, GenerationRequest, Row
+from generative.diffusion.transformer import TRAIN_TIMESTEPS, DiffusionTransformer
+from generative.protocol import MAX_DEPTH, MAX_WIDTH, Batch, GenerationRequest, TokenRow
 from generative.training.checkpoints import readable, saving
 from tokenizer.errors import InputError
 
@@ -305,7 +304,9 @@ class LatentDiffusion(ModelMixin, ConfigMixin):
         conditional, unconditional = found.chunk(2)
         return unconditional + scale * (conditional - unconditional)
 
-    def generate_rows(self, request: GenerationRequest, generator: torch.Generator) -> list[Row]:
+    def generate_rows(
+        self, request: GenerationRequest, generator: torch.Generator
+    ) -> list[TokenRow]:
         """Rows with ``latents`` float32 ``[T, D]`` for the tokenizer's ``decode_latents``.
 
         Args:

@@ -75,8 +75,8 @@ def write_report(
 
     Args:
         out: The HTML file.
-        folders: Folders of clips as `generative.runs.sampling.save_clips` writes them; one section
-            each.
+        folders: Folders of clips as `generative.runs.generation.save_clips` writes them, one
+            section each.
         runs: Folders of training runs, whose loss curves are shown.
         evaluations: JSON files of ``python -m generative evaluate``.
         title: Of the page.

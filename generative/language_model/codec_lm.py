@@ -12,7 +12,7 @@ bit the probabilities of the encoder. Floating-point matrix products differ in t
 between processors, numbers of threads and library versions (and even between a sequence at once
 and step by step), one bit in one probability desynchronizes everything that follows, and nothing in
 the libraries promises otherwise. The static integer tables of ``.ltk`` are exact on every machine.
-`generative.evaluation.lm_bits.language_model_bits` says how many bits it would have been.
+`generative.evaluation.code_bits.language_model_bits` says how many bits it would have been.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from torch.nn import functional
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from generative.conditioning import Conditioner
-from generative.language_model.lm_config import CodecLMConfig
-from generative.language_model.lm_sampling import generate_codes
+from generative.language_model.config import CodecLMConfig
 from generative.language_model.patterns import CodePattern, make_pattern
-from generative.protocol import Batch, CodeSampling, GenerationRequest, Row
+from generative.language_model.sampling import generate_codes
+from generative.protocol import Batch, CodeSampling, GenerationRequest, TokenRow
 from generative.training.checkpoints import readable, saving
 from tokenizer.errors import InputError, MissingFileError
 
@@ -224,7 +224,9 @@ class CodecLM(PreTrainedModel):
             prompts=prompts,
         )
 
-    def generate_rows(self, request: GenerationRequest, generator: torch.Generator) -> list[Row]:
+    def generate_rows(
+        self, request: GenerationRequest, generator: torch.Generator
+    ) -> list[TokenRow]:
         """Rows with ``codes`` for the tokenizer's ``decode_codes``.
 
         Their gain is that of the prompt, else the request's, else that of the class in the training
@@ -260,7 +262,7 @@ class CodecLM(PreTrainedModel):
             raise InputError("The config has no hop_length, so a stop has no place in time.")
         return max(request.num_samples - missing * (self.config.hop_length or 0), 1)
 
-    def _shared_columns(self, request: GenerationRequest, index: int) -> Row:
+    def _shared_columns(self, request: GenerationRequest, index: int) -> TokenRow:
         row = request.shared_columns(self.gain(request.labels[index]))
         prompt = request.prompts[index] if request.prompts else None
         if prompt is None or prompt.get("gain") is None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from generative.runs.sampling import generate, load_run, make_request
+from generative.runs.generation import generate, make_request
+from generative.runs.loading import load_run
 from tokenizer import AppGenerator, LatentTokenizer
 
 

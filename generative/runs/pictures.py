@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from generative.protocol import Row
+from generative.protocol import TokenRow
 from generative.training.run_log import new_figure, save_figure
 
 MEL_BANDS = 96
@@ -54,7 +54,7 @@ def draw_clip(
     axes.set(xlabel="seconds", ylabel="mel band", title=title)
 
 
-def draw_row(axes: Any, row: Row) -> None:
+def draw_row(axes: Any, row: TokenRow) -> None:
     """Draws a row's codes or latents into `matplotlib` axes."""
     name = "codes" if "codes" in row else "latents"
     values = np.asarray(row[name]).T
@@ -63,7 +63,7 @@ def draw_row(axes: Any, row: Row) -> None:
 
 
 def save_picture(
-    path: Path, audio: Float[np.ndarray, "C N"], sampling_rate: int, row: Row | None = None
+    path: Path, audio: Float[np.ndarray, "C N"], sampling_rate: int, row: TokenRow | None = None
 ) -> np.ndarray:
     """Writes a PNG of a clip, and of its row beneath it.
 

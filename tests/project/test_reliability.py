@@ -23,8 +23,8 @@ from datasets_scripts.sources.archives import unpack
 from datasets_scripts.sources.corpus import Missing
 from generative.diffusion.latent_diffusion import LatentDiffusion
 from generative.language_model.codec_lm import CodecLM
-from generative.language_model.lm_config import CodecLMConfig
-from generative.runs.sampling import load_model
+from generative.language_model.config import CodecLMConfig
+from generative.runs.loading import load_model
 from generative.training import checkpoints
 from tokenizer import load_tokenizer
 from tokenizer.audio.source import write_audio

@@ -3,18 +3,17 @@ import pytest
 import torch
 from models import DIM, HOP, RATE, REFUSED, make_tokenizer, tone
 
-from generative.diffusion.diffusion_transformer import DiffusionTransformer
 from generative.diffusion.latent_diffusion import LatentDiffusion, make_scheduler
-from generative.protocol import DiffusionSampling, GenerationRequest, GenerativeModel
-from generative.runs.diffusion_pipeline import LatentDiffusionPipeline
-from generative.runs.sampling import (
-    decode,
+from generative.diffusion.pipeline import LatentDiffusionPipeline
+from generative.diffusion.transformer import DiffusionTransformer
+from generative.protocol import (
+    DiffusionSampling,
+    GenerationRequest,
+    GenerativeModel,
     encoder_fingerprint,
-    generate,
-    load_model,
-    make_request,
-    save_clips,
 )
+from generative.runs.generation import decode, generate, make_request, save_clips
+from generative.runs.loading import load_model
 
 LABELS = ("birds", "rain")
 

@@ -8,17 +8,12 @@ import scipy.linalg
 import torch
 from models import HOP, RATE, REFUSED, make_tokenizer, tone
 
+from generative.evaluation.classifier import class_agreement, train_classifier
+from generative.evaluation.code_bits import language_model_bits, unigram_bits
+from generative.evaluation.comparison import diversity, evaluate_generations
 from generative.evaluation.embeddings import EmbeddingSpace, embed_rows, log_mel, statistics
-from generative.evaluation.judging import evaluate_run
-from generative.evaluation.lm_bits import language_model_bits, unigram_bits
-from generative.evaluation.measures import (
-    class_agreement,
-    diversity,
-    evaluate_generations,
-    frechet_distance,
-    gaussian_rows,
-    train_classifier,
-)
+from generative.evaluation.frechet import frechet_distance, gaussian_rows
+from generative.evaluation.trained_run import evaluate_run
 from generative.language_model.codec_lm import CodecLM, CodecLMConfig
 
 

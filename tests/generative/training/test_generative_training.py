@@ -14,16 +14,11 @@ from prepared_data import LABELS, make_rows, write_prepared
 from safetensors.torch import load_file
 from toy_training import CONFIG, ToyModel, ToyTask, toy_train
 
-from generative.runs.prepared import (
-    choose_splits,
-    hold_out,
-    load_prepared,
-    make_collator,
-    training_batches,
-    validation_batches,
-)
-from generative.runs.runs import check_source, train_diffusion, train_language_model
-from generative.runs.sampling import load_run, make_request
+from generative.runs.batches import make_collator, training_batches, validation_batches
+from generative.runs.families import check_source, train_diffusion, train_language_model
+from generative.runs.generation import make_request
+from generative.runs.loading import load_run
+from generative.runs.prepared_data import choose_splits, hold_out, load_prepared
 from generative.training.checkpoints import WeightAverage
 from generative.training.training_config import TrainingConfig, learning_rate, seed_of
 

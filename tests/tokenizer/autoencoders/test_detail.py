@@ -9,7 +9,7 @@ from prepared_data import write_prepared
 from generative import LatentDiffusionPipeline, generate, load_run, make_request
 from generative.cli import main as generative_main
 from generative.diffusion.latent_diffusion import make_scheduler
-from generative.evaluation.measures import evaluate_generations
+from generative.evaluation.comparison import evaluate_generations
 from tokenizer import LatentTokenizer, load_tokenizer
 from tokenizer.audio.source import write_audio
 from tokenizer.autoencoders.lapped.model import LappedAutoencoder

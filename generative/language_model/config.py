@@ -9,11 +9,9 @@ from typing import Any
 
 from transformers import LlamaConfig, PreTrainedConfig
 
+from generative.protocol import MAX_CODEBOOKS, MAX_DEPTH, MAX_ENTRIES, MAX_WIDTH
 from tokenizer import LatentTokenizer
 from tokenizer.errors import InputError
-
-# More is damage or an attack: a configuration decides how much is built.
-MAX_DEPTH, MAX_WIDTH, MAX_CODEBOOKS, MAX_ENTRIES = 1024, 2**16, 1024, 2**16
 
 
 class CodecLMConfig(PreTrainedConfig):

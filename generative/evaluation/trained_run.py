@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from generative.evaluation.lm_bits import language_model_bits
-from generative.evaluation.measures import evaluate_generations
+from generative.evaluation.code_bits import language_model_bits
+from generative.evaluation.comparison import evaluate_generations
 from generative.protocol import DiffusionSampling
-from generative.runs.prepared import load_prepared
-from generative.runs.sampling import generate_rows, load_run, make_request
+from generative.runs.generation import generate_rows, make_request
+from generative.runs.loading import load_run
+from generative.runs.prepared_data import load_prepared
 from tokenizer.errors import InputError
 
 # Length of the segments of clips that are compared.

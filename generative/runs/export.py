@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from generative.training.run_log import replace_text
-from generative.runs.sampling import RUN_FILE, load_run
+from generative.runs.loading import RUN_FILE, load_run
 
 
 def export_run(
@@ -46,7 +46,7 @@ def export_run(
     if half:
         _round(model)
     if info["column"] == "latents":
-        from generative.runs.diffusion_pipeline import LatentDiffusionPipeline
+        from generative.diffusion.pipeline import LatentDiffusionPipeline
         from generative.diffusion.latent_diffusion import make_scheduler
 
         scheduler = make_scheduler(shift=model.config["shift"])

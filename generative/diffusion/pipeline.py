@@ -7,8 +7,6 @@ out.audios  # float32 [B, C, N] at out.sampling_rate
 
 from __future__ import annotations
 
-from tokenizer.errors import InputError
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +19,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from generative.diffusion.latent_diffusion import LatentDiffusion
-from generative.runs.sampling import encoder_fingerprint, num_samples_of
+from generative.protocol import encoder_fingerprint, num_samples_of
 from tokenizer import LatentTokenizer
+from tokenizer.errors import InputError
 
 # `diffusers` looks for it here: see `LatentDiffusionPipeline.register_to_config`.
 __all__ = ["LatentDiffusionOutput", "LatentDiffusionPipeline", "PreTrainedModel"]
@@ -48,7 +47,7 @@ class LatentDiffusionPipeline(DiffusionPipeline):
 
     Args:
         model: The diffusion model.
-        scheduler: Any flow matching scheduler; see `generative.diffusion.latent_diffusion.make_scheduler`.
+        scheduler: Any flow matching scheduler; see `generative.make_scheduler`.
         tokenizer: Decodes the latents; the one whose latents the model was trained on.
     """
 

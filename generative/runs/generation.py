@@ -16,14 +16,15 @@ import torch
 from jaxtyping import Float
 
 from generative.runs.pictures import save_picture
-from generative.protocol import CodeSampling, DiffusionSampling, GenerationRequest, Row
+from generative.protocol import (
+    CodeSampling,
+    DiffusionSampling,
+    GenerationRequest,
+    TokenRow,
+    num_samples_of,
+)
 from generative.training.run_log import replace_text
 from tokenizer import LatentTokenizer, device_of, load_tokenizer, write_audio
-
-# What describes a run, besides its model.
-RUN_FILE = "run.json"
-# Seconds: a day.
-_LONGEST = 86_400
 
 
 @dataclass(frozen=True)
@@ -37,23 +38,10 @@ class GeneratedClip:
         caption: The text that was asked for.
     """
 
-    row: Row
+    row: TokenRow
     audio: Float[np.ndarray, "C N"]
     label: str | None
     caption: str | None
-
-
-def num_samples_of(seconds: float | int, sampling_rate: int) -> int:
-    """Samples of a clip of this length.
-
-    Raises:
-        ValueError: If nothing is left to generate, or no end of it.
-    """
-    if not abs(seconds) <= _LONGEST:
-        raise InputError(f"seconds={seconds:g}: a clip has a length, of {_LONGEST:,} s at most.")
-    if (count := round(seconds * sampling_rate)) < 1:
-        raise InputError(f"seconds={seconds:g}: nothing to generate.")
-    return count
 
 
 def make_request(
@@ -106,7 +94,7 @@ def make_request(
 
 def encode_prompt(
     tokenizer: LatentTokenizer, audio: Any, sampling_rate: int | None, n_codebooks: int | None
-) -> Row:
+) -> TokenRow:
     """A row with the latents of a prompt, and its codes if there are any, of one channel group."""
     row = tokenizer.encode_latents(audio, sampling_rate=sampling_rate, downmix=True)
     # The last frame of a clip may look at the silence behind it, which is not to be continued.
@@ -119,7 +107,7 @@ def encode_prompt(
 
 
 def decode(
-    tokenizer: LatentTokenizer, row: Row, snap_codebooks: int | None = None
+    tokenizer: LatentTokenizer, row: TokenRow, snap_codebooks: int | None = None
 ) -> Float[np.ndarray, "C N"]:
     """Audio of a generated row: codes by the decoder for codes, latents by the continuous one.
 
@@ -160,7 +148,7 @@ def generate(
 
 def generate_rows(
     model: Any, request: GenerationRequest, *, seed: int = 0, batch_size: int = 8
-) -> Iterator[tuple[Row, str | None, str | None]]:
+) -> Iterator[tuple[TokenRow, str | None, str | None]]:
     """Yields a row, and the label and caption that were asked for; arguments as in `generate`."""
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size}: it must be at least 1.")
@@ -222,88 +210,3 @@ def save_clips(
 
 def _safe(text: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in text)[:40]
-
-
-def load_model(folder: str | Path) -> Any:
-    """Loads a language model or a diffusion model, whichever the folder holds.
-
-    Raises:
-        FileNotFoundError: If it holds neither.
-    """
-    path = Path(folder) / "config.json"
-    if not path.exists():
-        raise MissingFileError(f"No model in {folder}: there is no {path.name}.")
-    if json.loads(path.read_text()).get("_class_name") == "LatentDiffusion":
-        from generative.diffusion.latent_diffusion import LatentDiffusion
-
-        return LatentDiffusion.from_pretrained(folder).eval()
-    from generative.language_model.codec_lm import CodecLM
-
-    # Whatever the weights are stored in.
-    return CodecLM.from_pretrained(folder, dtype=torch.float32).eval()
-
-
-def load_run(
-    run: str | Path, tokenizer: str | Path | None = None, device: str = "cpu"
-) -> tuple[Any, LatentTokenizer, dict[str, Any]]:
-    """Loads what a training run or an export left behind.
-
-    Args:
-        run: Its folder.
-        tokenizer: Folder or hub id. Default: the one that the run was trained with.
-        device: Where model and tokenizer are to compute.
-
-    Returns:
-        The model, the tokenizer and the run's description.
-
-    Raises:
-        FileNotFoundError: If there is no such run, or it is not finished.
-        ValueError: If the tokenizer is another one than the run's, or there is no such device.
-    """
-    where = device_of(device)
-    root = Path(run)
-    described = root / RUN_FILE
-    if not described.exists():
-        raise MissingFileError(f"No run in {root}: there is no {RUN_FILE}.")
-    info = json.loads(described.read_text())
-    if not isinstance(info, dict) or not {"tokenizer", "column", "identity"} <= info.keys():
-        raise InputError(f"{described} is damaged, or no description of a run.")
-    if not (root / "model").exists():
-        raise MissingFileError(
-            f"The run in {root} is not finished. Start its training again: it goes on."
-        )
-    name = tokenizer if tokenizer is not None else info["tokenizer"]
-    if tokenizer is None and (root / "tokenizer").exists():
-        name = root / "tokenizer"
-    found = load_tokenizer(name)
-    check_tokenizer(found, info)
-    model = load_model(root / "model")
-    return model.to(where), found.to(where), info  # pyright: ignore[reportArgumentType]
-
-
-def tokenizer_identity(tokenizer: LatentTokenizer, column: str) -> str:
-    """What must not change between encoding and decoding; decoders may be finetuned meanwhile."""
-    return tokenizer.codes_fingerprint if column == "codes" else encoder_fingerprint(tokenizer)
-
-
-def encoder_fingerprint(tokenizer: LatentTokenizer) -> str:
-    """Sixteen hex digits that say which encoder made some latents.
-
-    The whole fingerprint will not do: it changes with a decoder's finetuning, latents do not.
-    """
-    digest = hashlib.sha256()
-    for name, value in sorted(tokenizer.autoencoder.encoder.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def check_tokenizer(tokenizer: LatentTokenizer, info: dict[str, Any]) -> None:
-    """Refuses a tokenizer that did not make what a run was trained on."""
-    expected = info["identity"]
-    found = tokenizer_identity(tokenizer, info["column"])
-    if found != expected:
-        raise InputError(
-            f"The run was trained with tokenizer {expected} ({info['tokenizer'] or 'bundled'}),"
-            f" this is {found}. Name the right one with --tokenizer."
-        )

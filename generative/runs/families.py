@@ -19,23 +19,12 @@ import numpy as np
 import torch
 
 from generative.runs.model_card import write_card
-from generative.runs.prepared import (
-    PreparedData,
-    load_prepared,
-    make_collator,
-    median_gains,
-    training_batches,
-    validation_batches,
-)
+from generative.runs.prepared_data import PreparedData, load_prepared, median_gains
+from generative.runs.batches import make_collator, training_batches, validation_batches
 from generative.protocol import Batch, CodeSampling, DiffusionSampling
 from generative.training.run_log import RunLog, replace_text
-from generative.runs.sampling import (
-    RUN_FILE,
-    generate,
-    make_request,
-    save_clips,
-    tokenizer_identity,
-)
+from generative.runs.loading import RUN_FILE, tokenizer_identity
+from generative.runs.generation import generate, make_request, save_clips
 from generative.training.training import is_main_process, train
 from generative.training.training_config import TrainingConfig
 from tokenizer import LatentTokenizer, __version__, load_tokenizer
@@ -82,7 +71,7 @@ class PreparedTask:
         )
 
     def batches(self, first: int, rank: int, world_size: int) -> Iterator[Batch]:
-        """See `generative.runs.prepared.training_batches`."""
+        """See `generative.runs.prepared_data.training_batches`."""
         return training_batches(
             self.data,
             self._make(self.config.seed),
@@ -97,7 +86,7 @@ class PreparedTask:
         )
 
     def validation(self) -> Iterator[Batch]:
-        """See `generative.runs.prepared.validation_batches`."""
+        """See `generative.runs.prepared_data.validation_batches`."""
         return validation_batches(
             self.data, self._make(self.config.seed + 1)(), batch_size=self.config.batch_size
         )
@@ -253,7 +242,7 @@ def train_language_model(
         The trained model.
     """
     from generative.language_model.codec_lm import CodecLM
-    from generative.language_model.lm_config import CodecLMConfig
+    from generative.language_model.config import CodecLMConfig
 
     data = load_prepared(folder, "codes", held_out, captions=bool(options.get("text_encoder")))
     tok = load_tokenizer(tokenizer)

@@ -1,0 +1,183 @@
+"""Batches of a prepared dataset to train and validate on.
+
+The training batches are a function of the seed and the step, so a run that resumes from a
+checkpoint sees the batches that it would have seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from datasets_scripts import (
+    CodesCollator,
+    LatentsCollator,
+    LengthBucketSampler,
+    frame_lengths,
+)
+from generative.protocol import Batch, TokenRow
+from generative.runs.prepared_data import PreparedData
+from tokenizer import LatentTokenizer
+from tokenizer.errors import InputError
+
+
+def make_collator(
+    data: PreparedData,
+    tokenizer: LatentTokenizer,
+    *,
+    crop_frames: int | None,
+    seed: int,
+    n_codebooks: int | None = None,
+    latent_dim: int | None = None,
+) -> Callable[[], Any]:
+    """Returns a function that makes the collator of `datasets_scripts` for this data.
+
+    Args:
+        data: What is to be collated.
+        tokenizer: Its statistics normalise latents.
+        crop_frames: Length of random crops.
+        seed: Of the crops.
+        n_codebooks: Use only the first ones.
+        latent_dim: Use only the first so many numbers of a frame.
+    """
+    shared = {
+        "crop_frames": crop_frames,
+        "seed": seed,
+        "labels": data.labels,
+        "joint_channels": tokenizer.autoencoder.num_channels,
+    }
+    if data.column == "latents":
+        mean, std = tokenizer.latents_mean.cpu(), tokenizer.latents_std.cpu()
+        return partial(FirstLatents, mean[:latent_dim], std[:latent_dim], **shared)
+    return partial(FirstCodebooks, n_codebooks, **shared)
+
+
+class FirstLatents(LatentsCollator):
+    """A collator of latents that keeps the first numbers of a frame, as many as it has means of."""
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
+        """Returns a batch; see `LatentsCollator`."""
+        dim = len(self.mean)
+        kept = [{**row, "latents": np.asarray(row["latents"])[..., :dim]} for row in rows]
+        return super().__call__(kept)
+
+
+class FirstCodebooks(CodesCollator):
+    """A collator of codes that leaves out all but the first codebooks.
+
+    Args:
+        n_codebooks: How many are kept; None for all.
+        options: Of `CodesCollator`.
+    """
+
+    def __init__(self, n_codebooks: int | None, **options: Any) -> None:
+        super().__init__(**options)
+        self.n_codebooks = n_codebooks
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
+        """A batch of the first codebooks."""
+        batch = super().__call__(rows)
+        available = batch["codes"].shape[-1]
+        if available < (self.n_codebooks or 1):
+            raise InputError(f"The rows have {available} codebooks, not {self.n_codebooks}.")
+        return batch | {"codes": batch["codes"][..., : self.n_codebooks]}
+
+
+class _EpochRows(Dataset):
+    """Rows that know their epoch, so that nothing has to be told to workers that prefetch."""
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+    def __getitem__(self, key: tuple[int, int]) -> TokenRow:
+        epoch, index = key
+        return self.rows[index] | {"epoch": epoch}
+
+
+def training_batches(
+    data: PreparedData,
+    make: Callable[[], Any],
+    *,
+    batch_size: int,
+    crop_frames: int | None,
+    seed: int,
+    first: int = 0,
+    num_workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    joint_channels: int = 1,
+) -> Iterator[Batch]:
+    """Yields batches without end, epoch after epoch, from the ``first``-th on.
+
+    Args:
+        data: Its training rows are used.
+        make: Makes a collator.
+        batch_size: Rows per batch and process.
+        crop_frames: The collator's.
+        seed: Of the order.
+        first: Batches of this process to pass over.
+        num_workers: Processes that read.
+        rank: Of this process.
+        world_size: Processes that train together.
+        joint_channels: Channels that the tokenizer codes jointly.
+    """
+    lengths = frame_lengths(
+        data.train, data.column, crop_frames=crop_frames, joint_channels=joint_channels
+    )
+    sampler = LengthBucketSampler(
+        lengths, batch_size=batch_size, seed=seed, num_replicas=world_size, rank=rank
+    )
+    yield from DataLoader(
+        _EpochRows(data.train),
+        batch_sampler=_plan(sampler, first),  # pyright: ignore[reportArgumentType]
+        collate_fn=_OwnCollator(make),
+        num_workers=num_workers,
+    )
+
+
+class _OwnCollator:
+    """Collates with a collator of this process' own.
+
+    A collator keeps its epoch in memory that workers share; here each row says its epoch, and
+    workers may be in different ones at the same time.
+    """
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.make, self.collator = make, None
+
+    def __call__(self, rows: Sequence[TokenRow]) -> Batch:
+        if self.collator is None:
+            self.collator = self.make()
+        self.collator.set_epoch(rows[0]["epoch"])
+        return self.collator(rows)
+
+
+def _plan(sampler: LengthBucketSampler, first: int) -> Iterator[list[tuple[int, int]]]:
+    epoch, left = 0, first
+    while True:
+        batches = sampler.batches(epoch)
+        for batch in batches[left:]:
+            yield [(epoch, index) for index in batch]
+        left = max(left - len(batches), 0)
+        epoch += 1
+
+
+def validation_batches(
+    data: PreparedData, collator: Any, *, batch_size: int, max_rows: int = 64
+) -> Iterator[Batch]:
+    """Yields the held-out rows, at most ``max_rows``, evenly spread; always the same crops.
+
+    Rows of classes that no training row has count as rows without a class.
+    """
+    count = len(data.held_out)
+    picked = [math.floor(i * count / min(count, max_rows)) for i in range(min(count, max_rows))]
+    collator.set_epoch(0)
+    for start in range(0, len(picked), batch_size):
+        rows = [data.held_out[i] for i in picked[start : start + batch_size]]
+        known = [row.get("label") if row.get("label") in data.labels else None for row in rows]
+        yield collator([row | {"label": name} for row, name in zip(rows, known, strict=True)])
