@@ -117,7 +117,7 @@ def _conditions(
 
 def _evaluate(options: argparse.Namespace) -> None:
     from generative.evaluation.trained_run import evaluate_run
-    from generative.training.run_log import replace_text
+    from tokenizer.saving import write_json
 
     if options.json is not None:
         # Before hours of work rather than after them.
@@ -136,7 +136,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     )
     print(json.dumps(result, indent=1))
     if options.json is not None:
-        replace_text(options.json, json.dumps(result, indent=1))
+        write_json(options.json, result)
 
 
 def _report(options: argparse.Namespace) -> None:

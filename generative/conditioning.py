@@ -175,6 +175,25 @@ class Conditioner(nn.Module):
             mask = torch.cat([mask, present], dim=1)
         return embeddings, mask
 
+    def with_guidance(
+        self, conditions: Mapping[str, Any], guidance_scale: float
+    ) -> tuple[Float[Tensor, "R S width"], Bool[Tensor, "R S"]]:
+        """Embeds conditions for classifier-free guidance; see `extrapolate`.
+
+        Args:
+            conditions: As for `forward`.
+            guidance_scale: 1 for no guidance.
+
+        Returns:
+            As `forward`; with guidance 2B rows, of which the latter B are of no condition.
+        """
+        labels = conditions["label"]
+        captions = list(conditions.get("caption") or [None] * len(labels))
+        if guidance_scale != 1:
+            labels = torch.cat([labels, torch.full_like(labels, -1)])
+            captions += [None] * len(captions)
+        return self({"label": labels, "caption": captions})
+
     def _words(self, captions: Sequence[str | None]) -> tuple[Tensor, Tensor]:
         """Projected tokens of the captions; zero, and False in the mask, where there is none."""
         encoder = self.text_encoder
@@ -187,3 +206,16 @@ class Conditioner(nn.Module):
         mask = present.new_zeros(len(captions), present.shape[1])
         rows = torch.tensor(given, device=words.device)
         return out.index_copy(0, rows, words), mask.index_copy(0, rows, present)
+
+
+def extrapolate(predictions: Tensor, guidance_scale: float | int) -> Tensor:
+    """Classifier-free guidance: ``unconditional + scale (conditional - unconditional)``.
+
+    Args:
+        predictions: Of the conditions of `Conditioner.with_guidance`, made with the same scale.
+        guidance_scale: 1 returns the predictions as they are.
+    """
+    if guidance_scale == 1:
+        return predictions
+    conditional, unconditional = predictions.chunk(2)
+    return unconditional + guidance_scale * (conditional - unconditional)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from tokenizer import LatentTokenizer
@@ -77,6 +78,28 @@ class DiffusionSampling:
             raise InputError(f"solver={self.solver!r} is neither 'euler' nor 'dpm++'.")
 
 
+def check_prompt_length(frames: int, num_frames: int) -> None:
+    """Raises InputError unless a prompt leaves some of the clip's frames to generate."""
+    if frames >= num_frames:
+        raise InputError(
+            f"The prompt has {frames} frames, the whole clip {num_frames}: nothing is left to"
+            " generate."
+        )
+
+
+def label_indices(labels: Sequence[str | None], names: Sequence[str]) -> Int[Tensor, " B"]:
+    """Labels as int64 indices into ``names``; -1 for None.
+
+    Raises:
+        ValueError: If a label is not among the names.
+    """
+    unknown = sorted({label for label in labels if label and label not in names})
+    if unknown:
+        listed = ", ".join(names) or "none"
+        raise InputError(f"Unknown label {unknown[0]!r}; the model was trained with: {listed}.")
+    return torch.tensor([names.index(label) if label else -1 for label in labels])
+
+
 @dataclass(frozen=True)
 class GenerationRequest:
     """Some clips of equal length to generate.
@@ -118,31 +141,19 @@ class GenerationRequest:
         if not math.isfinite(self.guidance_scale):
             raise InputError(f"guidance_scale must be finite, got {self.guidance_scale:g}.")
         for name in ("captions", "prompts"):
-            given = getattr(self, name)
-            if given and len(given) != len(self.labels):
-                raise InputError(f"{len(given)} {name} for {len(self.labels)} labels.")
+            values = getattr(self, name)
+            if values and len(values) != len(self.labels):
+                raise InputError(f"{len(values)} {name} for {len(self.labels)} labels.")
 
     @property
     def batch_size(self) -> int:
         """Number of clips."""
         return len(self.labels)
 
-    def label_ids(self, names: Sequence[str]) -> Tensor:
-        """Labels as int64 ``[B]`` indices into ``names``; -1 for None.
-
-        Raises:
-            ValueError: If the model does not know a label.
-        """
-        unknown = sorted({label for label in self.labels if label and label not in names})
-        if unknown:
-            known = ", ".join(names) or "none"
-            raise InputError(f"Unknown label {unknown[0]!r}; the model was trained with: {known}.")
-        return torch.tensor([names.index(label) if label else -1 for label in self.labels])
-
     def conditions(self, names: Sequence[str]) -> dict[str, Any]:
         """Labels and captions in the form of a training batch."""
         captions = list(self.captions) or [None] * self.batch_size
-        return {"label": self.label_ids(names), "caption": captions}
+        return {"label": label_indices(self.labels, names), "caption": captions}
 
     def shared_columns(self, gain: float | None = None) -> TokenRow:
         """What every generated row holds besides its codes or latents.

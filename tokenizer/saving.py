@@ -21,8 +21,9 @@ import secrets
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,11 @@ from tokenizer.errors import FileError, InputError, MissingFileError
 
 _SAVING = ".saving-"
 _BLOCK = 2**20
+# What transformers, diffusers, torch and safetensors raise for a model that is damaged or none.
+_UNREADABLE = (
+    SafetensorError, TypeError, KeyError, IndexError, AttributeError, AssertionError,
+    ArithmeticError, MemoryError, ImportError,
+)  # fmt: skip
 
 
 def check_target(path: str | Path) -> Path:
@@ -184,6 +190,43 @@ def whole_folder(folder: str | Path) -> Path | None:
     """Where the content that `writing_folder` wrote last is; None if it never wrote any."""
     folder = Path(folder)
     return next((path for path in (folder, _replaced(folder)) if path.exists()), None)
+
+
+def load_pretrained(
+    load: Callable[..., Any], name: str, kind: str, **options: Any
+) -> tuple[Any, dict[str, Any]]:
+    """Loads a model by a ``from_pretrained`` of transformers or diffusers, and checks its weights.
+
+    Args:
+        load: The bound ``from_pretrained``.
+        name: Folder or hub repository.
+        kind: What it should be; for the message.
+        options: Of ``load``.
+
+    Returns:
+        The model and the loading info.
+
+    Raises:
+        ValueError: If the weights do not fit the configuration, or either is damaged.
+    """
+    try:
+        options |= {"output_loading_info": True, "use_safetensors": True}
+        model, info = load(name, **options)
+    except _UNREADABLE as error:
+        # A model may come from anywhere, and the libraries believe what is in its files.
+        raise InputError(f"{name} is damaged, or no {kind}: {error!r}.") from error
+    wrong = {
+        what: sorted(map(str, info[what]))
+        for what in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
+        if info.get(what)
+    }
+    if wrong:
+        raise InputError(f"The weights in {name} do not fit its config.json: {wrong}.")
+    # Files are mapped into memory at odd addresses, where matrix products differ in their last
+    # bits: copies are aligned like those of the model that was saved.
+    for tensor in chain(model.parameters(), model.buffers()):
+        tensor.data = tensor.data.clone()
+    return model, info
 
 
 def checksum(path: str | Path) -> int:

@@ -24,11 +24,18 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from generative.conditioning import Conditioner
+from generative.conditioning import Conditioner, extrapolate
 from generative.diffusion.transformer import TRAIN_TIMESTEPS, DiffusionTransformer
-from generative.protocol import MAX_DEPTH, MAX_WIDTH, Batch, GenerationRequest, TokenRow
-from generative.training.checkpoints import readable, saving
+from generative.protocol import (
+    MAX_DEPTH,
+    MAX_WIDTH,
+    Batch,
+    GenerationRequest,
+    TokenRow,
+    check_prompt_length,
+)
 from tokenizer.errors import InputError
+from tokenizer.saving import load_pretrained, writing_files
 
 # What hundreds of frames share (level, timbre) shows through more noise than each frame alone: it
 # is settled at high noise, so that is where steps are due (Esser et al., 2024, section 5.3.2, for
@@ -148,18 +155,9 @@ class LatentDiffusion(ModelMixin, ConfigMixin):
         """Loads a folder or hub repository; arguments as for ``diffusers.ModelMixin``."""
         # Models made on the "meta" device lack whatever is not in the file, e.g. text encoders.
         kwargs["low_cpu_mem_usage"] = False
-        kwargs["use_safetensors"] = True
         want_info = kwargs.pop("output_loading_info", False)
-        with readable(str(pretrained_model_name_or_path)):
-            loaded: Any = super().from_pretrained(
-                pretrained_model_name_or_path, output_loading_info=True, **kwargs
-            )
-        model, info = loaded
-        wrong = {what: found for what, found in info.items() if found}
-        if wrong:
-            raise InputError(
-                f"The weights in {pretrained_model_name_or_path} do not fit its config: {wrong}."
-            )
+        name, load = str(pretrained_model_name_or_path), super().from_pretrained
+        model, info = load_pretrained(load, name, "diffusion model", **kwargs)
         if kwargs.get("torch_dtype") is None:
             # Weights may be stored in half precision; computing is in float32 all the same.
             model = model.float()
@@ -177,7 +175,7 @@ class LatentDiffusion(ModelMixin, ConfigMixin):
         folder = Path(save_directory)
         if kwargs.get("push_to_hub"):
             kwargs.setdefault("repo_id", folder.name)
-        with saving(folder) as partial:
+        with writing_files(folder) as partial:
             super().save_pretrained(partial, **kwargs)
 
     def set_statistics(self, mean: Float[Tensor, " D"], std: Float[Tensor, " D"]) -> None:
@@ -269,11 +267,14 @@ class LatentDiffusion(ModelMixin, ConfigMixin):
             raise InputError(f"known has shape {list(target.shape)}, expected {list(shape)}.")
         imposed = None if keep is None else keep.to(device)[..., None]
 
-        condition = self._conditions(conditions, guided=guidance_scale != 1)
+        condition, condition_mask = self.conditioner.with_guidance(conditions, guidance_scale)
         set_steps(scheduler, steps, device)
         x = noise
         for index, timestep in enumerate(scheduler.timesteps):
-            velocity = self._velocity(x, scheduler.sigmas[index], condition, guidance_scale)
+            share = (scheduler.sigmas[index] * TRAIN_TIMESTEPS).to(x).expand(len(condition))
+            copies = x.repeat(len(condition) // len(x), 1, 1)
+            velocity = self.transformer(copies, share, condition, condition_mask)
+            velocity = extrapolate(velocity, guidance_scale)
             x = scheduler.step(velocity, timestep, x, return_dict=False)[0]
             if target is not None and imposed is not None:
                 sigma = scheduler.sigmas[index + 1].to(device)
@@ -282,27 +283,6 @@ class LatentDiffusion(ModelMixin, ConfigMixin):
                 progress.update()
         out = self.denormalize(x)
         return out if known is None or imposed is None else torch.where(imposed, known.to(out), out)
-
-    def _conditions(self, conditions: Mapping[str, Any], guided: bool) -> tuple[Tensor, Tensor]:
-        """Embedded conditions; with guidance, those of no condition after them."""
-        labels, captions = conditions["label"], list(conditions["caption"])
-        if guided:
-            labels = torch.cat([labels, torch.full_like(labels, -1)])
-            captions = captions + [None] * len(captions)
-        device = self.latents_mean.device
-        return self.conditioner({"label": labels.to(device), "caption": captions})
-
-    def _velocity(
-        self, x: Tensor, sigma: Tensor, condition: tuple[Tensor, Tensor], scale: float
-    ) -> Tensor:
-        embeddings, mask = condition
-        count = len(embeddings) // len(x)
-        timestep = (sigma * TRAIN_TIMESTEPS).to(x).expand(len(embeddings))
-        found = self.transformer(x.repeat(count, 1, 1), timestep, embeddings, mask)
-        if count == 1:
-            return found
-        conditional, unconditional = found.chunk(2)
-        return unconditional + scale * (conditional - unconditional)
 
     def generate_rows(
         self, request: GenerationRequest, generator: torch.Generator
@@ -345,11 +325,7 @@ class LatentDiffusion(ModelMixin, ConfigMixin):
             if prompt is None:
                 continue
             frames = torch.as_tensor(np.asarray(prompt["latents"], dtype=np.float32))
-            if len(frames) >= request.num_frames:
-                raise InputError(
-                    f"The prompt has {len(frames)} frames, the whole clip {request.num_frames}:"
-                    " nothing is left to generate."
-                )
+            check_prompt_length(len(frames), request.num_frames)
             known[index, : len(frames)] = frames[:, : known.shape[-1]]
             keep[index, : len(frames)] = True
         return known, keep

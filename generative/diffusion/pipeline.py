@@ -13,18 +13,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from generative.diffusion.latent_diffusion import LatentDiffusion
-from generative.protocol import encoder_fingerprint, num_samples_of
+from generative.protocol import encoder_fingerprint, label_indices, num_samples_of
 from tokenizer import LatentTokenizer
 from tokenizer.errors import InputError
 
-# `diffusers` looks for it here: see `LatentDiffusionPipeline.register_to_config`.
-__all__ = ["LatentDiffusionOutput", "LatentDiffusionPipeline", "PreTrainedModel"]
+# `diffusers` looks for base classes here: see `LatentDiffusionPipeline.load_config`.
+__all__ = ["LatentDiffusionOutput", "LatentDiffusionPipeline", "ModelMixin", "PreTrainedModel"]
 
 
 @dataclass
@@ -62,14 +63,18 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         self.register_modules(model=model, scheduler=scheduler, tokenizer=tokenizer)
 
     def register_to_config(self, **kwargs: Any) -> None:
-        """Records the components, the tokenizer as one that this module loads.
+        """Records the components; see `load_config`."""
+        super().register_to_config(**_with_module(kwargs))
 
-        `diffusers` tells how to load a class by the base classes that its module names, and the
-        tokenizer's own module names none of them.
+    @classmethod
+    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
+        """Reads ``model_index.json``, with this module as the one that loads model and tokenizer.
+
+        `diffusers` finds out how to load a class by the base classes that its module names. The
+        tokenizer's own module names none of them, and modules may have moved since the export.
         """
-        if kwargs.get("tokenizer", (None,))[0] is not None:
-            kwargs["tokenizer"] = (__name__, LatentTokenizer.__name__)
-        super().register_to_config(**kwargs)
+        config = super().load_config(*args, **kwargs)
+        return _with_module(config) if isinstance(config, dict) else config
 
     @torch.no_grad()
     def __call__(
@@ -111,16 +116,11 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         labels, captions = _pair(label, caption)
         tokenizer, model = self.tokenizer, self.model
         num_samples = num_samples_of(seconds, tokenizer.sampling_rate)
-        unknown = [name for name in labels if name is not None and name not in model.labels]
-        if unknown:
-            known_names = ", ".join(model.labels) or "none"
-            raise InputError(f"Unknown label {unknown[0]!r}; the model knows: {known_names}.")
         frames = tokenizer.autoencoder.num_frames(num_samples)
         known, keep, level = self._kept(audio, sampling_rate, keep_seconds, frames, len(labels))
-        ids = [-1 if name is None else model.labels.index(name) for name in labels]
         with self.progress_bar(total=num_inference_steps) as bar:  # pyright: ignore[reportCallIssue]
             latents = model.sample(
-                {"label": torch.tensor(ids), "caption": captions},
+                {"label": label_indices(labels, model.labels), "caption": captions},
                 frames,
                 scheduler=self.scheduler,
                 steps=num_inference_steps,
@@ -180,6 +180,12 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             raise InputError("keep_seconds names nothing that is in the audio.")
         gain = float(np.mean(row["gain"]))
         return known.expand(n, -1, -1), keep.expand(n, -1), gain
+
+
+def _with_module(config: dict[str, Any]) -> dict[str, Any]:
+    classes = {"model": LatentDiffusion.__name__, "tokenizer": LatentTokenizer.__name__}
+    named = {name: (__name__, classes[name]) for name in classes if (config.get(name) or [0])[0]}
+    return config | named
 
 
 def _pair(label: Any, caption: Any) -> tuple[list[str | None], list[str | None]]:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from generative.training.run_log import replace_text
 from tokenizer.errors import MissingFileError, MissingPackageError
+from tokenizer.saving import write_text
 
 TEMPLATE = """<!doctype html>
 <html lang="en">
@@ -96,7 +96,7 @@ def write_report(
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     page = environment.from_string(TEMPLATE).render(title=title, sections=sections)
     out.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(out, page)
+    write_text(out, page)
 
 
 def _section(title: str, **parts: Any) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,13 +29,14 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import LlamaForCausalLM, PreTrainedModel
 
-from generative.conditioning import Conditioner
+from generative.conditioning import Conditioner, extrapolate
 from generative.language_model.config import CodecLMConfig
+from generative.language_model.llama_steps import LlamaSteps
 from generative.language_model.patterns import CodePattern, make_pattern
-from generative.language_model.sampling import generate_codes
+from generative.language_model.sampling import StepLogits, generate_codes
 from generative.protocol import Batch, CodeSampling, GenerationRequest, TokenRow
-from generative.training.checkpoints import readable, saving
 from tokenizer.errors import InputError, MissingFileError
+from tokenizer.saving import load_pretrained, writing_files
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,13 @@ class CodecLM(PreTrainedModel):
 
     @property
     def num_codebooks(self) -> int:
-        """How many of the tokenizer's codebooks it knows."""
+        """How many of the tokenizer's codebooks it models."""
         return self.pattern.num_codebooks
+
+    @property
+    def context_frames(self) -> int | None:
+        """The longest sequence, in frames, that it was trained on; None for no limit."""
+        return self.config.context_frames
 
     # Predicting
 
@@ -114,17 +119,61 @@ class CodecLM(PreTrainedModel):
             condition: Of the conditioner.
             condition_mask: Of the conditioner.
         """
-        start = tokens.new_full((len(tokens), 1, tokens.shape[2]), self.pattern.vocabulary.start)
-        known = self.embed(torch.cat([start, tokens[:, :-1]], dim=1))
-        inputs = torch.cat([condition.to(known.dtype), known], dim=1)
+        inputs = self._prefixed(tokens[:, :-1], condition)
         options: dict[str, Tensor] = {}
         if not bool(condition_mask.all()):
-            rest = condition_mask.new_ones(len(tokens), known.shape[1])
+            rest = condition_mask.new_ones(len(tokens), tokens.shape[1])
             present = torch.cat([condition_mask, rest], dim=1)
             options["attention_mask"] = present.long()
             options["position_ids"] = (present.cumsum(1) - 1).clamp(min=0)
         hidden = self.backbone.model(inputs_embeds=inputs, use_cache=False, **options)
         return hidden.last_hidden_state[:, condition.shape[1] :]
+
+    def _prefixed(self, tokens: Tensor, condition: Tensor) -> Tensor:
+        """Input embeddings: the conditions, the start, and the tokens, for each condition."""
+        tokens = tokens.repeat(len(condition) // max(len(tokens), 1), 1, 1)
+        start = tokens.new_full((len(tokens), 1, tokens.shape[2]), self.pattern.vocabulary.start)
+        embedded = self.embed(torch.cat([start, tokens], dim=1))
+        return torch.cat([condition.to(embedded.dtype), embedded], dim=1)
+
+    def step_logits(
+        self,
+        conditions: Mapping[str, Any],
+        num_steps: int,
+        *,
+        guidance_scale: float = 1.0,
+        use_cache: bool = True,
+    ) -> StepLogits:
+        """Returns a function that predicts one step after the other.
+
+        The function takes the tokens ``[B, n, W]`` of the first n steps and returns the logits
+        ``[B, V]`` of the next one, guidance applied. With the cache each call must continue the
+        tokens of the call before; the results are the same.
+
+        Args:
+            conditions: ``label`` int64 ``[B]`` and ``caption``, a list of B.
+            num_steps: The most steps that will be predicted.
+            guidance_scale: Of classifier-free guidance; 1 for none.
+            use_cache: Whether to keep keys and values between calls.
+        """
+        condition, mask = self.conditioner.with_guidance(conditions, guidance_scale)
+        prefix = condition.shape[1]
+        cache = LlamaSteps(self.backbone.model, mask, prefix + num_steps) if use_cache else None
+
+        def logits(tokens: Tensor) -> Tensor:
+            if cache is None:
+                # `forward` does not look at the last step.
+                padded = functional.pad(tokens, (0, 0, 0, 1))
+                copies = len(condition) // len(tokens)
+                hidden = self(padded.repeat(copies, 1, 1), condition, mask)
+            elif cache.length == 0:
+                hidden = cache.advance(self._prefixed(tokens, condition))
+            else:
+                new = self.embed(tokens[:, cache.length - prefix - 1 :])
+                hidden = cache.advance(new.repeat(len(condition) // len(tokens), 1, 1))
+            return extrapolate(self.backbone.lm_head(hidden[:, -1]).float(), guidance_scale)
+
+        return logits
 
     def code_nats(self, batch: Batch, generator: torch.Generator | None = None) -> CodeNats:
         """Cross-entropies of a batch, in nats.
@@ -288,7 +337,7 @@ class CodecLM(PreTrainedModel):
         folder = Path(save_directory)
         if kwargs.get("push_to_hub"):
             kwargs.setdefault("repo_id", folder.name)
-        with saving(folder) as partial:
+        with writing_files(folder) as partial:
             super().save_pretrained(partial, **kwargs)
 
     @classmethod
@@ -304,21 +353,8 @@ class CodecLM(PreTrainedModel):
         name = str(pretrained_model_name_or_path)
         if name.count("/") != 1 and not (Path(name) / "config.json").exists():
             raise MissingFileError(f"{name} holds no config.json: there is no model in it.")
-        kwargs["use_safetensors"] = True
-        kwargs["ignore_mismatched_sizes"] = True  # They are named below.
         want_info = kwargs.pop("output_loading_info", False)
-        with readable(name):
-            loaded: Any = super().from_pretrained(name, output_loading_info=True, **kwargs)
-        model, info = loaded
-        wrong = {
-            what: sorted(map(str, info[what]))
-            for what in ("missing_keys", "unexpected_keys", "mismatched_keys")
-            if info.get(what)
-        }
-        if wrong:
-            raise InputError(f"The weights in {name} do not fit its config.json: {wrong}.")
-        # Files are mapped into memory at odd addresses, where matrix products differ in their last
-        # bits: copies are aligned like those of the model that was saved.
-        for tensor in chain(model.parameters(), model.buffers()):
-            tensor.data = tensor.data.clone()
+        kwargs["ignore_mismatched_sizes"] = True  # `load_pretrained` names them.
+        load = super().from_pretrained
+        model, info = load_pretrained(load, name, "language model of codes", **kwargs)
         return (model, info) if want_info else model  # pyright: ignore[reportReturnType]

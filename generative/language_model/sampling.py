@@ -1,14 +1,14 @@
-"""How a `CodecLM` generates: windows, steps, draws.
+"""Sampling of codes from a language model: windows, steps and draws.
 
-A loop of our own instead of ``transformers.GenerationMixin``: several tokens per step, guidance in
-one batch, prompts of different lengths side by side, and all randomness from one generator on the
-CPU. The warpers of logits are the library's.
+This loop replaces ``transformers.GenerationMixin``, which has no several tokens per step, no
+prompts of different lengths in one batch and no single source of randomness on the CPU. The
+logits warpers are the library's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -20,19 +20,48 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from generative.language_model.llama_steps import LlamaSteps
 from generative.language_model.patterns import CodePattern
-from generative.protocol import CodeSampling
+from generative.protocol import CodeSampling, check_prompt_length
 from tokenizer.errors import InputError
 
-if TYPE_CHECKING:
-    from generative.language_model.codec_lm import CodecLM
+# Takes the tokens [B, n, W] of all steps so far, returns the logits [B, V] of the next step.
+StepLogits = Callable[[Tensor], Tensor]
 
-Codes = Int[Tensor, "T K"]
+
+@runtime_checkable
+class CodePredictor(Protocol):
+    """What sampling needs of a language model.
+
+    Attributes:
+        pattern: How codes are arranged as steps of tokens.
+    """
+
+    pattern: CodePattern
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tokens have to be."""
+        ...
+
+    @property
+    def context_frames(self) -> int | None:
+        """The longest sequence, in frames, that the model was trained on; None for no limit."""
+        ...
+
+    def step_logits(
+        self,
+        conditions: Mapping[str, Any],
+        num_steps: int,
+        *,
+        guidance_scale: float,
+        use_cache: bool,
+    ) -> StepLogits:
+        """The logits of step after step of one batch of at most ``num_steps`` steps."""
+        ...
 
 
 def generate_codes(
-    model: CodecLM,
+    model: CodePredictor,
     conditions: Mapping[str, Any],
     num_frames: int | Sequence[int],
     generator: torch.Generator,
@@ -41,26 +70,24 @@ def generate_codes(
     guidance_scale: float | int,
     prompts: Sequence[Tensor | None],
 ) -> list[Tensor]:
-    """See `CodecLM.generate`."""
-    count = len(conditions["label"])
+    """See `generative.CodecLM.generate`."""
+    count, num_codebooks = len(conditions["label"]), model.pattern.num_codebooks
     lengths = [num_frames] * count if isinstance(num_frames, int) else list(num_frames)
-    given = list(prompts) or [None] * count
-    if len(lengths) != count or len(given) != count:
-        raise InputError(f"{len(lengths)} lengths and {len(given)} prompts for {count} conditions.")
-    nothing = torch.zeros(0, model.num_codebooks, dtype=torch.int64)
-    codes = [nothing if prompt is None else prompt.cpu().long() for prompt in given]
+    all_prompts = list(prompts) or [None] * count
+    if len(lengths) != count or len(all_prompts) != count:
+        raise InputError(
+            f"{len(lengths)} lengths and {len(all_prompts)} prompts for {count} conditions."
+        )
+    empty = torch.zeros(0, num_codebooks, dtype=torch.int64)
+    codes = [empty if prompt is None else prompt.cpu().long() for prompt in all_prompts]
     for prompt, length in zip(codes, lengths, strict=True):
-        if prompt.ndim != 2 or prompt.shape[1] != model.num_codebooks:
+        if prompt.ndim != 2 or prompt.shape[1] != num_codebooks:
             raise InputError(
-                f"A prompt has shape {list(prompt.shape)}; expected [T, {model.num_codebooks}]."
+                f"A prompt has shape {list(prompt.shape)}; expected [T, {num_codebooks}]."
             )
-        if len(prompt) >= length:
-            raise InputError(
-                f"A prompt has {len(prompt)} frames, the whole clip {length}: nothing is left to"
-                " generate."
-            )
+        check_prompt_length(len(prompt), length)
     captions = list(conditions.get("caption") or [None] * count)
-    context = model.config.context_frames
+    context = model.context_frames
     unfinished = list(range(count))
     while unfinished:
         starts = [_window_start(len(codes[i]), lengths[i], context) for i in unfinished]
@@ -68,18 +95,18 @@ def generate_codes(
             lengths[i] if context is None else min(lengths[i], start + context)
             for i, start in zip(unfinished, starts, strict=True)
         ]
-        part = {
-            "label": conditions["label"][unfinished],
-            "caption": [captions[i] for i in unfinished],
-        }
         window = _Window(
             model,
             [codes[i][start:] for i, start in zip(unfinished, starts, strict=True)],
             [end - start for end, start in zip(ends, starts, strict=True)],
             stop=sampling.stop,
         )
-        found = window.run(part, generator, sampling, float(guidance_scale))
-        for i, start, end, piece in zip(unfinished, starts, ends, found, strict=True):
+        part = {
+            "label": conditions["label"][unfinished],
+            "caption": [captions[i] for i in unfinished],
+        }
+        pieces = window.run(part, generator, sampling, float(guidance_scale))
+        for i, start, end, piece in zip(unfinished, starts, ends, pieces, strict=True):
             codes[i] = torch.cat([codes[i][:start], piece])
             if len(codes[i]) < end:
                 lengths[i] = len(codes[i])
@@ -87,11 +114,11 @@ def generate_codes(
     return codes
 
 
-def _window_start(known: int, length: int, context: int | None) -> int:
-    """The first frame that the model sees when it goes on after the known ones."""
+def _window_start(frames_so_far: int, length: int, context: int | None) -> int:
+    """The first frame of the next window, which overlaps what is there by half a window."""
     if context is None or length <= context:
         return 0
-    return max(0, known - context // 2)
+    return max(0, frames_so_far - context // 2)
 
 
 class _Window:
@@ -101,40 +128,40 @@ class _Window:
         model: Predicts.
         prompts: Codes that each sequence begins with.
         lengths: Frames of each sequence.
-        stop: Whether the model may end it sooner.
+        stop: Whether the model may end a sequence before its length.
     """
 
     def __init__(
-        self, model: CodecLM, prompts: list[Tensor], lengths: list[int], *, stop: bool
+        self, model: CodePredictor, prompts: list[Tensor], lengths: list[int], *, stop: bool
     ) -> None:
-        self.model, self.pattern, self.stop = model, model.pattern, stop
-        self.prompts, self.lengths = prompts, lengths
-        self.device = model.device
-        layouts = self.pattern.layouts(lengths)
-        shape = layouts.frames.shape
+        self.model, self.pattern, self.device = model, model.pattern, model.device
+        self.prompts, self.lengths, self.stop = prompts, lengths, stop
+        shape = self.pattern.layouts(lengths).frames.shape
         self.tokens = torch.full(shape, self.pattern.vocabulary.pad, device=self.device)
         self.codebooks = torch.full(shape, -1, device=self.device)
+        # Slots that the model fills; all others are known before sampling begins.
         self.free = torch.zeros(shape, dtype=torch.bool)
         for item in range(len(lengths)):
-            self._plan(item, 0)
+            self._fill(item, first_step=0)
 
-    def _plan(self, item: int, first: int) -> None:
-        """Fills in what is known of a sequence, from a step on: its prompt, its stop, its end."""
+    def _fill(self, item: int, first_step: int) -> None:
+        """Writes the known tokens of a sequence from a step on: its prompt, its stop, padding."""
         length, prompt = self.lengths[item], self.prompts[item]
         layout, vocabulary = self.pattern.layout(length), self.pattern.vocabulary
         frames, codebooks = layout.frames, layout.codebooks
         table = torch.full((length + 1, self.pattern.num_codebooks), vocabulary.pad)
         table[: len(prompt)] = prompt + torch.tensor(vocabulary.offsets)
         table[length, 0] = vocabulary.stop
-        steps = slice(first, len(frames))
-        there = codebooks >= 0
-        known = table[frames, codebooks].where(there, vocabulary.pad)
-        self.tokens[item, first:] = vocabulary.pad
-        self.tokens[item, steps] = known[first:].to(self.device)
-        self.codebooks[item, first:] = -1
-        self.codebooks[item, steps] = codebooks[first:].to(self.device)
-        self.free[item, first:] = False
-        self.free[item, steps] = (there & (frames >= len(prompt)) & (frames < length))[first:]
+        used = codebooks >= 0
+        tokens = table[frames, codebooks].where(used, vocabulary.pad)
+        free = used & (frames >= len(prompt)) & (frames < length)
+        steps = slice(first_step, len(frames))
+        self.tokens[item, first_step:] = vocabulary.pad
+        self.tokens[item, steps] = tokens[first_step:].to(self.device)
+        self.codebooks[item, first_step:] = -1
+        self.codebooks[item, steps] = codebooks[first_step:].to(self.device)
+        self.free[item, first_step:] = False
+        self.free[item, steps] = free[first_step:]
 
     @torch.no_grad()
     def run(
@@ -145,81 +172,44 @@ class _Window:
         guidance_scale: float,
     ) -> list[Tensor]:
         """Codes of each sequence, its prompt included."""
-        model, (batch, num_steps, streams) = self.model, self.tokens.shape
-        guided = guidance_scale != 1
-        condition, condition_mask = _embed_conditions(model, conditions, guided)
-        capacity = condition.shape[1] + num_steps
-        engine = (
-            LlamaSteps(model.backbone.model, condition_mask, capacity)
-            if sampling.use_cache
-            else None
+        batch, num_steps, streams = self.tokens.shape
+        next_logits = self.model.step_logits(
+            conditions, num_steps, guidance_scale=guidance_scale, use_cache=sampling.use_cache
         )
         draw = _Draw(self.pattern, sampling, self.device)
         uniform = torch.rand(num_steps, batch, streams, generator=generator).to(self.device)
-        fed = 0
         for step in range(num_steps):
             if not bool(self.free[:, step].any()):
                 continue
-            if engine is None:
-                tokens = self.tokens[:, : step + 1]
-                tokens = torch.cat([tokens, tokens]) if guided else tokens
-                hidden = model(tokens, condition, condition_mask)
-            else:
-                hidden = engine.advance(self._inputs(condition, fed, step))
-                fed = step + 1
-            logits = model.backbone.lm_head(hidden[:, -1]).float()
-            if guided:
-                conditional, unconditional = logits.chunk(2)
-                logits = unconditional + guidance_scale * (conditional - unconditional)
+            logits = next_logits(self.tokens[:, :step])
+            # A stop as the first code would make an empty clip.
+            drawn = draw(logits, self.codebooks[:, step], uniform[step], self.stop and step > 0)
             free = self.free[:, step].to(self.device)
-            # Never an empty clip: the first code cannot be the stop.
-            picked = draw(logits, self.codebooks[:, step], uniform[step], self.stop and step > 0)
-            self.tokens[:, step] = torch.where(free, picked, self.tokens[:, step])
+            self.tokens[:, step] = torch.where(free, drawn, self.tokens[:, step])
             if self.stop:
-                self._end(step)
+                self._shorten(step)
         codes, mask = self.pattern.revert(self.tokens.cpu())
-        return [item[there] for item, there in zip(codes, mask, strict=True)]
+        return [item[present] for item, present in zip(codes, mask, strict=True)]
 
-    def _inputs(self, condition: Tensor, fed: int, step: int) -> Tensor:
-        """Embeddings of what the model has not seen yet of what is known before a step."""
-        if fed:
-            known = self.model.embed(self.tokens[:, fed - 1 : step])
-        else:
-            start = torch.full_like(self.tokens[:, :1], self.pattern.vocabulary.start)
-            known = self.model.embed(torch.cat([start, self.tokens[:, :step]], dim=1))
-        known = known.repeat(len(condition) // len(known), 1, 1)
-        return known if fed else torch.cat([condition.to(known.dtype), known], dim=1)
-
-    def _end(self, step: int) -> None:
-        """Plans anew for the sequences that have just stopped."""
+    def _shorten(self, step: int) -> None:
+        """Sets the length of the sequences that drew their stop in this step."""
         stopped = (self.tokens[:, step, 0] == self.pattern.vocabulary.stop).cpu()
         for item in (stopped & self.free[:, step, 0]).nonzero()[:, 0].tolist():
             frames = self.pattern.stop_frame(step)
             assert frames is not None
             self.lengths[item] = frames
-            # Streams without delay have drawn codes of the frame that is no more.
-            gone = self.pattern.layout(frames).codebooks[step] < 0
-            self.tokens[item, step, gone.to(self.device)] = self.pattern.vocabulary.pad
-            self._plan(item, step + 1)
-
-
-def _embed_conditions(
-    model: CodecLM, conditions: Mapping[str, Any], guided: bool
-) -> tuple[Tensor, Tensor]:
-    """Embedded conditions; with guidance, those of no condition after them."""
-    labels, captions = conditions["label"], list(conditions["caption"])
-    if guided:
-        labels = torch.cat([labels, torch.full_like(labels, -1)])
-        captions = captions + [None] * len(captions)
-    return model.conditioner({"label": labels, "caption": captions})
+            # Streams without delay have drawn codes of a frame that the clip no longer has.
+            unused = self.pattern.layout(frames).codebooks[step] < 0
+            self.tokens[item, step, unused.to(self.device)] = self.pattern.vocabulary.pad
+            self._fill(item, step + 1)
 
 
 class _Draw:
     """Draws the tokens of a step.
 
     Args:
-        pattern: Says what each slot may hold.
-        sampling: Temperature and the like.
+        pattern: Says which range of ids each slot may hold.
+        sampling: Temperature, top-k and top-p.
         device: Of the logits.
     """
 
@@ -244,12 +234,12 @@ class _Draw:
         uniform: Float[Tensor, "B W"],
         may_stop: bool,
     ) -> Int[Tensor, "B W"]:
-        """Ids drawn for the slots of a step; those of slots without a codebook mean nothing.
+        """The ids drawn for the slots of a step; arbitrary for slots without a codebook.
 
         Args:
             logits: Of all ids.
             codebooks: Of each slot.
-            uniform: Numbers in [0, 1) that decide.
+            uniform: Random numbers in [0, 1).
             may_stop: Whether the stop may be drawn.
         """
         low, count = self.low[codebooks], self.count[codebooks]
@@ -262,12 +252,12 @@ class _Draw:
         if self.greedy:
             return low + scores.argmax(-1)
         flat: Any = scores.flatten(0, 1)
-        # The warpers look at the logits only.
+        # These warpers ignore their first argument, the ids so far.
         flat = self.warpers(codebooks.flatten()[:, None], flat)  # pyright: ignore
-        summed = flat.softmax(-1).cumsum(-1)
-        total = summed[:, -1:]
-        # Rounding must not reach the sum itself, behind which there is no choice.
+        cumulative = flat.softmax(-1).cumsum(-1)
+        total = cumulative[:, -1:]
+        # Rounding must not give the total itself: behind it there is no choice.
         target = torch.minimum(
             uniform.flatten()[:, None] * total, total.nextafter(torch.zeros_like(total))
         )
-        return low + torch.searchsorted(summed, target, right=True).view_as(low)
+        return low + torch.searchsorted(cumulative, target, right=True).view_as(low)

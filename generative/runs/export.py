@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from tokenizer.errors import InputError
-
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from generative.training.run_log import replace_text
 from generative.runs.loading import RUN_FILE, load_run
+from tokenizer.errors import InputError
+from tokenizer.saving import write_json
 
 
 def export_run(
@@ -46,8 +44,8 @@ def export_run(
     if half:
         _round(model)
     if info["column"] == "latents":
-        from generative.diffusion.pipeline import LatentDiffusionPipeline
         from generative.diffusion.latent_diffusion import make_scheduler
+        from generative.diffusion.pipeline import LatentDiffusionPipeline
 
         scheduler = make_scheduler(shift=model.config["shift"])
         LatentDiffusionPipeline(model, scheduler, tok).save_pretrained(root)
@@ -59,7 +57,7 @@ def export_run(
         shutil.copyfile(card, root / "README.md")
     # Where it was trained is nobody's business but the trainer's.
     described = info | {"tokenizer": None, "data": Path(info["data"]).name}
-    replace_text(root / RUN_FILE, json.dumps(described, indent=1))
+    write_json(root / RUN_FILE, described)
 
 
 def _round(model: Any) -> None:

@@ -6,9 +6,6 @@ The folder: ``log.jsonl``, ``curves.png``, ``tensorboard/``, ``samples/step-*/``
 
 from __future__ import annotations
 
-from tokenizer.errors import InputError
-
-import json
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import asdict
@@ -18,16 +15,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from generative.protocol import Batch, CodeSampling, DiffusionSampling
+from generative.runs.batches import make_collator, training_batches, validation_batches
+from generative.runs.generation import generate, make_request, save_clips
+from generative.runs.loading import RUN_FILE, tokenizer_identity
 from generative.runs.model_card import write_card
 from generative.runs.prepared_data import PreparedData, load_prepared, median_gains
-from generative.runs.batches import make_collator, training_batches, validation_batches
-from generative.protocol import Batch, CodeSampling, DiffusionSampling
-from generative.training.run_log import RunLog, replace_text
-from generative.runs.loading import RUN_FILE, tokenizer_identity
-from generative.runs.generation import generate, make_request, save_clips
+from generative.training.run_log import RunLog
 from generative.training.training import is_main_process, train
 from generative.training.training_config import TrainingConfig
 from tokenizer import LatentTokenizer, __version__, load_tokenizer
+from tokenizer.errors import InputError
+from tokenizer.saving import write_json
 
 # Samples that are made while training: one a class, at most so many, so long.
 MAX_PREVIEWS = 4
@@ -142,7 +141,7 @@ def _finish(
         return
     model.save_pretrained(out / "model")
     write_card(out / "model", info, asdict(config), rows=(len(data.train), len(data.held_out)))
-    replace_text(out / RUN_FILE, json.dumps(info, indent=1))
+    write_json(out / RUN_FILE, info)
 
 
 def _describe(

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from tokenizer.errors import InputError, MissingFileError
-
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +11,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from generative.runs.pictures import save_picture
 from generative.protocol import (
     CodeSampling,
     DiffusionSampling,
@@ -23,8 +18,10 @@ from generative.protocol import (
     TokenRow,
     num_samples_of,
 )
-from generative.training.run_log import replace_text
-from tokenizer import LatentTokenizer, device_of, load_tokenizer, write_audio
+from generative.runs.pictures import save_picture
+from tokenizer import LatentTokenizer, write_audio
+from tokenizer.errors import InputError
+from tokenizer.saving import write_json
 
 
 @dataclass(frozen=True)
@@ -204,7 +201,7 @@ def save_clips(
             }
         )
     content = {"sampling_rate": sampling_rate, **(description or {}), "samples": entries}
-    replace_text(folder / "samples.json", json.dumps(content, indent=1))
+    write_json(folder / "samples.json", content)
     return entries
 
 

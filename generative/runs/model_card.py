@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from generative.training.run_log import replace_text
+from tokenizer.saving import write_text
 
 _USE = {
     "diffusion": """\
@@ -70,7 +70,7 @@ On the command line: `python -m generative sample RUN --seconds 5 --out DIR`.
 
 Made for research. It generates audio like its training data, in no way checked for content.
 """
-    replace_text(folder / "README.md", text)
+    write_text(folder / "README.md", text)
 
 
 def _list(values: dict[str, Any]) -> str:

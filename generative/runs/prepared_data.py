@@ -6,30 +6,16 @@ checkpoint sees the batches it would have seen.
 
 from __future__ import annotations
 
-from tokenizer.errors import InputError, MissingFileError, MissingPackageError
-
 import hashlib
 import json
-import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-from torch.utils.data import DataLoader, Dataset
-
-from datasets_scripts import (
-    CodesCollator,
-    LatentsCollator,
-    LengthBucketSampler,
-    frame_lengths,
-)
-from generative.protocol import Batch, TokenRow
-from tokenizer import LatentTokenizer
+from tokenizer.errors import InputError, MissingFileError, MissingPackageError
 
 # What is read of a row besides its codes or latents.
 COLUMNS = ("id", "source_id", "start", "num_samples", "num_channels", "gain", "label")

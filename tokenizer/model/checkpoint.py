@@ -5,12 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors, save as save_tensors
 from torch import nn
 from transformers import PreTrainedModel
@@ -23,16 +21,10 @@ from tokenizer.model.validation import (
     stored_numbers,
     weights_checksum,
 )
-from tokenizer.saving import writing_files
+from tokenizer.saving import load_pretrained, writing_files
 
 T = TypeVar("T", bound="Checkpoint")
 _IMPORTED_IN = os.getpid()
-
-# What goes wrong inside of transformers, torch and safetensors with a checkpoint that is none.
-_UNREADABLE = (
-    SafetensorError, TypeError, KeyError, IndexError, AttributeError, AssertionError,
-    ArithmeticError, MemoryError, ImportError,
-)  # fmt: skip
 
 
 class Checkpoint(PreTrainedModel):
@@ -72,29 +64,16 @@ class Checkpoint(PreTrainedModel):
             raise MissingFileError(f"{name} holds no config.json: it is no tokenizer checkpoint.")
         # Weights may be stored in half precision; the tokenizer computes in float32 all the same.
         kwargs.setdefault("dtype", torch.float32)
-        kwargs["use_safetensors"] = True
-        # Not to let it pass, but to name it below; transformers' own error refers to its log.
-        kwargs["ignore_mismatched_sizes"] = True
         want_info = kwargs.pop("output_loading_info", False)
-        try:
+        # Other sizes are ignored only to be named: transformers' own error refers to its log.
+        kwargs["ignore_mismatched_sizes"] = True
+
+        def load(name: str, **options: Any) -> Any:
             if Path(name).exists():
                 cls._check_folder(Path(name))
-            loaded: Any = super().from_pretrained(name, output_loading_info=True, **kwargs)
-        except _UNREADABLE as error:
-            # A checkpoint may come from anywhere, and transformers believes what is in it.
-            raise InputError(f"{name} is no tokenizer checkpoint: {error!r}.") from error
-        model, info = loaded
-        wrong = {
-            what: sorted(map(str, info[what]))
-            for what in ("missing_keys", "unexpected_keys", "mismatched_keys")
-            if info.get(what)
-        }
-        if wrong:
-            raise InputError(f"The weights in {name} do not fit its config.json: {wrong}.")
-        # Files are mapped into memory at odd addresses, where matrix products differ in their last
-        # bits: copies are aligned like those of the model that was saved.
-        for tensor in chain(model.parameters(), model.buffers()):
-            tensor.data = tensor.data.clone()
+            return super(Checkpoint, cls).from_pretrained(name, **options)
+
+        model, info = load_pretrained(load, name, "tokenizer checkpoint", **kwargs)
         if kwargs["dtype"] == torch.float32:
             model._check_weights(name)
         return (model, info) if want_info else model  # pyright: ignore[reportReturnType]
