@@ -10,6 +10,10 @@ from .dataset.batches import (
 from .dataset.hub import push_dataset as push_dataset, save_to_disk as save_to_disk
 from .dataset.manifest import Manifest as Manifest, read_manifest as read_manifest
 from .dataset.verify import verify_dataset as verify_dataset
-from .preparation.options import Resources as Resources, RowOptions as RowOptions
+from .preparation.options import (
+    Request as Request,
+    Resources as Resources,
+    RowOptions as RowOptions,
+)
 from .preparation.prepare import prepare_dataset as prepare_dataset
 from .preparation.ray_prepare import prepare_with_ray as prepare_with_ray

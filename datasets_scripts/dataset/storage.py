@@ -3,91 +3,37 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from tokenizer.errors import MissingPackageError
-
-# Files being written begin and end so; `load_dataset` passes over hidden files.
-_HIDDEN, _PARTIAL = ".", ".partial"
+from datasets_scripts.sources.tree import Tree
 
 
-def is_address(text: str) -> bool:
-    """Whether this is an fsspec address (``s3://bucket/folder``) rather than a path."""
-    return "://" in text
-
-
-class Folder:
+class Folder(Tree):
     """A folder whose files appear as a whole or not at all.
 
     On a local disk they are written under a hidden name and renamed. Elsewhere they are uploaded
     when they are complete; object stores show an object only after its upload has ended.
-
-    Args:
-        address: A path, or an address that fsspec knows.
-
-    Raises:
-        ImportError: If the address needs a package that is not installed.
     """
 
-    def __init__(self, address: str | Path) -> None:
-        self.address = str(address).rstrip("/") or "/"
-        self._fs: Any = None
-        self._root = self.address
-        if is_address(self.address):
-            try:
-                from fsspec.core import url_to_fs
-            except ImportError as error:
-                raise MissingPackageError(
-                    f'{self.address} needs fsspec: pip install "latent-tokenizer[datasets]".'
-                ) from error
-            self._fs, self._root = url_to_fs(self.address)
+    _refresh = True
 
-    def __str__(self) -> str:
-        return self.address
-
-    @property
-    def is_local(self) -> bool:
-        """Whether it is a path on this machine."""
-        return self._fs is None
-
-    def path(self, name: str) -> str:
-        """Path or address of a file, for messages and other libraries."""
-        return f"{self.address}/{name}"
-
-    def _full(self, name: str) -> str:
-        return f"{self._root}/{name}"
-
-    def exists(self, name: str = "") -> bool:
-        """Whether there is a file (or folder) of that name."""
-        full = self._full(name) if name else self._root
-        return Path(full).exists() if self._fs is None else bool(self._fs.exists(full))
+    def has(self, name: str) -> bool:
+        """Whether there is such a file now."""
+        full = self._full(name)
+        return Path(full).is_file() if self._fs is None else bool(self._fs.isfile(full))
 
     def names(self, folder: str = "") -> list[str]:
         """The files in a subfolder, sorted, without those still being written."""
-        full = self._full(folder) if folder else self._root
-        if not self.exists(folder):
-            return []
-        found = (
-            [entry.name for entry in Path(full).iterdir() if entry.is_file()]
-            if self._fs is None
-            else [
-                PurePosixPath(entry["name"]).name
-                for entry in self._fs.ls(full, detail=True, refresh=True)
-                if entry["type"] == "file"
-            ]
-        )
-        return sorted(name for name in found if not name.startswith(_HIDDEN))
+        return self.list(folder)[1] if self.is_folder(folder) else []
 
     def read(self, name: str) -> bytes:
         """The content of a file; FileNotFoundError if there is none."""
-        full = self._full(name)
-        return Path(full).read_bytes() if self._fs is None else self._fs.cat_file(full)
+        with self.open(name) as stream:
+            return stream.read()
 
     def read_json(self, name: str) -> Any:
         """A JSON file's content, or None if there is no such file, or it is not JSON."""
@@ -96,11 +42,6 @@ class Folder:
         except (FileNotFoundError, ValueError, RecursionError):
             # Half a file, where an upload of another kind of store broke off, counts as none.
             return None
-
-    def open(self, name: str) -> Any:
-        """Opens a file for reading; a binary stream."""
-        full = self._full(name)
-        return Path(full).open("rb") if self._fs is None else self._fs.open(full, "rb")
 
     def write(self, name: str, content: bytes | str) -> None:
         """Writes, or replaces, a small file."""
@@ -114,25 +55,19 @@ class Folder:
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
         """Gives a local path to write to; it becomes the file when the block ends without error."""
-        target = Path(self._full(name))
+        target = self._full(name)
         if self._fs is None:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(f"{_HIDDEN}{target.name}.{uuid.uuid4().hex}{_PARTIAL}")
-        else:
-            # Not NamedTemporaryFile: it would have to be closed, and removed, before the upload.
-            partial = Path(tempfile.mkdtemp(prefix="latok-")) / target.name
-        try:
+            from tokenizer.saving import writing  # Imports torch, which reading does not need.
+
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            with writing(target) as partial:
+                yield partial
+            return
+        with tempfile.TemporaryDirectory(prefix="latok-") as folder:
+            partial = Path(folder) / target.rpartition("/")[2]
             yield partial
-            if self._fs is None:
-                _flush(partial)
-                partial.replace(target)
-            else:
-                self._fs.makedirs(self._full(name).rpartition("/")[0], exist_ok=True)
-                self._fs.put_file(str(partial), self._full(name))
-        finally:
-            partial.unlink(missing_ok=True)
-            if self._fs is not None:
-                partial.parent.rmdir()
+            self._fs.makedirs(target.rpartition("/")[0], exist_ok=True)
+            self._fs.put_file(str(partial), target)
 
     def remove(self, name: str) -> None:
         """Removes a file, if it is there."""
@@ -149,11 +84,5 @@ class Folder:
     def remove_partial(self, folder: str = "") -> None:
         """Removes what a killed run was writing here or in a subfolder; none may be going on."""
         if self._fs is None and Path(self._full(folder)).is_dir():
-            for partial in Path(self._full(folder)).glob(f"{_HIDDEN}*{_PARTIAL}"):
+            for partial in Path(self._full(folder)).glob(".*.partial"):
                 partial.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    # Before the rename: else a power cut may leave the name and not the content.
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())

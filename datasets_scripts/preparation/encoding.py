@@ -20,14 +20,14 @@ from datasets_scripts.preparation.segments import segment_length
 from datasets_scripts.sources.corpus import CorpusClip, Missing
 from tokenizer import LatentTokenizer
 
-Row = dict[str, Any]
+PreparedRow = dict[str, Any]
 
 # Batches from which one is chosen by length.
 WINDOW_BATCHES = 4
 
 
 @dataclass(frozen=True)
-class Task:
+class NumberedClip:
     """A clip to prepare.
 
     Attributes:
@@ -41,10 +41,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Encoded:
-    """One event of `encode_tasks`: a row, or the end of a clip.
+    """One event of `encode_clips`: a row, or the end of a clip.
 
     Attributes:
-        index: The task's.
+        index: Of the clip in the split.
         clip_id: The clip's.
         row: A row; None at the end of a clip.
         error: At the end of a clip: why it, or the rest of it, could not be encoded.
@@ -52,13 +52,13 @@ class Encoded:
 
     index: int
     clip_id: str
-    row: Row | None = None
+    row: PreparedRow | None = None
     error: str | None = None
 
 
-def encode_tasks(
+def encode_clips(
     tokenizer: LatentTokenizer,
-    tasks: Iterable[Task],
+    clips: Iterable[NumberedClip],
     options: RowOptions,
     resources: Resources = Resources(),  # noqa: B008 - frozen.
 ) -> Generator[Encoded, None, None]:
@@ -66,15 +66,15 @@ def encode_tasks(
 
     Args:
         tokenizer: On the device it shall run on.
-        tasks: What to encode; taken in a thread.
+        clips: What to encode; taken in a thread.
         options: What the rows hold.
         resources: How much memory and how many threads to use.
 
     Yields:
-        For each task, in order, its rows and then its end.
+        For each clip, in order, its rows and then its end.
 
     Raises:
-        Exception: What ``tasks`` raises. A clip that cannot be read raises nothing: its end says
+        Exception: What ``clips`` raises. A clip that cannot be read raises nothing: its end says
             so.
     """
     encoder = _Encoder(tokenizer, options)
@@ -91,8 +91,8 @@ def encode_tasks(
     )
     # A window is encoded while the next one is read.
     with ReadAhead(
-        tasks,
-        lambda task: reader.pieces(task.item),
+        clips,
+        lambda numbered: reader.pieces(numbered.item),
         num_threads=resources.num_readers,
         limit=2 * window,
     ) as ahead:
@@ -101,34 +101,36 @@ def encode_tasks(
             events = _take_window(ahead, window)
             pieces = {i: (t, e) for i, (t, e) in enumerate(events) if isinstance(e, Piece)}
             coded = encoder.encode(pieces, batch)
-            ready: dict[int, Row | str] = {}
-            for place, (task, event) in enumerate(events):
+            ready: dict[int, PreparedRow | str] = {}
+            for place, (numbered, event) in enumerate(events):
                 if not isinstance(event, Piece):
-                    error = failed.pop(task.index, None)
+                    error = failed.pop(numbered.index, None)
                     error = error if event is None else _reason(event)
-                    yield Encoded(task.index, task.item.id, error=error)
+                    yield Encoded(numbered.index, numbered.item.id, error=error)
                     continue
                 while place not in ready:  # Batches are not in order; rows are.
                     ready.update(next(coded))
                 row = ready.pop(place)
                 if isinstance(row, str):
-                    failed.setdefault(task.index, row)
+                    failed.setdefault(numbered.index, row)
                 else:
-                    yield Encoded(task.index, task.item.id, row)
+                    yield Encoded(numbered.index, numbered.item.id, row)
                 ahead.release(event.weight)
 
 
-def _take_window(ahead: ReadAhead[Task, Piece], window: int) -> list[tuple[Task, Any]]:
+def _take_window(
+    ahead: ReadAhead[NumberedClip, Piece], window: int
+) -> list[tuple[NumberedClip, Any]]:
     """Waits for one event, then takes what is ready: the encoder never waits for a full window."""
-    events: list[tuple[Task, Any]] = []
+    events: list[tuple[NumberedClip, Any]] = []
     weight = 0
     while weight < window and (event := ahead.take(wait=not events)) is not None:
-        task, what = event
+        numbered, what = event
         if isinstance(what, BaseException) and not isinstance(
             what, (ValueError, OSError, RuntimeError)
         ):
             raise what
-        events.append((task, what))
+        events.append((numbered, what))
         weight += what.weight if isinstance(what, Piece) else 0
     return events
 
@@ -145,8 +147,8 @@ class _Encoder:
         self._fingerprint = tokenizer.fingerprint
 
     def encode(
-        self, pieces: Mapping[int, tuple[Task, Piece]], batch: int
-    ) -> Iterator[dict[int, Row | str]]:
+        self, pieces: Mapping[int, tuple[NumberedClip, Piece]], batch: int
+    ) -> Iterator[dict[int, PreparedRow | str]]:
         """Yields batches of rows, or of reasons why there is none, under the keys of the pieces.
 
         Args:
@@ -162,7 +164,7 @@ class _Encoder:
                 for place, row in zip(chosen, coded, strict=True)
             }
 
-    def _encode_batch(self, audio: list[Any]) -> list[Row | str]:
+    def _encode_batch(self, audio: list[Any]) -> list[PreparedRow | str]:
         try:
             return self._encode_all(audio)
         except (ValueError, OSError) as error:
@@ -171,7 +173,7 @@ class _Encoder:
             # One clip must not take the others with it.
             return [row for one in audio for row in self._encode_batch([one])]
 
-    def _encode_all(self, audio: list[Any]) -> list[Row | str]:
+    def _encode_all(self, audio: list[Any]) -> list[PreparedRow | str]:
         o, tokenizer = self._options, self._tokenizer
         if o.latents:
             columns = tokenizer.encode_latents(audio, downmix=o.downmix)
@@ -185,8 +187,8 @@ class _Encoder:
             ]
         return [*rows]
 
-    def _finish(self, row: Row, task: Task, piece: Piece) -> Row | str:
-        clip = task.item
+    def _finish(self, row: PreparedRow, numbered: NumberedClip, piece: Piece) -> PreparedRow | str:
+        clip = numbered.item
         assert isinstance(clip, CorpusClip)
         latents = row.get("latents")
         if latents is not None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets_scripts.preparation.segments import segment_length
@@ -73,3 +75,35 @@ class Resources:
             )
         if self.num_readers < 1:
             raise InputError(f"num_readers={self.num_readers}; it must be at least 1.")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to prepare, from what and with what; the number of processes or machines comes besides.
+
+    Attributes:
+        corpus: Name of the corpus.
+        root: Where it is; for a cluster the same path, or an fsspec address, on every machine.
+        out: Folder, or fsspec address, of the dataset.
+        tokenizer: A tokenizer, its folder or hub id; None for the bundled one.
+        splits: Which splits; None for all that the corpus has.
+        options: What the rows hold; default: codes of all codebooks.
+        corpus_options: Keyword arguments for the corpus (`CorpusInfo.options`).
+        resources: Memory and threads of each process.
+        device: Torch device to encode on; with several processes, "cuda" stands for all GPUs in
+            turn.
+        strict: Whether to stop at the first clip that cannot be read.
+        progress: Whether to show a bar.
+    """
+
+    corpus: str
+    root: str | Path
+    out: str | Path
+    tokenizer: str | Path | LatentTokenizer | None = None
+    splits: Sequence[str] | None = None
+    options: RowOptions | None = None
+    corpus_options: Mapping[str, str] | None = None
+    resources: Resources | None = None
+    device: str = "cpu"
+    strict: bool = False
+    progress: bool = False

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, zip_longest
 
-from datasets_scripts.preparation.encoding import Task
+from datasets_scripts.preparation.encoding import NumberedClip
 from datasets_scripts.sources.corpus import CorpusClip, Missing
 from datasets_scripts.sources.ids import IdHash, SeenIds
 from tokenizer.errors import InputError
 
 
 class Plan:
-    """The tasks of a split that are still to do; iterate over it once.
+    """The clips of a split that are still to do; iterate over it once.
 
     Args:
         split: For messages.
@@ -43,7 +43,7 @@ class Plan:
         """How many shards the split has; known at the end."""
         return -(-self.num_clips // self._clips_per_shard)
 
-    def __iter__(self) -> Iterator[Task]:
+    def __iter__(self) -> Iterator[NumberedClip]:
         seen = SeenIds()
         ids = IdHash()
         for item in self._items:
@@ -58,7 +58,7 @@ class Plan:
                 continue
             if again and isinstance(item, CorpusClip):
                 item = Missing(item.id, "its id occurs a second time in this split")  # noqa: PLW2901
-            yield Task(index, item)
+            yield NumberedClip(index, item)
         last = self.num_clips % self._clips_per_shard
         sizes = {self.num_shards - 1: last} if last else {}
         for shard, (clips, _) in self._done.items():

@@ -7,7 +7,7 @@ there as a whole: if its actor dies, another one writes it again with the same b
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -19,10 +19,11 @@ from tqdm import tqdm
 
 from datasets_scripts.dataset.manifest import Manifest, ShardRecord
 from datasets_scripts.dataset.shards import DATA
-from datasets_scripts.preparation.encoding import encode_tasks
-from datasets_scripts.preparation.options import Resources, RowOptions
-from datasets_scripts.preparation.prepare import Job, prepare_splits, start_job, write_shard
-from tokenizer import LatentTokenizer, device_of
+from datasets_scripts.preparation.encoding import encode_clips
+from datasets_scripts.preparation.job import Job, start_job
+from datasets_scripts.preparation.options import Request, Resources
+from datasets_scripts.preparation.prepare import prepare_splits, write_shard
+from tokenizer import device_of
 from tokenizer.errors import InputError, MissingPackageError, StateError
 
 # Another share of a core than the actors': Ray Data would else run both steps in the same actor.
@@ -64,16 +65,9 @@ def prepare_with_ray(
     root: str | Path,
     out: str | Path,
     *,
-    tokenizer: str | Path | LatentTokenizer | None = None,
-    splits: Sequence[str] | None = None,
-    options: RowOptions | None = None,
-    corpus_options: Mapping[str, str] | None = None,
-    resources: Resources | None = None,
-    device: str = "cpu",
     num_actors: int | None = None,
     cores_per_actor: int = 1,
-    strict: bool = False,
-    progress: bool = False,
+    **request: Any,
 ) -> Manifest:
     """`prepare_dataset` on the Ray cluster that is connected, or on a local one.
 
@@ -81,17 +75,10 @@ def prepare_with_ray(
         corpus: Name of the corpus.
         root: Where it is: the same path, or an fsspec address, on every machine.
         out: Folder that all machines share, or fsspec address.
-        tokenizer: A tokenizer, its folder or hub id; None for the bundled one. It is sent to the
-            actors.
-        splits: Which splits; None for all that the corpus has.
-        options: What the rows hold; default: codes of all codebooks.
-        corpus_options: Keyword arguments for the corpus (`CorpusInfo.options`).
-        resources: Memory and threads of each actor.
-        device: "cpu", or "cuda" for a GPU an actor.
         num_actors: How many. Default: one per GPU, or per ``cores_per_actor`` cores.
         cores_per_actor: Cores, and threads, of each.
-        strict: Whether to stop at the first clip that cannot be read.
-        progress: Whether to show a bar.
+        **request: The other attributes of `Request`; the tokenizer is sent to the actors, and
+            ``device`` is "cpu", or "cuda" for a GPU an actor.
 
     Returns:
         The manifest.
@@ -103,25 +90,19 @@ def prepare_with_ray(
     """
     if num_actors is not None and num_actors < 1:
         raise InputError(f"num_actors={num_actors}; it must be at least 1.")
+    requested = Request(corpus, root, out, **request)
+    device, resources = requested.device, requested.resources or Resources()
     if not device.startswith("cuda"):  # GPUs are the actors', and seldom this machine's.
         device_of(device)
     ray = _ray()
-    job = start_job(
-        corpus,
-        root,
-        out,
-        tokenizer=tokenizer,
-        splits=splits,
-        options=options,
-        corpus_options=corpus_options,
-    )
+    job = start_job(requested)
     if not ray.is_initialized():
         connect("local")
     pool = num_actors or _devices(ray, device, cores_per_actor)
     settings = {"num_cpus": cores_per_actor, "num_gpus": 1 if device.startswith("cuda") else 0}
 
     def write(job: Job, split: str, done: dict[int, ShardRecord]) -> int:
-        rows = _shards(ray, job, split, done, resources or Resources(), device, pool, settings)
+        rows = _shards(ray, job, split, done, resources, device, pool, settings)
         num_shards = 0
         with closing(rows):  # Else the cluster would work on after an error.
             for row in rows:
@@ -129,13 +110,13 @@ def prepare_with_ray(
                     raise StateError(row["text"])
                 if row["kind"] == _END:
                     num_shards = row["shard"]
-                if strict and row["text"]:
+                if requested.strict and row["text"]:
                     raise StateError(f"--strict: {row['text']}")
                 bar.update(row["clips"])
         job.folder.remove_partial(DATA)  # Of actors that died.
         return num_shards
 
-    with tqdm(desc=f"prepare {corpus}", unit="clip", disable=not progress) as bar:
+    with tqdm(desc=f"prepare {corpus}", unit="clip", disable=not requested.progress) as bar:
         return prepare_splits(job, write, bar)
 
 
@@ -157,18 +138,18 @@ def _devices(ray: Any, device: str, cores_per_actor: int) -> int:
 def _plan(
     _: dict[str, Any], *, job: Any, split: str, done: dict[int, ShardRecord]
 ) -> Iterator[dict[str, Any]]:
-    """Goes through a split and hands out the tasks of one shard after another."""
+    """Goes through a split and hands out the clips of one shard after another."""
     here: Job = _ray().get(job)
     per_shard = here.options.clips_per_shard
     try:
         todo = here.plan(split, done)
-        for shard, tasks in groupby(todo, key=lambda task: task.index // per_shard):
-            yield {"shard": shard, "kind": _SHARD, "tasks": list(tasks)}
+        for shard, clips in groupby(todo, key=lambda clip: clip.index // per_shard):
+            yield {"shard": shard, "kind": _SHARD, "content": list(clips)}
     except (ValueError, OSError) as error:
         # As a row: Ray would wrap it in pages of its own.
-        yield {"shard": -1, "kind": _ERROR, "tasks": f"{error}"}
+        yield {"shard": -1, "kind": _ERROR, "content": f"{error}"}
         return
-    yield {"shard": todo.num_shards, "kind": _END, "tasks": []}
+    yield {"shard": todo.num_shards, "kind": _END, "content": []}
 
 
 class _ShardActor:
@@ -185,11 +166,11 @@ class _ShardActor:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Writes the shard of a batch of one row; says how it went."""
-        (shard,), (tasks,), (kind,) = batch["shard"], batch["tasks"], batch["kind"]
+        (shard,), (content,), (kind,) = batch["shard"], batch["content"], batch["kind"]
         clips, text = 0, ""
         if kind == _SHARD:
             job = self._job
-            events = encode_tasks(job.tokenizer, tasks, job.options, self._resources)
+            events = encode_clips(job.tokenizer, content, job.options, self._resources)
             try:
                 with closing(events):
                     record = write_shard(job, self._split, int(shard), events, strict=False)
@@ -198,7 +179,7 @@ class _ShardActor:
             except (ValueError, OSError) as error:
                 kind, text = _ERROR, f"{type(error).__name__}: {error}"
         elif kind == _ERROR:
-            text = tasks
+            text = content
         return {"shard": [int(shard)], "kind": [str(kind)], "clips": [clips], "text": [str(text)]}
 
 

@@ -1,7 +1,8 @@
 """Several processes that encode: clips are dealt to them in turn, rows come back in order.
 
-Nothing waits in an unbounded queue: whoever is far ahead waits. A worker reads its clips itself, so
-decoding and resampling are shared too.
+A worker that is far ahead waits. It reads its clips itself, so decoding and resampling are shared
+too. Executors return a task's result as a whole; the rows of a clip of hours would not fit into
+memory, so they are streamed through pipes here.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import threading
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from datasets_scripts.preparation.encoding import Encoded, Task, encode_tasks
+from datasets_scripts.preparation.encoding import Encoded, NumberedClip, encode_clips
 from datasets_scripts.preparation.options import Resources, RowOptions
 from tokenizer import LatentTokenizer, device_of
 from tokenizer.errors import StateError
@@ -30,7 +32,7 @@ MAX_AHEAD = 512
 @dataclass(frozen=True)
 class _Worker:
     process: BaseProcess
-    tasks: Connection
+    clips: Connection
     events: Connection
 
 
@@ -43,20 +45,20 @@ def available_cores() -> int:
 
 def encode_in_processes(
     tokenizer: LatentTokenizer,
-    tasks: Iterable[Task],
+    clips: Iterable[NumberedClip],
     options: RowOptions,
     resources: Resources,
     num_proc: int,
     device: str = "cpu",
 ) -> Generator[Encoded, None, None]:
-    """`encode_tasks` in several processes; the same events in the same order.
+    """`encode_clips` in several processes; the same events in the same order.
 
     The processes are spawned, not forked, so that CUDA and OpenMP work in them. Each computes with
     its share of the cores.
 
     Args:
         tokenizer: Is copied to each.
-        tasks: What to encode; taken in a thread.
+        clips: What to encode; taken in a thread.
         options: What the rows hold.
         resources: Of each process.
         num_proc: How many.
@@ -64,22 +66,22 @@ def encode_in_processes(
 
     Raises:
         RuntimeError: If a worker dies.
-        Exception: What ``tasks`` raises.
+        Exception: What ``clips`` raises.
     """
     threads = max(1, available_cores() // num_proc)
     devices = [_device(device, i) for i in range(num_proc)]
     with _workers(tokenizer, options, resources, devices, threads) as workers:
-        feeder = _Feeder(tasks, workers)
-        feeder.start()
-        turn = 0
-        while (index := feeder.wait_for(turn)) is not None:
-            worker = workers[turn % num_proc]
+        dealt: queue.SimpleQueue[int | BaseException | None] = queue.SimpleQueue()
+        threading.Thread(target=_deal, args=(clips, workers, dealt), daemon=True).start()
+        for worker in cycle(workers):
+            index = dealt.get()
+            if index is None:
+                return
+            if isinstance(index, BaseException):
+                raise index
             while (event := _receive(worker, index)).row is not None:
                 yield event
             yield event
-            turn += 1
-        if feeder.error is not None:
-            raise feeder.error
 
 
 def _device(device: str, number: int) -> str:
@@ -90,60 +92,57 @@ def _device(device: str, number: int) -> str:
     return f"cuda:{number % max(torch.cuda.device_count(), 1)}"
 
 
-class _Feeder(threading.Thread):
-    """Deals tasks to workers in turn."""
+def _deal(
+    clips: Iterable[NumberedClip],
+    workers: list[_Worker],
+    dealt: queue.SimpleQueue[int | BaseException | None],
+) -> None:
+    """Gives clips to the workers in turn; runs in a thread.
 
-    def __init__(self, tasks: Iterable[Task], workers: list[_Worker]) -> None:
-        super().__init__(daemon=True, name="feeder")
-        self._tasks, self._workers = tasks, workers
-        self._indices: dict[int, int] = {}
-        self._over = False
-        self._changed = threading.Condition()
-        self.error: BaseException | None = None
+    Args:
+        clips: What to encode.
+        workers: Who encodes.
+        dealt: Gets the index of each clip; then None, or the error of ``clips``.
+    """
+    try:
+        for worker, clip in zip(cycle(workers), clips, strict=False):
+            dealt.put(clip.index)
+            if not _send(worker, clip):
+                return  # The error is raised where the clip's rows are awaited.
+    except BaseException as error:  # It is raised when all clips before are done.
+        dealt.put(error)
+        return
+    for worker in workers:
+        _send(worker, None)
+    dealt.put(None)
 
-    def run(self) -> None:
-        """Until there are no more, or a worker has gone."""
-        try:
-            for turn, task in enumerate(self._tasks):
-                with self._changed:
-                    self._indices[turn] = task.index
-                    self._changed.notify_all()
-                self._workers[turn % len(self._workers)].tasks.send(task)
-            for worker in self._workers:
-                worker.tasks.send(None)
-        except (BrokenPipeError, ConnectionError):
-            pass  # Whoever reads from that worker finds out.
-        except BaseException as error:  # It is raised when all before is done.
-            self.error = error
-        with self._changed:
-            self._over = True
-            self._changed.notify_all()
 
-    def wait_for(self, turn: int) -> int | None:
-        """The index of the task of a turn, as soon as it was dealt; None if there is none."""
-        with self._changed:
-            self._changed.wait_for(lambda: turn in self._indices or self._over)
-            return self._indices.pop(turn, None)
+def _send(worker: _Worker, clip: NumberedClip | None) -> bool:
+    """Whether the worker still listens."""
+    try:
+        worker.clips.send(clip)
+    except ConnectionError:
+        return False
+    return True
 
 
 def _receive(worker: _Worker, index: int) -> Encoded:
     wait([worker.events, worker.process.sentinel])
     try:
-        found = worker.events.recv()
+        event = worker.events.recv()
     except (EOFError, ConnectionError):
         raise _died(worker) from None
-    if isinstance(found, BaseException):
-        raise found
-    assert isinstance(found, Encoded)
-    assert found.index == index, (found.index, index)
-    return found
+    if isinstance(event, BaseException):
+        raise event
+    assert event.index == index, (event.index, index)
+    return event
 
 
 def _died(worker: _Worker) -> RuntimeError:
     worker.process.join()
     return StateError(
         f"A worker process died (exit code {worker.process.exitcode}); was there enough memory?"
-        " Start again: it goes on from the last whole shard."
+        " Start again: it resumes after the last whole shard."
     )
 
 
@@ -159,7 +158,7 @@ def _workers(
     workers: list[_Worker] = []
     try:
         for device in devices:
-            theirs, tasks = context.Pipe(duplex=False)
+            theirs, clips = context.Pipe(duplex=False)
             events, ours = context.Pipe(duplex=False)
             process = context.Process(
                 target=_work,
@@ -170,13 +169,13 @@ def _workers(
             # Only the worker's own ends stay open: when it dies, ours report it.
             theirs.close()
             ours.close()
-            workers.append(_Worker(process, tasks, events))
+            workers.append(_Worker(process, clips, events))
         # Not among the arguments: what does not fit into a pipe, `multiprocessing` would write for
         # ever to a worker that was killed before it could read.
         for worker in workers:
             try:
-                worker.tasks.send(tokenizer)
-            except (BrokenPipeError, ConnectionError):
+                worker.clips.send(tokenizer)
+            except ConnectionError:
                 raise _died(worker) from None
         yield workers
     finally:
@@ -184,7 +183,7 @@ def _workers(
             worker.process.terminate()
         for worker in workers:
             worker.process.join()
-            worker.tasks.close()
+            worker.clips.close()
             worker.events.close()
 
 
@@ -203,7 +202,7 @@ class _Sender(threading.Thread):
             try:
                 if not self._broken:
                     self._events.send(event)
-            except (BrokenPipeError, ConnectionError):
+            except ConnectionError:
                 self._broken = True
 
     def put(self, event: Encoded | Exception) -> None:
@@ -219,7 +218,7 @@ class _Sender(threading.Thread):
 
 
 def _work(
-    tasks: Connection,
+    clips: Connection,
     events: Connection,
     options: RowOptions,
     resources: Resources,
@@ -229,18 +228,18 @@ def _work(
     import torch
 
     torch.set_num_threads(threads)
-    tokenizer: LatentTokenizer = tasks.recv()
+    tokenizer: LatentTokenizer = clips.recv()
 
-    def received() -> Iterator[Task]:
-        while (task := tasks.recv()) is not None:
-            yield task
+    def received() -> Iterator[NumberedClip]:
+        while (clip := clips.recv()) is not None:
+            yield clip
 
     sender = _Sender(events)
     sender.start()
     try:
         # In here: a worker that died of its device would not have said so.
         here: Any = tokenizer.to(device_of(device))  # pyright: ignore[reportArgumentType]
-        for event in encode_tasks(here, received(), options, resources):
+        for event in encode_clips(here, received(), options, resources):
             sender.put(event)
     except (BrokenPipeError, EOFError, KeyboardInterrupt):
         return  # The parent has gone, or is about to end this.

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from datasets_scripts.sources.corpus import CorpusInfo, RemoteFile
-from tokenizer.errors import InputError, MissingFileError
+from tokenizer.errors import InputError, MissingFileError, MissingPackageError
 
 # What libsndfile reads, and what torchcodec may where it is installed. A file that turns out
 # unreadable is reported by name; one that is not in this list would be passed over in silence.
@@ -56,15 +56,25 @@ class Tree:
 
     Args:
         root: A path, or an address that fsspec knows.
+
+    Raises:
+        ImportError: If the address needs a package that is not installed.
     """
+
+    # Of listings; a tree that nobody changes may be listed from fsspec's cache.
+    _refresh = False
 
     def __init__(self, root: str | Path) -> None:
         self.root = str(root).rstrip("/") or "/"
         self._fs: Any = None
         self._base = self.root
         if is_address(root):
-            from fsspec.core import url_to_fs
-
+            try:
+                from fsspec.core import url_to_fs
+            except ImportError as error:
+                raise MissingPackageError(
+                    f'{root} needs fsspec: pip install "latent-tokenizer[datasets]".'
+                ) from error
             self._fs, self._base = url_to_fs(self.root)
         self._listed: tuple[str, frozenset[str]] | None = None
 
@@ -110,7 +120,7 @@ class Tree:
         else:
             entries = [
                 (PurePosixPath(entry["name"]).name, entry["type"] == "directory")
-                for entry in self._fs.ls(full, detail=True)
+                for entry in self._fs.ls(full, detail=True, refresh=self._refresh)
                 if entry["name"].rstrip("/") != full
             ]
         entries = sorted(entry for entry in entries if not entry[0].startswith("."))

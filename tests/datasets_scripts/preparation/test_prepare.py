@@ -21,7 +21,7 @@ from datasets_scripts import (
 )
 from datasets_scripts.cli import main
 from datasets_scripts.dataset.storage import Folder
-from datasets_scripts.preparation.encoding import Task, by_length, encode_tasks
+from datasets_scripts.preparation.encoding import NumberedClip, by_length, encode_clips
 from datasets_scripts.preparation.reading import trim
 from datasets_scripts.preparation.segments import cut, segment_length
 from datasets_scripts.sources.corpus import Corpus, CorpusClip, CorpusInfo, Missing
@@ -153,11 +153,11 @@ def test_long_files_are_streamed_with_the_same_result(corpus, prepared, tokenize
 
 
 def test_a_batch_of_less_than_a_sample_still_takes_clips(tokenizer, tmp_path):
-    tasks = [Task(0, CorpusClip("x", write(tmp_path / "x.wav", 0.1)))]
+    tasks = [NumberedClip(0, CorpusClip("x", write(tmp_path / "x.wav", 0.1)))]
     tiny = Resources(batch_seconds=1e-9)
     # In a thread: it once went round for ever.
     found = []
-    run = partial(encode_tasks, tokenizer, tasks, RowOptions(), tiny)
+    run = partial(encode_clips, tokenizer, tasks, RowOptions(), tiny)
     thread = threading.Thread(target=lambda: found.extend(run()), daemon=True)
     thread.start()
     thread.join(timeout=30)

@@ -14,7 +14,9 @@ from models import RATE, tone
 from preparing import files_of, make_folder
 
 from datasets_scripts import Resources, RowOptions, prepare_dataset
+from datasets_scripts.preparation.encoding import NumberedClip
 from datasets_scripts.preparation.workers import encode_in_processes
+from datasets_scripts.sources.corpus import CorpusClip
 from tokenizer.autoencoders.lapped.model import LappedAutoencoder, LappedConfig
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 
@@ -63,12 +65,14 @@ def test_errors_pass_from_process_to_process(tokenizer, tmp_path):
     with pytest.raises(RuntimeError, match=r"--strict: y\.wav: Cannot read"):
         prepare_dataset("audiofolder", tmp_path / "in", tmp_path / "o", strict=True, **how)
 
-    def tasks():
-        raise ValueError("the corpus is broken")
-        yield
+    def broken(error):
+        yield NumberedClip(0, CorpusClip("x", tmp_path / "in" / "x.wav"))
+        raise error
 
-    with pytest.raises(ValueError, match="the corpus is broken"):
-        list(encode_in_processes(tokenizer, tasks(), RowOptions(), Resources(), 2))
+    # An error of the network is not mistaken for one of the pipes: rows would be missing.
+    for error in (ValueError("the corpus is broken"), ConnectionResetError("the server is gone")):
+        with pytest.raises(type(error), match=str(error)):
+            list(encode_in_processes(tokenizer, broken(error), RowOptions(), Resources(), 2))
 
 
 @pytest.mark.slow
