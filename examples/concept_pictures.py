@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from tokenizer import LatentTokenizer, ResidualVectorQuantizer, TensorSource, load_tokenizer
-from tokenizer.audio.inputs import open_audio
+from tokenizer.audio import open_audio
 from tokenizer.evaluation.demo import EXAMPLE
 from tokenizer.evaluation.metrics import quality
 from tokenizer.model.core import DecoderName

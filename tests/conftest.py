@@ -9,7 +9,7 @@ import pytest
 from browsing import browser  # noqa: F401 (a fixture)
 from models import RATE, make_tokenizer, tone
 
-from tokenizer.audio.source import write_audio
+from tokenizer.audio import write_audio
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.training import data
 

@@ -4,7 +4,8 @@
 from .app.generating import AppGenerator as AppGenerator
 from .app.serving import launch_app as launch_app
 from .audio.inputs import open_audio as open_audio
-from .audio.source import AudioSource as AudioSource, write_audio as write_audio
+from .audio.source import AudioSource as AudioSource
+from .audio.writing import write_audio as write_audio
 from .autoencoders.base import Autoencoder as Autoencoder, Decoder as Decoder, Encoder as Encoder
 from .codefile import CodeFileError as CodeFileError
 from .devices import device_of as device_of

@@ -8,21 +8,17 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from datasets_scripts.sources.corpus import CorpusInfo, RemoteFile
+from tokenizer.audio import AUDIO_SUFFIXES
 from tokenizer.errors import InputError, MissingFileError, MissingPackageError
 
-# What libsndfile reads, and what torchcodec may where it is installed. A file that turns out
-# unreadable is reported by name; one that is not in this list would be passed over in silence.
-AUDIO_SUFFIXES = frozenset(
-    (
-        ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".caf", ".w64",
-        ".rf64", ".au", ".m4a", ".aac", ".wma", ".webm",
-    )
-)  # fmt: skip
+# What torchcodec may read where it is installed, besides what libsndfile reads. A file that turns
+# out unreadable is reported by name; one of another suffix would be passed over in silence.
+_TORCHCODEC_SUFFIXES = (".m4a", ".aac", ".wma", ".webm")
 
 
 def is_audio(name: str) -> bool:
     """Whether a name has the suffix of an audio file."""
-    return PurePosixPath(name).suffix.lower() in AUDIO_SUFFIXES
+    return PurePosixPath(name).suffix.lower() in AUDIO_SUFFIXES + _TORCHCODEC_SUFFIXES
 
 
 def is_address(root: str | Path) -> bool:

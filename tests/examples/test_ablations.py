@@ -6,7 +6,7 @@ import pytest
 import torch
 from models import tone
 
-from tokenizer.audio.source import write_audio
+from tokenizer.audio import write_audio
 from tokenizer.autoencoders import AUTOENCODERS, build_autoencoder
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -14,7 +14,7 @@ import torch
 from models import tone
 
 from tokenizer import load_tokenizer
-from tokenizer.audio.source import write_audio
+from tokenizer.audio import write_audio
 from tokenizer.evaluation.demo import EXAMPLE
 from tokenizer.evaluation.metrics import mel_distance, quality
 

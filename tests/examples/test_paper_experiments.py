@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from models import ENTRIES, RATE, make_tokenizer, tone
 
-from tokenizer.audio.source import write_audio
+from tokenizer.audio import write_audio
 from tokenizer.training.decoder import DecoderTask
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from models import tone
 
 from tokenizer import load_tokenizer
-from tokenizer.audio.source import write_audio
+from tokenizer.audio import write_audio
 from tokenizer.cli import main as latok
 
 RECIPE = Path(__file__).parents[2] / "examples" / "train_bundled_model.py"

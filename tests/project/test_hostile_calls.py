@@ -239,7 +239,7 @@ def test_code_files_with_gains_beyond_float32(tokenizer, row, tmp_path, monkeypa
 def test_files_of_very_many_channels(tmp_path):
     import soundfile
 
-    from tokenizer.audio.inputs import open_audio
+    from tokenizer.audio import open_audio
 
     soundfile.write(tmp_path / "a.wav", np.zeros((3, 1024)), RATE)
     with pytest.raises(REFUSED, match="1024 channels"):
@@ -247,8 +247,7 @@ def test_files_of_very_many_channels(tmp_path):
 
 
 def test_little_audio_at_a_low_rate_does_not_take_much_memory(monkeypatch):
-    from tokenizer.audio import source as audio
-    from tokenizer.audio.inputs import open_audio
+    from tokenizer.audio import open_audio, source as audio
 
     wave = np.random.default_rng(0).uniform(-1, 1, (2, 3000)).astype(np.float32)
     source = open_audio(wave, target_rate=44_100, sampling_rate=200)

@@ -27,7 +27,7 @@ from generative.language_model.config import CodecLMConfig
 from generative.runs.loading import load_model
 from generative.training import checkpoints
 from tokenizer import load_tokenizer
-from tokenizer.audio.source import write_audio
+from tokenizer.audio import write_audio
 from tokenizer.autoencoders.pretrained import load_autoencoder
 from tokenizer.cli import main
 from tokenizer.model.latent_tokenizer import LatentTokenizer

@@ -34,7 +34,7 @@ from datasets_scripts.corpora import audiofolder, webdataset_shards
 from datasets_scripts.dataset.manifest import read_manifest
 from datasets_scripts.dataset.storage import Folder
 from datasets_scripts.sources.archives import unpack
-from tokenizer.audio.inputs import open_audio
+from tokenizer.audio import open_audio
 from tokenizer.codefile import CodeFileHeader, read_codes, truncate_codes, write_codes
 from tokenizer.codefile.header import CRC, PREFIX, RECORD
 from tokenizer.evaluation.comparison import read_comparison

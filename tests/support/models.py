@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 import torch
 from jaxtyping import TypeCheckError
 
+from tokenizer.audio import AudioSource, SignalInfo
 from tokenizer.autoencoders.lapped.model import LappedAutoencoder, LappedConfig
 from tokenizer.autoencoders.lapped.paths import LevelStatistics
 from tokenizer.model.latent_tokenizer import LatentTokenizer
@@ -66,3 +69,22 @@ def tone(seconds: float, rate: int = RATE, channels: int = 1, seed: int = 0) -> 
         partials = [np.sin(2 * np.pi * f * t + p) for f, p in rng.uniform(80, 3000, (5, 2))]
         waves.append(0.05 * np.sum(partials, 0) + 0.01 * rng.normal(size=len(t)))
     return np.stack(waves).astype(np.float32)
+
+
+class GeneratedSignal:
+    """A signal of one channel whose blocks a function makes."""
+
+    def __init__(self, decode: Callable[[], Iterator[np.ndarray]], rate: int) -> None:
+        self.blocks, self.name, self._rate = decode, "generated", rate
+
+    def info(self) -> SignalInfo:
+        return SignalInfo(self._rate, 1, 2**62)
+
+    def read(self, first: int, count: int) -> np.ndarray:
+        raise NotImplementedError
+
+
+def generated_source(
+    decode: Callable[[], Iterator[np.ndarray]], rate: int = RATE, target_rate: int = RATE
+) -> AudioSource:
+    return AudioSource(GeneratedSignal(decode, rate), target_rate=target_rate)

@@ -7,7 +7,7 @@ from typing import Any
 
 from models import ENTRIES, RATE, make_tokenizer, tone
 
-from tokenizer.audio.source import write_audio
+from tokenizer.audio import write_audio
 from tokenizer.evaluation.comparison import CompareConfig, Competitor, compare, parse_spec
 from tokenizer.evaluation.report import ReportConfig, build_report
 from tokenizer.training.data import scan

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tokenizer.audio.inputs import open_audio
-from tokenizer.audio.source import read_beginning, write_audio
+from tokenizer.audio import open_audio, read_beginning, write_audio
 from tokenizer.evaluation.metrics import mel_distance, si_sdr
 from tokenizer.evaluation.report.pictures import draw_spectrogram, spectrogram_db
 from tokenizer.model.latent_tokenizer import LatentTokenizer

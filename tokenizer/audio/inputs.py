@@ -1,53 +1,39 @@
-"""Whatever the user has, as audio sources: files, bytes, arrays, `datasets` rows, batches of these.
+"""Whatever the user has, as audio: files, bytes, arrays, `datasets` rows, batches of these.
 
-`open_audio` takes one of these forms, `open_batch` several:
+`open_signal` lists the forms of one piece of audio:
 
 * a path; the bytes of an audio file; a binary stream such as ``sys.stdin`` (copied to a temporary
   file first);
 * a NumPy array, torch tensor or list of numbers, ``[N]`` or ``[C, N]``: floats are taken as they
   are, int16, int32 and uint8 are scaled to [-1, 1);
-* a mapping, among others a row of a `datasets.Dataset`. The first of these keys that is there and
+* a mapping, for instance a row of a `datasets.Dataset`. The first of these keys that is there and
   not None counts: ``audio`` (any of these forms), ``array`` with ``sampling_rate``, ``bytes``,
   ``path``, ``file``;
-* torchcodec's ``AudioDecoder``, known by its methods, so that torchcodec need not be installed.
+* torchcodec's ``AudioDecoder``, recognised by its methods, so that torchcodec need not be
+  installed.
 """
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 from torch import Tensor
 
-from tokenizer.audio.source import BLOCK_LENGTH, AudioSource, check_rate
-from tokenizer.audio.truncation import find_cut
-from tokenizer.errors import InputError, MissingFileError, StateError
+from tokenizer.audio.resampling import check_rate
+from tokenizer.audio.signals import MAX_CHANNELS as MAX_CHANNELS, ArraySignal, AudioFile, Signal
+from tokenizer.audio.source import AudioSource
+from tokenizer.errors import InputError, MissingFileError
 
-READABLE = "WAV, FLAC, Ogg Vorbis, Opus, MP3, AIFF, CAF and what else libsndfile decodes"
-# Limits, which can be changed here. A file of a few bytes may claim to have 1,024 channels, and a
-# block of those is a quarter of a GiB.
-MAX_CHANNELS = 64
-
-# What a mapping is read from, first come, first served.
+# Keys of a mapping that may hold audio; the first that is there counts.
 _COLUMNS = ("audio", "array", "bytes", "path", "file")
-
-
-@dataclass(frozen=True)
-class _Request:
-    target_rate: int
-    sampling_rate: Any
-    downmix: bool
-    where: str = ""  # " (item 3 of the batch)"
 
 
 def open_audio(
@@ -71,37 +57,8 @@ def open_audio(
         ValueError: If it is not audio, holds no samples, has an impossible shape or type, or its
             rate is not known. Samples are checked as they are read.
     """
-    return _open(value, _Request(target_rate, sampling_rate, downmix))
-
-
-def is_batch(value: Any) -> bool:
-    """Whether `value` is for `open_batch` rather than `open_audio`.
-
-    Batches are
-
-    * a list or tuple, unless it holds plain numbers: those are the samples of one signal;
-    * a NumPy array of strings or objects;
-    * a mapping of columns, as ``Dataset.map(batched=True)`` hands over: it is a `LazyBatch`, or its
-      ``sampling_rate`` is a list, or its ``audio``, ``bytes``, ``path`` or ``file`` is a batch as
-      above, or its ``array`` has more than two axes. (``array`` as a list of lists with one
-      sampling rate is one signal ``[C, N]``.)
-    """
-    if isinstance(value, (list, tuple)):
-        return len(value) == 0 or _axes(value) != 1
-    if isinstance(value, np.ndarray):
-        return value.dtype.kind in "OUT" and value.ndim == 1
-    if not isinstance(value, Mapping):
-        return False
-    # By name: `datasets` is optional, and importing it takes seconds.
-    kinds = {kind.__name__ for kind in type(value).__mro__}
-    if kinds & {"LazyBatch", "LazyRow"}:
-        return "LazyBatch" in kinds
-    if _is_column(value.get("sampling_rate")):
-        return True
-    key = _key(value)
-    if key == "array":
-        return (_axes(value[key]) or 0) > 2
-    return key is not None and is_batch(value[key])
+    signal = open_signal(value, sampling_rate=sampling_rate)
+    return AudioSource(signal, target_rate=target_rate, downmix=downmix)
 
 
 def open_batch(
@@ -128,238 +85,162 @@ def open_batch(
             mapping differ in length.
     """
     items = _rows(value) if isinstance(value, Mapping) else list(value)
-    rates = list(sampling_rate) if _is_column(sampling_rate) else [sampling_rate] * len(items)
+    rates = list(sampling_rate) if is_column(sampling_rate) else [sampling_rate] * len(items)
     if len(rates) != len(items):
         raise InputError(
             f"{len(rates)} sampling rates were given for {len(items)} pieces of audio."
         )
-    return [
-        _open(item, _Request(target_rate, rate, downmix, f" (item {i} of the batch)"))
+    signals = [
+        open_signal(item, sampling_rate=rate, where=f" (item {i} of the batch)")
         for i, (item, rate) in enumerate(zip(items, rates, strict=True))
     ]
+    return [AudioSource(signal, target_rate=target_rate, downmix=downmix) for signal in signals]
 
 
-def _open(value: Any, request: _Request) -> AudioSource:
-    if isinstance(value, (str, Path)):
-        return _open_path(Path(value), request)
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return _open_file(bytes(value), f"the audio's bytes{request.where}", request)
-    if isinstance(value, Mapping):
-        return _open_row(value, request)
-    if hasattr(value, "get_all_samples"):
-        samples = value.get_all_samples()
-        known = replace(request, sampling_rate=_agree(samples.sample_rate, request))
-        return _open_array(samples.data, known)
-    if isinstance(value, (np.ndarray, Tensor)):
-        return _open_array(value, request)
-    if isinstance(value, (list, tuple)):
-        if is_batch(value) and _axes(value) is None:
+def open_signal(value: Any, *, sampling_rate: Any = None, where: str = "") -> Signal:
+    """Opens one piece of audio in any of the forms above, at its own rate.
+
+    A file is not opened before something of it is needed: ``open_signal(path).read(first, count)``
+    opens it once.
+
+    Args:
+        value: The audio.
+        sampling_rate: As for `open_audio`.
+        where: Which item of a batch it is; for messages.
+
+    Raises:
+        FileNotFoundError: As `open_audio`.
+        ValueError: As `open_audio`; what is wrong with a file is found when it is read.
+    """
+    match value:
+        case str() | Path():
+            signal = _path(Path(value))
+        case bytes() | bytearray() | memoryview():
+            signal = AudioFile(bytes(value), f"the audio's bytes{where}")
+        case Mapping():
+            return _row(value, sampling_rate, where)
+        case list() | tuple() if is_batch(value) and _axes(value) is None:
+            raise InputError(f"A batch cannot be one piece of audio{where}: {_short(value)}")
+        case np.ndarray() | Tensor() | list() | tuple():
+            return ArraySignal(value, sampling_rate, where)
+        case _ if hasattr(value, "get_all_samples"):
+            samples = value.get_all_samples()
+            signal = ArraySignal(samples.data, samples.sample_rate, where)
+        case _ if hasattr(value, "read"):
+            signal = _stream(value, f"the stream{where}")
+        case _:
             raise InputError(
-                f"A batch cannot be one piece of audio{request.where}: {_short(value)}"
+                f"Cannot read audio from {_short(value)}{where}: expected a path, bytes, an array, "
+                '{"array", "sampling_rate"}, {"path", "bytes"} or a datasets row.'
             )
-        return _open_array(value, request)
-    if hasattr(value, "read"):
-        return _open_stream(value, f"the stream{request.where}", request)
+    _check_same_rate(sampling_rate, signal)
+    return signal
+
+
+def _row(row: Mapping[str, Any], sampling_rate: Any, where: str) -> Signal:
+    key = _key(row)
+    rate = row.get("sampling_rate")
+    match key, None if key is None else row[key]:
+        case "bytes", (bytes() | bytearray() | memoryview()) as content:
+            signal = AudioFile(bytes(content), str(row.get("path") or f"the audio's bytes{where}"))
+            _check_same_rate(sampling_rate, signal)
+            return signal
+        case "bytes", value:
+            raise InputError(f"'bytes' holds {_short(value)}{where}, not bytes.")
+        case (("path" | "file"), (str() | Path()) as path):
+            return open_signal(path, sampling_rate=sampling_rate, where=where)
+        case (("path" | "file"), value):
+            raise InputError(f"{key!r} holds {_short(value)}{where}, not a path.")
+        case "array", value:
+            signal = ArraySignal(value, sampling_rate if rate is None else rate, where)
+            _check_same_rate(sampling_rate, signal)
+            return signal
+        # A file's header is believed before a column of the dataset; a bare array has nothing else.
+        case "audio", value if rate is not None and _axes(value) is not None:
+            return _row({"array": value, "sampling_rate": rate}, sampling_rate, where)
+        case "audio", value:
+            return open_signal(value, sampling_rate=sampling_rate, where=where)
     raise InputError(
-        f"Cannot read audio from {_short(value)}{request.where}: expected a path, bytes, an array, "
-        '{"array", "sampling_rate"}, {"path", "bytes"} or a datasets row.'
+        f"There is no audio in {sorted(map(str, row))}{where}: expected a value under "
+        f"{', '.join(map(repr, _COLUMNS))}."
     )
 
 
-def _open_row(row: Mapping[str, Any], request: _Request) -> AudioSource:
-    key = _key(row)
-    if key is None:
-        raise InputError(
-            f"There is no audio in {sorted(map(str, row))}{request.where}: expected a value under "
-            f"{', '.join(map(repr, _COLUMNS))}."
-        )
-    value = row[key]
-    if key == "bytes":
-        if not isinstance(value, (bytes, bytearray, memoryview)):
-            raise InputError(f"'bytes' holds {_short(value)}{request.where}, not bytes.")
-        path = row.get("path")
-        name = str(path) if path else f"the audio's bytes{request.where}"
-        return _open_file(bytes(value), name, request)
-    if key in ("path", "file"):
-        if not isinstance(value, (str, Path)):
-            raise InputError(f"{key!r} holds {_short(value)}{request.where}, not a path.")
-        return _open_path(Path(value), request)
-    # A file's header is believed before a column of the dataset; a bare array has nothing else.
-    rate = row.get("sampling_rate")
-    if rate is not None and (key == "array" or _axes(value) is not None):
-        request = replace(request, sampling_rate=_agree(rate, request))
-    return _open_array(value, request) if key == "array" else _open(value, request)
-
-
-def _open_path(path: Path, request: _Request) -> AudioSource:
+def _path(path: Path) -> AudioFile:
     if path.is_dir():
         raise InputError(f"{path} is a folder, not an audio file.")
     if not path.exists():
         raise MissingFileError(f"No such file: {path}")
     if path.is_file():
-        return _open_file(path, str(path), request)
+        return AudioFile(path)
     with path.open("rb") as stream:  # A pipe, such as /dev/stdin, can be read only once.
-        return _open_stream(stream, str(path), request)
+        return _stream(stream, str(path))
 
 
-def _open_stream(stream: Any, name: str, request: _Request) -> AudioSource:
+def _stream(stream: Any, name: str) -> AudioFile:
     descriptor, copy = tempfile.mkstemp(prefix="latok-")
+    signal = AudioFile(Path(copy), name)
+    remove = weakref.finalize(signal, Path(copy).unlink, missing_ok=True)
     try:
         with os.fdopen(descriptor, "wb") as file:
             # Text streams such as sys.stdin wrap the binary one that is needed.
             shutil.copyfileobj(getattr(stream, "buffer", stream), file)
-        source = _open_file(Path(copy), name, request)
+        signal.info()  # Opens it.
     except TypeError as error:
-        Path(copy).unlink()
+        remove()
         raise InputError(f"{name} does not give bytes: open it in binary mode.") from error
     except BaseException:
-        Path(copy).unlink()
+        remove()
         raise
-    weakref.finalize(source, Path(copy).unlink, missing_ok=True)
-    return source
+    return signal
 
 
-def _open_file(file: Path | bytes, name: str, request: _Request) -> AudioSource:
-    size = len(file) if isinstance(file, bytes) else file.stat().st_size
-    if size == 0:
-        raise InputError(f"{name}: the file is empty (0 bytes).")
-    with _open_sound(file, name) as sound:
-        rate, num_channels, frames = sound.samplerate, sound.channels, sound.frames
-    if frames == 0:
-        raise InputError(f"{name} holds no samples.")
-    if num_channels > MAX_CHANNELS:
+def _check_same_rate(sampling_rate: Any, signal: Signal) -> None:
+    if sampling_rate is None:
+        return
+    rate = signal.info().sampling_rate
+    if check_rate(sampling_rate) != rate:
         raise InputError(
-            f"{name} has {num_channels} channels; at most {MAX_CHANNELS} are read. Is its header "
-            "damaged?"
+            f"sampling_rate={sampling_rate} was given, but {signal.name} says {rate} Hz. "
+            "sampling_rate is for bare arrays: leave it out."
         )
-    _agree(rate, request, name)
-
-    def decode() -> Iterator[np.ndarray]:
-        with _open_sound(file, name) as sound:
-            if (sound.samplerate, sound.channels) != (rate, num_channels):
-                raise StateError(f"{name} was replaced by another file while it was in use.")
-            num_read = 0
-            while len(block := _read_block(sound, name)):
-                num_read += len(block)
-                yield block.T
-        # Last, so that whoever keeps what precedes the damage has it by now.
-        with io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as stream:
-            cut = find_cut(stream, sound.format, frames, num_read)
-        if cut is not None:
-            raise InputError(f"{name} is cut off: {cut}. Copy it again.")
-
-    return AudioSource(
-        decode,
-        name=name,
-        source_rate=rate,
-        target_rate=request.target_rate,
-        num_channels=num_channels,
-        downmix=request.downmix,
-    )
 
 
-class _Sound(soundfile.SoundFile):
-    """A sound file that is only read forward."""
+def is_batch(value: Any) -> bool:
+    """Whether `value` is for `open_batch` rather than `open_audio`.
 
-    def seekable(self) -> bool:
-        # Else soundfile seeks to where it is after every read, and near the end of an Opus file
-        # libsndfile then goes on with wrong samples.
+    Batches are
+
+    * a list or tuple, unless it holds plain numbers: those are the samples of one signal;
+    * a NumPy array of strings or objects;
+    * a mapping of columns, as ``Dataset.map(batched=True)`` hands over: it is a `LazyBatch`, or its
+      ``sampling_rate`` is a list, or its ``audio``, ``bytes``, ``path`` or ``file`` is a batch as
+      above, or its ``array`` has more than two axes. (``array`` as a list of lists with one
+      sampling rate is one signal ``[C, N]``.)
+    """
+    if isinstance(value, (list, tuple)):
+        return len(value) == 0 or _axes(value) != 1
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "OUT" and value.ndim == 1
+    if not isinstance(value, Mapping):
         return False
+    # By name: `datasets` is optional, and importing it takes seconds.
+    kinds = {kind.__name__ for kind in type(value).__mro__}
+    if kinds & {"LazyBatch", "LazyRow"}:
+        return "LazyBatch" in kinds
+    if is_column(value.get("sampling_rate")):
+        return True
+    key = _key(value)
+    if key == "array":
+        return (_axes(value[key]) or 0) > 2
+    return key is not None and is_batch(value[key])
 
 
-def _open_sound(file: Path | bytes, name: str) -> soundfile.SoundFile:
-    try:
-        return _Sound(io.BytesIO(file) if isinstance(file, bytes) else file)
-    except soundfile.LibsndfileError as error:
-        reason = error.error_string.rstrip(". ")
-    except TypeError:
-        # soundfile asks for a rate where it sees the suffix .raw.
-        reason = "a .raw file has no header that tells its rate and encoding"
-    if isinstance(file, Path):
-        # Not libsndfile's "System error" where access is denied, or the file has gone meanwhile.
-        file.open("rb").close()
-    raise InputError(f"Cannot read {name} as audio: {reason}. Supported: {READABLE}.")
-
-
-def _read_block(sound: soundfile.SoundFile, name: str) -> np.ndarray:
-    try:
-        return sound.read(BLOCK_LENGTH, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        reason = error.error_string.rstrip(". ")
-        raise InputError(f"{name} is damaged or cut off: {reason}.") from error
-
-
-def _open_array(value: Any, request: _Request) -> AudioSource:
-    if isinstance(value, Tensor):
-        value = value.detach().cpu()
-        # NumPy has no bfloat16.
-        value = value.float() if value.is_floating_point() and value.itemsize < 4 else value
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise InputError(f"The channels of the array differ in length{request.where}.") from error
-    name = f"array {list(array.shape)}{request.where}"
-    array = array[None] if array.ndim == 1 else array
-    if array.ndim != 2:
-        raise InputError(
-            f"{name} has {array.ndim} axes; expected [N] or [C, N]. Give several signals as a list."
-        )
-    num_channels, num_samples = array.shape
-    if array.size == 0:
-        raise InputError(f"{name} holds no samples.")
-    # A surround clip may be shorter than it has channels; beyond 7.1 that is a transposed array.
-    if num_channels > MAX_CHANNELS or num_channels > max(num_samples, 8):
-        raise InputError(
-            f"{name} has {num_channels} channels of {num_samples} samples; expected [C, N]. "
-            "If time comes first, transpose it: array.T."
-        )
-    _as_float32(array[:, :0], name)  # Refuses other types before anything is read.
-    if request.sampling_rate is None:
-        raise InputError(
-            f"The sampling rate of {name} is not known: pass sampling_rate=, or "
-            '{"array": ..., "sampling_rate": ...}.'
-        )
-
-    def decode() -> Iterator[np.ndarray]:
-        for start in range(0, num_samples, BLOCK_LENGTH):
-            yield _as_float32(array[:, start : start + BLOCK_LENGTH], name)
-
-    return AudioSource(
-        decode,
-        name=name,
-        source_rate=check_rate(request.sampling_rate, f"sampling rate of {name}"),
-        target_rate=request.target_rate,
-        num_channels=num_channels,
-        downmix=request.downmix,
+def is_column(value: Any) -> bool:
+    """Whether a value is one for each row: a list, or an array with axes."""
+    return isinstance(value, (list, tuple)) or (
+        isinstance(value, (np.ndarray, Tensor)) and value.ndim > 0
     )
-
-
-def _as_float32(samples: np.ndarray, name: str) -> np.ndarray:
-    # libsndfile's scales, so that a file and its samples give the same floats.
-    match samples.dtype.name:
-        case "float16" | "float32" | "float64":
-            with np.errstate(over="ignore"):  # What float32 cannot hold is refused as infinite.
-                return samples.astype(np.float32)
-        case "int16":
-            return samples.astype(np.float32) / np.float32(2**15)
-        case "int32":
-            return samples.astype(np.float32) / np.float32(2**31)
-        case "uint8":
-            return (samples.astype(np.float32) - np.float32(2**7)) / np.float32(2**7)
-    raise InputError(
-        f"{name} is of type {samples.dtype}: give floats, int16, int32 or uint8, whose scales are "
-        "known."
-    )
-
-
-def _agree(known: Any, request: _Request, name: str = "the audio") -> int:
-    rate = check_rate(known, f"sampling rate of {name}{request.where}")
-    if request.sampling_rate is not None and check_rate(request.sampling_rate) != rate:
-        raise InputError(
-            f"sampling_rate={request.sampling_rate} was given, but {name}{request.where} says "
-            f"{rate} Hz. sampling_rate is for bare arrays: leave it out."
-        )
-    return rate
 
 
 def _key(row: Mapping[str, Any]) -> str | None:
@@ -380,7 +261,7 @@ def _rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
     size = len(columns[key])
     rates = columns.get("sampling_rate")
     table = {name: columns[name] for name in names}
-    table["sampling_rate"] = rates if _is_column(rates) else [rates] * size
+    table["sampling_rate"] = rates if is_column(rates) else [rates] * size
     for name, column in table.items():
         if not _has_length(column):
             raise InputError(f"The column {name!r} holds {_short(column)}; expected a list.")
@@ -390,14 +271,8 @@ def _rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _has_length(value: Any) -> bool:
-    # Arrays without axes have the method, which raises.
+    # Of `datasets`' columns and arrays; arrays without axes have the method, which raises.
     return hasattr(value, "__len__") and getattr(value, "ndim", 1) > 0
-
-
-def _is_column(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) or (
-        isinstance(value, (np.ndarray, Tensor)) and value.ndim == 1
-    )
 
 
 def _axes(value: Any) -> int | None:

@@ -20,7 +20,7 @@ import soundfile
 from tqdm import tqdm
 
 from tokenizer import LatentTokenizer, load_tokenizer
-from tokenizer.audio.inputs import open_audio
+from tokenizer.audio import open_audio
 from tokenizer.errors import StateError
 from tokenizer.evaluation.evaluate import as_table
 from tokenizer.evaluation.metrics import quality

@@ -35,8 +35,8 @@ def _target(source: str, out: str | None, suffix: str) -> str:
 
 
 def _encode(options: argparse.Namespace) -> None:
+    from tokenizer.audio import AUDIO_SUFFIXES
     from tokenizer.audio.pcm import PcmFormat
-    from tokenizer.training.data import AUDIO_SUFFIXES
     from tokenizer.transcoding.files import encode_file
     from tokenizer.transcoding.piping import encode_live
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenizer.audio.inputs import open_audio
-from tokenizer.audio.source import read_beginning, write_audio
+from tokenizer.audio import open_audio, read_beginning, write_audio
 from tokenizer.evaluation.evaluate import as_table
 from tokenizer.evaluation.metrics import quality
 from tokenizer.model.latent_tokenizer import LatentTokenizer

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from tokenizer.audio.inputs import open_audio
+from tokenizer.audio import open_audio
 from tokenizer.errors import InputError
 from tokenizer.evaluation.metrics import code_use, quality
 from tokenizer.evaluation.perceptual import METRICS, PerceptualMetrics

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
-from tokenizer.audio.inputs import is_batch, open_audio, open_batch
-from tokenizer.audio.source import AudioSource
+from tokenizer.audio import AudioSource, is_batch, open_audio, open_batch
 from tokenizer.errors import InputError
 from tokenizer.model.config import LatentTokenizerConfig
 from tokenizer.model.core import DecoderName, TokenizerCore

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from tokenizer.audio.source import AudioSource
+from tokenizer.audio import AudioSource
 from tokenizer.errors import InputError
 from tokenizer.model.core import TokenizerCore, check_finite
 

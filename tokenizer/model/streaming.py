@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from tokenizer.audio.source import Resampler, check_rate
+from tokenizer.audio import Resampler, check_rate
 from tokenizer.errors import InputError, StateError
 from tokenizer.model.core import DecoderName, TokenizerCore, check_finite
 from tokenizer.model.rows import apply_gain, code_dtype, normalized

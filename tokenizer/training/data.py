@@ -20,12 +20,8 @@ import soxr
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from tokenizer.audio import AUDIO_SUFFIXES
 from tokenizer.errors import InputError, MissingFileError, StateError
-
-AUDIO_SUFFIXES = (
-    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".caf", ".w64",
-    ".rf64", ".au",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from tokenizer.audio.inputs import open_audio
-from tokenizer.audio.source import AudioWriter
+from tokenizer.audio import AudioWriter, open_audio
 from tokenizer.codefile import (
     CodeFileError,
     CodeFileHeader,

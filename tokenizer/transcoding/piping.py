@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from tokenizer.audio import AudioWriter
 from tokenizer.audio.pcm import PcmFormat, PcmReader, WavPipe
-from tokenizer.audio.source import AudioWriter
 from tokenizer.codefile import CodeFileError, CodeReader, CodeWriter, Source, Target
 from tokenizer.errors import InputError
 from tokenizer.model.core import DecoderName

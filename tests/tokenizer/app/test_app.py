@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 from accelerate.state import AcceleratorState
-from models import RATE, make_autoencoder, tone
+from models import RATE, generated_source, make_autoencoder, tone
 from prepared_data import LABELS, write_prepared
 
 from tokenizer import AppGenerator, LatentTokenizer, launch_app, write_audio
@@ -20,7 +20,6 @@ from tokenizer.app import coding
 from tokenizer.app.coding import MAX_CHANNELS, MAX_SECONDS, code_audio, read_beginning
 from tokenizer.app.generating import Wish
 from tokenizer.app.page import Page, told
-from tokenizer.audio.source import AudioSource
 from tokenizer.cli import main
 from tokenizer.cli.showing import named_models
 from tokenizer.evaluation.evaluate import Condition, evaluate_clip
@@ -78,20 +77,12 @@ def test_long_audio_and_many_channels_are_cut(tokenizer, tmp_path, monkeypatch):
 
 
 def test_only_the_beginning_is_read():
-    source = AudioSource(
-        lambda: repeat(np.zeros((1, RATE), np.float32)),
-        name="endless",
-        source_rate=RATE,
-        target_rate=RATE,
-        num_channels=1,
-    )
+    source = generated_source(lambda: repeat(np.zeros((1, RATE), np.float32)))
     wave, more = read_beginning(source, MAX_SECONDS)
     assert wave.shape == (1, MAX_SECONDS * RATE)
     assert more
-    assert read_beginning(AudioSource(
-        lambda: iter([np.zeros((1, 8), np.float32)]),
-        name="short", source_rate=RATE, target_rate=RATE, num_channels=1,
-    ), 1)[0].shape == (1, 8)  # fmt: skip
+    short = generated_source(lambda: iter([np.zeros((1, 8), np.float32)]))
+    assert read_beginning(short, 1)[0].shape == (1, 8)
 
 
 @pytest.mark.parametrize("wave", [np.zeros((1, 900)), np.full((1, 1), 0.5)], ids=["silence", "one"])

@@ -11,8 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from tokenizer.audio.inputs import is_batch, open_audio, open_batch
-from tokenizer.audio.source import BLOCK_LENGTH
+from tokenizer.audio import BLOCK_LENGTH, is_batch, open_audio, open_batch, open_signal
 
 RATE = 44100
 
@@ -478,6 +477,36 @@ def encoded(form, subtype=None, channels=2, samples=50_000):
     wave = 0.1 * floats(channels, samples).T
     soundfile.write(stream, wave, 48000, format=form, subtype=subtype)
     return stream.getvalue()
+
+
+@pytest.mark.parametrize(("suffix", "form", "subtype"), FORMS)
+def test_any_part_of_a_file_is_that_of_the_whole(suffix, form, subtype):
+    samples = 200_000
+    signal = open_signal(encoded(form, subtype, samples=samples))
+    whole = np.concatenate(list(signal.blocks()), axis=-1)
+    assert whole.shape == signal.info()[1:] == (2, samples)
+    for first, count in ((0, 10), (70_000, 5000), (samples - 3000, 9000), (samples - 1, 1)):
+        part = signal.read(first, count)
+        assert np.array_equal(part, whole[:, first : first + count]), (suffix, first)
+    assert signal.read(samples, 10).shape == signal.read(samples + 5, 10).shape == (2, 0)
+
+
+def test_any_part_of_an_array_is_that_of_the_whole():
+    x = pcm()
+    signal = open_signal(x, sampling_rate=8000)
+    assert np.array_equal(signal.read(990, 20), floats()[:, 990:])
+    assert signal.read(2000, 5).shape == (2, 0)
+
+
+def test_what_cannot_be_read_in_parts_is_refused(tmp_path):
+    for data in (b"", b"no audio"):
+        (tmp_path / "a.wav").write_bytes(data)
+        with pytest.raises(ValueError, match=r"a\.wav"):
+            open_signal(tmp_path / "a.wav").read(0, 10)
+    signal = open_signal(tmp_path / "a.wav")
+    (tmp_path / "a.wav").unlink()
+    with pytest.raises(FileNotFoundError, match=r"a\.wav"):
+        signal.read(0, 10)
 
 
 @pytest.mark.parametrize(("suffix", "form", "subtype"), FORMS)

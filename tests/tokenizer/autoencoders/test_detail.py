@@ -11,7 +11,7 @@ from generative.cli import main as generative_main
 from generative.diffusion.latent_diffusion import make_scheduler
 from generative.evaluation.comparison import evaluate_generations
 from tokenizer import LatentTokenizer, load_tokenizer
-from tokenizer.audio.source import write_audio
+from tokenizer.audio import write_audio
 from tokenizer.autoencoders.lapped.model import LappedAutoencoder
 from tokenizer.cli import main
 from tokenizer.training.data import scan

@@ -11,7 +11,7 @@ from libraries import make_library_model
 from models import RATE, make_autoencoder, tone
 
 from tokenizer import LatentTokenizer, cli, load_tokenizer
-from tokenizer.audio.source import write_audio
+from tokenizer.audio import write_audio
 from tokenizer.cli import main
 from tokenizer.transcoding.files import read_row
 

@@ -9,8 +9,7 @@ import torch
 from models import CODEBOOKS, DIM, ENTRIES, HOP, RATE, make_tokenizer, tone
 
 from tokenizer import LatentTokenizer
-from tokenizer.audio.inputs import open_audio
-from tokenizer.audio.source import write_audio
+from tokenizer.audio import open_audio, write_audio
 from tokenizer.cli import main
 from tokenizer.evaluation.comparison import (
     CompareConfig,

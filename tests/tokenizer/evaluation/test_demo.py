@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 import soundfile
-from models import RATE, tone
+from models import RATE, generated_source, tone
 
-from tokenizer.audio.source import AudioSource
 from tokenizer.evaluation import demo
 
 
@@ -14,7 +13,7 @@ def test_only_the_beginning_of_a_file_is_read(tokenizer, tmp_path, monkeypatch):
         yield from [block] * 4
         pytest.fail("More was read than is used.")
 
-    source = AudioSource(decode, name="x", source_rate=RATE, target_rate=RATE, num_channels=1)
+    source = generated_source(decode)
     monkeypatch.setattr(demo, "open_audio", lambda *_, **__: source)
     monkeypatch.setattr(demo, "MAX_SECONDS", 1)
     monkeypatch.setattr(demo, "BITRATES", (0.4,))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from models import RATE, tone
 
-from tokenizer.audio.source import write_audio
+from tokenizer.audio import write_audio
 from tokenizer.cli import main
 from tokenizer.evaluation import evaluate as evaluation
 from tokenizer.evaluation.evaluate import Condition, evaluate_clip

@@ -12,8 +12,7 @@ from pages import BITRATES, NAMES, make_page
 from PIL import Image
 
 from tokenizer import LatentTokenizer, load_tokenizer
-from tokenizer.audio.inputs import open_audio
-from tokenizer.audio.source import write_audio
+from tokenizer.audio import open_audio, write_audio
 from tokenizer.cli import main
 from tokenizer.evaluation.comparison.plots import LIGHT
 from tokenizer.evaluation.metrics import quality

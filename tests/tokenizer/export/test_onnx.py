@@ -10,7 +10,7 @@ import pytest
 import torch
 from models import CODEBOOKS, DIM, HOP, RATE, make_tokenizer, tone
 
-from tokenizer.audio.source import write_audio
+from tokenizer.audio import write_audio
 from tokenizer.export import onnx_runner
 from tokenizer.export.onnx_export import _graph, _Search, export_onnx
 from tokenizer.export.onnx_runner import OnnxTokenizer

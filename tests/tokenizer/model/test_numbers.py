@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from hostile import outcome
-from models import ENTRIES, HOP, RATE, REFUSED, make_tokenizer, tone
+from models import ENTRIES, HOP, RATE, REFUSED, generated_source, make_tokenizer, tone
 
-from tokenizer.audio.source import BLOCK_LENGTH, AudioSource, resampled_length
+from tokenizer.audio import BLOCK_LENGTH, resampled_length
 from tokenizer.codefile import CodeFileHeader, CodeReader, CodeWriter
 from tokenizer.model.rows import SignalStream
 
@@ -104,7 +104,7 @@ def test_a_day_in_bounded_memory():
             yield block[:, : min(left, BLOCK_LENGTH)]
             left -= min(left, BLOCK_LENGTH)
 
-    source = AudioSource(decode, name="a day", source_rate=rate, target_rate=target, num_channels=1)
+    source = generated_source(decode, rate, target)
     total = 0
     for piece in source.blocks():
         assert piece.shape[-1] <= BLOCK_LENGTH
@@ -145,7 +145,7 @@ def test_many_blocks_of_a_long_signal_are_those_of_the_whole(tokenizer):
         for start in range(0, wave.shape[1], 777):
             yield wave[:, start : start + 777]
 
-    source = AudioSource(decode, name="x", source_rate=RATE, target_rate=RATE, num_channels=1)
+    source = generated_source(decode)
     signal = SignalStream(tokenizer, source)
     found = torch.cat(list(signal.latents()), dim=-1)[0].T.numpy()
     assert len(found) == -(-wave.shape[1] // HOP) + 1

@@ -9,7 +9,7 @@ import torch
 from models import CODEBOOKS, DIM, HOP, RATE, make_autoencoder, tone
 
 from tokenizer import LatentTokenizer
-from tokenizer.audio.source import write_audio
+from tokenizer.audio import write_audio
 
 datasets = pytest.importorskip("datasets")
 

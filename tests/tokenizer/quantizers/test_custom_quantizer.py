@@ -21,7 +21,7 @@ from tokenizer import (
     load_tokenizer,
     register_quantizer,
 )
-from tokenizer.audio.source import write_audio
+from tokenizer.audio import write_audio
 from tokenizer.evaluation.evaluate import default_conditions, evaluate
 from tokenizer.quantizers import QUANTIZERS
 from tokenizer.training.autoencoder import ReconstructionConfig

@@ -7,7 +7,7 @@ import pytest
 from models import RATE, make_autoencoder, tone
 
 from tokenizer import LatentTokenizer, load_tokenizer
-from tokenizer.audio.source import write_audio
+from tokenizer.audio import write_audio
 from tokenizer.cli import main
 
 

@@ -11,7 +11,7 @@ from models import DIM, RATE, REFUSED, make_autoencoder, tone
 from safetensors.torch import load_file, save_file
 
 from tokenizer import LatentTokenizer, decode_file, encode_file
-from tokenizer.audio.source import write_audio
+from tokenizer.audio import write_audio
 from tokenizer.quantizers import QUANTIZERS, Quantizer, TensorSource, build_quantizer
 
 K, SIZE = 3, 16

@@ -7,7 +7,7 @@ from accelerate.state import AcceleratorState
 from models import RATE, make_autoencoder, make_tokenizer, tone
 from short_runs import LOOP, interrupt_at
 
-from tokenizer.audio.source import write_audio
+from tokenizer.audio import write_audio
 from tokenizer.training.adversarial import (
     AdversarialConfig,
     Adversary,

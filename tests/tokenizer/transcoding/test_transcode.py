@@ -7,7 +7,7 @@ import torch
 from models import CODEBOOKS, RATE, make_tokenizer, tone
 
 from tokenizer import CodeFileError
-from tokenizer.audio.source import write_audio
+from tokenizer.audio import write_audio
 from tokenizer.transcoding.files import (
     coded_size,
     decode_file,
@@ -91,7 +91,7 @@ def test_audio_that_wav_cannot_hold_is_refused_before_it_is_decoded(
     tokenizer, tmp_path, monkeypatch
 ):
     write_row(tmp_path / "a.ltk", tokenizer.encode_codes(tone(0.5), sampling_rate=RATE), tokenizer)
-    monkeypatch.setattr("tokenizer.audio.source._WAV_LIMIT", RATE // 2)
+    monkeypatch.setattr("tokenizer.audio.writing._WAV_LIMIT", RATE // 2)
     decode = tokenizer.decode_stream
     monkeypatch.setattr(tokenizer, "decode_stream", lambda *_: pytest.fail("It was decoded."))
     with pytest.raises(ValueError, match=r"4 GiB.*use \.flac"):

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tokenizer.audio.inputs import open_audio
+from tokenizer.audio import open_audio
 from tokenizer.evaluation.comparison.specs import bits
 from tokenizer.evaluation.metrics import code_use, si_sdr
 from tokenizer.model.core import DecoderName

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tokenizer.audio.source import write_audio
+from tokenizer.audio import write_audio
 from tokenizer.devices import device_of
 from tokenizer.evaluation.comparison.measures import MelReference, read
 from tokenizer.evaluation.metrics import code_use, si_sdr

@@ -1,0 +1,259 @@
+"""Audio at its own rate, from files and arrays: in blocks from the beginning, or any part of it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import soundfile
+from jaxtyping import Float32
+from torch import Tensor
+
+from tokenizer.audio.resampling import check_rate
+from tokenizer.audio.truncation import find_cut
+from tokenizer.errors import InputError, MissingFileError, StateError
+
+AUDIO_SUFFIXES = (
+    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".caf", ".w64",
+    ".rf64", ".au",
+)  # fmt: skip
+_READABLE = "WAV, FLAC, Ogg Vorbis, Opus, MP3, AIFF, CAF and what else libsndfile decodes"
+
+# Files and arrays are cut into the same blocks: both go through the same computations.
+BLOCK_LENGTH = 2**16
+
+# A file of a few bytes may claim to have 1,024 channels, and a block of those is a quarter of a
+# GiB. Raise the limit here if you have more.
+MAX_CHANNELS = 64
+
+# libsndfile misses the place by some samples where it seeks within the last page of an Ogg Vorbis
+# file. It is read from so many samples earlier instead; only pages of near silence are longer.
+_OGG_PAGE = 2**16
+
+
+class SignalInfo(NamedTuple):
+    """What is known of a signal before it is decoded.
+
+    Attributes:
+        sampling_rate: Hz.
+        num_channels: C.
+        num_samples: N; of a file what its header says, a guess for streams and some MP3 files.
+    """
+
+    sampling_rate: int
+    num_channels: int
+    num_samples: int
+
+
+@runtime_checkable
+class Signal(Protocol):
+    """Audio that can be read again and again, at its own rate.
+
+    Attributes:
+        name: For messages, such as the path.
+    """
+
+    name: str
+
+    def info(self) -> SignalInfo:
+        """Rate, channels and length.
+
+        Raises:
+            ValueError: If it cannot be read.
+        """
+        ...
+
+    def blocks(self) -> Iterator[Float32[np.ndarray, "C n"]]:
+        """Yields the whole signal, `BLOCK_LENGTH` samples at a time.
+
+        Raises:
+            ValueError: If it is damaged or cut off.
+        """
+        ...
+
+    def read(self, first: int, count: int) -> Float32[np.ndarray, "C n"]:
+        """Up to ``count`` samples from ``first`` on, without reading all that comes before.
+
+        Raises:
+            ValueError: If it is damaged.
+        """
+        ...
+
+
+class AudioFile:
+    """An audio file, or the bytes of one; nothing is opened before it is needed.
+
+    Args:
+        file: Path or content.
+        name: For messages. Default: the path.
+    """
+
+    def __init__(self, file: Path | bytes, name: str | None = None) -> None:
+        self._file, self.name = file, str(file) if name is None else name
+
+    def info(self) -> SignalInfo:
+        """See `Signal.info`."""
+        return self._info
+
+    def blocks(self) -> Iterator[Float32[np.ndarray, "C n"]]:
+        """See `Signal.blocks`."""
+        with self._open() as sound:
+            if (sound.samplerate, sound.channels) != self._info[:2]:
+                raise StateError(f"{self.name} was replaced by another file while it was in use.")
+            num_read = 0
+            while len(block := self._next(sound, BLOCK_LENGTH)):
+                num_read += len(block)
+                yield block.T
+        # Last: the caller has all samples before the damage by now.
+        file = self._file
+        with io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as stream:
+            cut = find_cut(stream, sound.format, self._info.num_samples, num_read)
+        if cut is not None:
+            raise InputError(f"{self.name} is cut off: {cut}. Copy it again.")
+
+    def read(self, first: int, count: int) -> Float32[np.ndarray, "C n"]:
+        """See `Signal.read`."""
+        with self._open() as sound:
+            first = min(first, sound.frames)
+            skip = 0
+            if sound.subtype == "VORBIS" and sound.frames - first < _OGG_PAGE:
+                skip = min(first, _OGG_PAGE)
+            try:
+                sound.seek(first - skip)
+            except soundfile.LibsndfileError as error:
+                raise self._damage(error) from error
+            return self._next(sound, skip + count)[skip:].T
+
+    @cached_property
+    def _info(self) -> SignalInfo:
+        file = self._file
+        if (len(file) if isinstance(file, bytes) else file.stat().st_size) == 0:
+            raise InputError(f"{self.name}: the file is empty (0 bytes).")
+        with self._open() as sound:
+            rate, num_channels, num_samples = sound.samplerate, sound.channels, sound.frames
+        if num_samples == 0:
+            raise InputError(f"{self.name} holds no samples.")
+        if num_channels > MAX_CHANNELS:
+            raise InputError(
+                f"{self.name} has {num_channels} channels; at most {MAX_CHANNELS} are read. Is its "
+                "header damaged?"
+            )
+        rate = check_rate(rate, f"sampling rate of {self.name}")
+        return SignalInfo(rate, num_channels, num_samples)
+
+    def _open(self) -> soundfile.SoundFile:
+        file = self._file
+        try:
+            return _Sound(io.BytesIO(file) if isinstance(file, bytes) else file)
+        except soundfile.LibsndfileError as error:
+            reason = error.error_string.rstrip(". ")
+        except TypeError:
+            # soundfile asks for a rate where it sees the suffix .raw.
+            reason = "a .raw file has no header that tells its rate and encoding"
+        if isinstance(file, Path):
+            # Not libsndfile's "System error" where access is denied, or the file is gone.
+            if not file.exists():
+                raise MissingFileError(f"No such file: {file}")
+            file.open("rb").close()
+        raise InputError(f"Cannot read {self.name} as audio: {reason}. Supported: {_READABLE}.")
+
+    def _next(self, sound: soundfile.SoundFile, count: int) -> np.ndarray:
+        try:
+            return sound.read(count, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise self._damage(error) from error
+
+    def _damage(self, error: soundfile.LibsndfileError) -> InputError:
+        reason = error.error_string.rstrip(". ")
+        return InputError(f"{self.name} is damaged or cut off: {reason}.")
+
+
+class _Sound(soundfile.SoundFile):
+    """A sound file that is only read forward, but for seeks of our own."""
+
+    def seekable(self) -> bool:
+        # Otherwise soundfile seeks to where it is after every read, and near the end of an Opus
+        # file libsndfile continues with wrong samples.
+        return False
+
+
+class ArraySignal:
+    """An array, tensor or nested list ``[N]`` or ``[C, N]`` of floats, int16, int32 or uint8.
+
+    It is not copied: leave it unchanged while it is in use.
+
+    Args:
+        value: The samples. Integers are scaled to [-1, 1).
+        sampling_rate: Hz; None raises an error that says how to give it.
+        where: Ends the name in messages.
+
+    Raises:
+        ValueError: If shape or type are impossible, there are no samples, or no rate.
+    """
+
+    def __init__(self, value: Any, sampling_rate: Any, where: str = "") -> None:
+        if isinstance(value, Tensor):
+            value = value.detach().cpu()
+            # NumPy has no bfloat16.
+            value = value.float() if value.is_floating_point() and value.itemsize < 4 else value
+        try:
+            array = np.asarray(value)
+        except ValueError as error:
+            raise InputError(f"The channels of the array differ in length{where}.") from error
+        self.name = f"array {list(array.shape)}{where}"
+        array = array[None] if array.ndim == 1 else array
+        if array.ndim != 2:
+            raise InputError(
+                f"{self.name} has {array.ndim} axes; expected [N] or [C, N]. Give several signals "
+                "as a list."
+            )
+        num_channels, num_samples = array.shape
+        if array.size == 0:
+            raise InputError(f"{self.name} holds no samples.")
+        # A surround clip may be shorter than it has channels; beyond 7.1 it is a transposed array.
+        if num_channels > MAX_CHANNELS or num_channels > max(num_samples, 8):
+            raise InputError(
+                f"{self.name} has {num_channels} channels of {num_samples} samples; expected "
+                "[C, N]. If time comes first, transpose it: array.T."
+            )
+        self._array = array
+        self.read(0, 0)  # Refuses other types before anything is read.
+        if sampling_rate is None:
+            raise InputError(
+                f"The sampling rate of {self.name} is not known: pass sampling_rate=, or "
+                '{"array": ..., "sampling_rate": ...}.'
+            )
+        rate = check_rate(sampling_rate, f"sampling rate of {self.name}")
+        self._info = SignalInfo(rate, num_channels, num_samples)
+
+    def info(self) -> SignalInfo:
+        """See `Signal.info`."""
+        return self._info
+
+    def blocks(self) -> Iterator[Float32[np.ndarray, "C n"]]:
+        """See `Signal.blocks`."""
+        for first in range(0, self._info.num_samples, BLOCK_LENGTH):
+            yield self.read(first, BLOCK_LENGTH)
+
+    def read(self, first: int, count: int) -> Float32[np.ndarray, "C n"]:
+        """See `Signal.read`."""
+        samples = self._array[:, first : first + count]
+        # libsndfile's scales, so that a file and its samples give the same floats.
+        match samples.dtype.name:
+            case "float16" | "float32" | "float64":
+                with np.errstate(over="ignore"):  # What float32 cannot hold is refused as infinite.
+                    return samples.astype(np.float32)
+            case "int16":
+                return samples.astype(np.float32) / np.float32(2**15)
+            case "int32":
+                return samples.astype(np.float32) / np.float32(2**31)
+            case "uint8":
+                return (samples.astype(np.float32) - np.float32(2**7)) / np.float32(2**7)
+        raise InputError(
+            f"{self.name} is of type {samples.dtype}: give floats, int16, int32 or uint8, whose "
+            "scales are known."
+        )
