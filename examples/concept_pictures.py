@@ -1,8 +1,8 @@
-"""Draws the pictures of docs/concepts.md, with the bundled model and the example clip.
+"""Draws the pictures of the documentation, with the bundled model and the example clip.
 
     python examples/concept_pictures.py --out docs/pictures
 
-Two are diagrams; the others show what the tokenizer does to one clip, and what it costs.
+Some are diagrams; the others show what the tokenizer does to one clip, and what it costs.
 """
 
 import argparse
@@ -85,34 +85,34 @@ def cells(x: int, y: int, colour: str) -> str:
 # Width, height, and what is drawn.
 PIPELINE = (
     900,
-    340,
+    286,
     [
-        waves(20, 105),
-        note(60, 165, "audio"),
-        arrow((108, 125), (138, 125)),
-        box(140, 105, 100, "encoder", BLUE),
-        arrow((240, 125), (283, 125)),
-        cells(290, 105, GREEN),
-        arrow((330, 98), (330, 62), both=True),
-        box(230, 18, 200, "diffusion transformer", PALE),
-        arrow((376, 125), (638, 125)),
-        note(392, 116, "latents", 14, "start"),
-        note(392, 143, "192 numbers, 100 times a second", 12, "start"),
-        box(640, 105, 130, "continuous\ndecoder", BLUE),
-        arrow((770, 125), (798, 125)),
-        waves(806, 105),
-        arrow((330, 150), (330, 203)),
-        box(280, 205, 100, "quantizer", BLUE),
-        arrow((380, 225), (413, 225)),
-        cells(420, 205, ORANGE),
-        arrow((460, 250), (460, 281), both=True),
-        box(360, 283, 200, "language model", PALE),
-        arrow((506, 225), (638, 225)),
-        note(516, 216, "codes", 14, "start"),
-        note(516, 243, "1 to 24 a frame", 12, "start"),
-        box(640, 205, 130, "finetuned\ndecoder", BLUE),
-        arrow((770, 225), (798, 225)),
-        waves(806, 205),
+        waves(20, 85),
+        note(60, 143, "audio"),
+        arrow((108, 105), (138, 105)),
+        box(140, 85, 100, "encoder", BLUE),
+        arrow((240, 105), (283, 105)),
+        cells(290, 85, GREEN),
+        arrow((330, 80), (330, 50), both=True),
+        box(230, 10, 200, "diffusion transformer", PALE, 36),
+        arrow((376, 105), (638, 105)),
+        note(392, 96, "latents", 14, "start"),
+        note(392, 123, "192 numbers, 100 times a second", 12, "start"),
+        box(640, 85, 130, "continuous\ndecoder", BLUE),
+        arrow((770, 105), (798, 105)),
+        waves(806, 85),
+        arrow((330, 130), (330, 163)),
+        box(280, 165, 100, "quantizer", BLUE),
+        arrow((380, 185), (413, 185)),
+        cells(420, 165, ORANGE),
+        arrow((460, 210), (460, 238), both=True),
+        box(360, 240, 200, "language model", PALE, 36),
+        arrow((506, 185), (638, 185)),
+        note(516, 176, "codes", 14, "start"),
+        note(516, 203, "1 to 24 a frame", 12, "start"),
+        box(640, 165, 130, "finetuned\ndecoder", BLUE),
+        arrow((770, 185), (798, 185)),
+        waves(806, 165),
     ],
 )
 STAGES = (
@@ -138,6 +138,93 @@ STAGES = (
         note(310, 240, "blue: trained in this stage · grey: frozen"),
     ],
 )
+
+
+# The rooms of each package, from what people run down to what needs nothing else.
+PACKAGES = {
+    "tokenizer": (
+        (20, 420, BLUE),
+        ("cli", "benchmarks"),
+        ("app", "evaluation"),
+        ("training", "export", "transcoding"),
+        ("model", "codefile"),
+        ("autoencoders", "quantizers"),
+        ("networks", "audio"),
+    ),
+    "generative": (
+        (470, 250, GREEN),
+        ("cli", "benchmarks"),
+        ("evaluation",),
+        ("runs",),
+        ("diffusion", "language_model"),
+        ("training",),
+        ("conditioning", "protocol"),
+    ),
+    "datasets_scripts": (
+        (750, 210, ORANGE),
+        ("cli", "benchmarks"),
+        ("preparation",),
+        ("dataset", "corpora"),
+        ("sources",),
+    ),
+}
+
+
+def rooms() -> list[str]:
+    """The three packages side by side, a row of rooms on another."""
+    parts = [
+        box(20, 316, 940, "errors · command · saving · devices", PALE, 30),
+        note(490, 370, "A room imports only from rooms below it or to its right."),
+    ]
+    for package, ((left, width, colour), *rows) in PACKAGES.items():
+        parts.append(note(left + width // 2, 30, package, 15))
+        for down, names in enumerate(rows):
+            wide = (width - 8 * (len(names) - 1)) // len(names)
+            for right, name in enumerate(names):
+                parts.append(box(left + right * (wide + 8), 44 + 45 * down, wide, name, colour, 36))
+    return parts
+
+
+def step(x: int, y: int, name: str, caption: str = "") -> list[str]:
+    """A room that the one above it calls, and what it gives."""
+    parts = [arrow((x, y - 35), (x, y - 2)), box(x - 65, y, 130, name, BLUE)]
+    return [*parts, *(note(x, y + 60 + 16 * i, t) for i, t in enumerate(caption.split("\n")))]
+
+
+WALK_ENCODE = (
+    900,
+    260,
+    [
+        box(20, 15, 860, "model", BLUE),
+        *step(150, 90, "audio", "1 samples at the model's rate,\nblock by block"),
+        *step(450, 90, "autoencoders"),
+        *step(450, 165, "networks", "2 latents, in blocks of frames"),
+        *step(750, 90, "quantizers", "3 codes of the latents"),
+    ],
+)
+WALK_TRAIN = (
+    900,
+    340,
+    [
+        box(20, 15, 860, "cli", BLUE),
+        arrow((340, 55), (340, 88)),
+        box(20, 90, 640, "training", BLUE),
+        *step(125, 165, "audio", "1 crops of the clips"),
+        *step(340, 165, "autoencoders"),
+        *step(340, 240, "networks", "2 latents, audio, and the spectra\nthat losses compare"),
+        *step(555, 165, "saving", "3 checkpoints"),
+        *step(770, 90, "model", "4 the finished tokenizer"),
+    ],
+)
+
+
+DIAGRAMS = {
+    "pipeline": PIPELINE,
+    "stages": STAGES,
+    "rooms": (980, 385, rooms()),
+    "walk-encode": WALK_ENCODE,
+    "walk-train": WALK_TRAIN,
+}
 
 
 def draw_diagram(path: Path, width: int, height: int, elements: list[str]) -> None:
@@ -261,8 +348,8 @@ def main() -> None:
     rate = tokenizer.sampling_rate
     clip = open_audio(EXAMPLE, target_rate=rate).read()[:1, : 4 * rate]
     with mpl.rc_context(STYLE):
-        draw_diagram(options.out / "pipeline.svg", *PIPELINE)
-        draw_diagram(options.out / "stages.svg", *STAGES)
+        for name, diagram in DIAGRAMS.items():
+            draw_diagram(options.out / f"{name}.svg", *diagram)
         draw_clip(options.out / "clip.png", tokenizer, clip[:, : 2 * rate])
         draw_residual(options.out / "residual.svg")
         draw_rate(options.out / "rate.svg", tokenizer, clip)
