@@ -29,7 +29,7 @@ def test_the_papers_experiments_run(tokenizer, tmp_path, monkeypatch, capsys):
         folder.mkdir()
         for seed in range(3):
             write_audio(folder / f"{seed}.wav", tone(seconds, seed=seed), RATE)
-    monkeypatch.setattr(DecoderTask, "validate", lambda _: {})
+    monkeypatch.setattr(DecoderTask, "validate", lambda *_: {})
     make_tokenizer(standardization="channel").save_pretrained(tmp_path / "e2e")
     command = ["paper_experiments.py", *audio, "--out", tmp_path / "out", "--models"]
     command += [f"noisy={model}", f"plain={model}", "--e2e", f"E2E (1)={tmp_path / 'e2e'}"]

@@ -40,7 +40,12 @@ from tokenizer.codefile.header import CRC, PREFIX, RECORD
 from tokenizer.evaluation.comparison import read_comparison
 from tokenizer.evaluation.comparison.specs import parse_spec
 from tokenizer.model.latent_tokenizer import LatentTokenizer
-from tokenizer.training.state import State, WeightAverage, load_checkpoint, make_optimizer
+from tokenizer.training.checkpoint import (
+    TrainingState,
+    WeightAverage,
+    load_checkpoint,
+    make_optimizer,
+)
 from tokenizer.transcoding.files import describe
 
 # OSError: what the system refuses, such as a name that is too long. RecursionError is a
@@ -191,7 +196,7 @@ def read_dataset_manifest(data: bytes) -> None:
 def read_training_state(data: bytes) -> None:
     """``state.json`` of a checkpoint of training."""
     module = torch.nn.Linear(2, 2)
-    state = State(module, make_optimizer(module, 1e-3, 0.0), WeightAverage(module, 0.9))
+    state = TrainingState(module, make_optimizer(module, 1e-3, 0.0), WeightAverage(module, 0.9))
     weights = save_tensors({k: v.clone() for k, v in module.state_dict().items()})
     files = {"module__safetensors": weights, "average__safetensors": weights}
     with folder_with(state__json=data, optimizer__safetensors=save_tensors({}), **files) as folder:

@@ -1,9 +1,11 @@
-"""Settings of short training runs, and a way to interrupt them."""
+"""Settings of short training runs, their logs, and a way to interrupt them."""
 
-from tokenizer.training import loop as loop_module
-from tokenizer.training.loop import LoopConfig
+import json
+from pathlib import Path
 
-LOOP = LoopConfig(
+from tokenizer.training import CropTrainingConfig, Trainer
+
+LOOP = CropTrainingConfig(
     steps=12,
     batch_size=2,
     crop_seconds=0.25,
@@ -17,12 +19,16 @@ LOOP = LoopConfig(
 
 def interrupt_at(monkeypatch, step: int) -> None:
     """Makes the next run raise, as a kill would, after a checkpoint at ``step``."""
-    real, saved = loop_module.save_checkpoint, []
+    real = Trainer.save
 
-    def save(folder, state, config):
-        real(folder, state, config)
-        saved.append(state.step)
-        if state.step >= step:
+    def save(self) -> None:
+        real(self)
+        if self.state.step >= step:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop_module, "save_checkpoint", save)
+    monkeypatch.setattr(Trainer, "save", save)
+
+
+def read_log(out: Path) -> list[dict]:
+    """The lines of a run's log."""
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]

@@ -8,19 +8,19 @@ from pathlib import Path
 
 from models import make_autoencoder, make_tokenizer
 
-from tokenizer.training import data
+from tokenizer.training import CropTrainingConfig, crops
+from tokenizer.training.augmentation import Augmentation
 from tokenizer.training.autoencoder import ReconstructionConfig, train_autoencoder
-from tokenizer.training.data import Augmentation, scan
+from tokenizer.training.clips import scan
 from tokenizer.training.decoder import FinetuneConfig, finetune_decoder
-from tokenizer.training.loop import LoopConfig
 
 
-def train_stages(audio: Path, out: Path, crops: int) -> None:
+def train_stages(audio: Path, out: Path, batch_size: int) -> None:
     """Both, into folders of their own."""
     clips = scan(audio)
-    loop = LoopConfig(
+    loop = CropTrainingConfig(
         steps=6,
-        batch_size=crops,
+        batch_size=batch_size,
         crop_seconds=0.25,
         learning_rate=1e-3,
         warmup_steps=2,
@@ -43,5 +43,5 @@ def train_stages(audio: Path, out: Path, crops: int) -> None:
 
 if __name__ == "__main__":
     # As tests/conftest.py has it.
-    data.HELD_OUT_CROPS = 2
+    crops.HELD_OUT_CROPS = 2
     train_stages(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

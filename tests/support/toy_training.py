@@ -1,5 +1,5 @@
-"""A model of a few numbers, and a task without data, to try the training loop on; runs by itself
-in several processes: ``toy_training.py OUT STEPS``.
+"""A model of a few numbers, and a task without data, to try the trainer on; runs by itself in
+several processes: ``toy_training.py OUT STEPS``.
 """
 
 from __future__ import annotations
@@ -8,16 +8,15 @@ import sys
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from generative.training.training import train
-from generative.training.training_config import TrainingConfig
+from tokenizer.training import RunLog, Task, Trainer, TrainingConfig
 
 CONFIG = TrainingConfig(
     steps=8,
+    batch_size=2,
     learning_rate=0.1,
     warmup_steps=3,
     gradient_clip=1e9,
@@ -32,77 +31,76 @@ CONFIG = TrainingConfig(
 class ToyModel(nn.Module):
     """Learns the mean of what it sees; a second weight learns noise, so that all draws count."""
 
-    column, labels = "codes", ()
-
-    def __init__(self, nan_at: Collection[int] = (), kill: tuple[type, int] | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.weight, self.other = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2))
-        self.nan_at, self.kill, self.calls = nan_at, kill, 0
 
-    def training_loss(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
-        if self.kill is not None and self.training and self.calls >= self.kill[1]:
-            raise self.kill[0]
-        loss = (self.weight - batch["values"]).square().mean()
-        if self.training and self.calls in self.nan_at:
-            loss = loss * float("nan")
-        if self.training:
-            self.calls += 1
-            # One draw from each source of randomness.
-            noise = torch.randn(2, generator=generator) + torch.rand(2)
-            loss = loss + 0.0 * self.other.sum()
-            if generator.initial_seed() and not torch.distributed.is_initialized():
-                loss = loss + (self.other - noise).square().mean()
-        return {"loss": loss}
-
-    def generate_rows(self, request: Any, generator: torch.Generator) -> list[dict[str, Any]]:
-        raise NotImplementedError
-
-    def save_pretrained(self, save_directory: str | Path) -> None:
-        raise NotImplementedError
+    def forward(self, values: Tensor, noise: Tensor | None = None) -> Tensor:
+        loss = (self.weight - values).square().mean() + 0.0 * self.other.sum()
+        return loss if noise is None else loss + (self.other - noise).square().mean()
 
 
-class ToyTask:
-    """Batch number i of the whole run is the same however many processes share them."""
+class ToyTask(Task):
+    """Batch number i of the whole run is the same however many processes share them.
 
-    def __init__(self, rows: int = 2) -> None:
-        self.rows = rows
+    Args:
+        rows: Values per batch.
+        noise: Whether to draw from each source of randomness.
+        nan_at: Batches whose loss is NaN.
+        kill_at: Batch at which the process "dies", of a KeyboardInterrupt.
+    """
+
+    def __init__(
+        self,
+        rows: int = 2,
+        *,
+        noise: bool = True,
+        nan_at: Collection[int] = (),
+        kill_at: int | None = None,
+    ) -> None:
+        self.module, self.rows, self.noise = ToyModel(), rows, noise
+        self.nan_at, self.kill_at = nan_at, kill_at
 
     def batches(self, first: int, rank: int, world_size: int) -> Iterator[dict[str, Tensor]]:
         step = first
-        while True:
+        while step != self.kill_at:
             number = step * world_size + rank
             rows = torch.arange(number * self.rows, (number + 1) * self.rows)
             values = torch.stack([torch.sin(rows * k + 1.0) + k for k in range(3)], dim=-1)
-            yield {"values": values, "mask": torch.ones(self.rows, 1, dtype=torch.bool)}
+            yield {"values": values * (float("nan") if step in self.nan_at else 1.0)}
             step += 1
+        raise KeyboardInterrupt
 
-    def validation(self) -> Iterator[dict[str, Tensor]]:
-        yield {"values": torch.ones(2, 3), "mask": torch.ones(2, 1, dtype=torch.bool)}
+    def losses(
+        self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        noise = torch.randn(2, generator=generator) + torch.rand(2) if self.noise else None
+        return {"loss": module(batch["values"], noise)}
 
-    def show(self, model: Any, step: int, folder: Path, log: Any) -> None:
-        del model, step, log
-        folder.mkdir(parents=True, exist_ok=True)
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        assert not module.training
+        return {"loss": float(module(torch.ones(2, 3)))}
+
+    def show(self, step: int, folder: Path, log: RunLog) -> None:
+        del step, log
+        assert not self.module.training
+        folder.mkdir(parents=True)
 
 
 def toy_train(
-    out: Path,
-    config: TrainingConfig,
-    *,
-    rows: int = 2,
-    nan_at: Collection[int] = (),
-    kill: tuple[type, int] | None = None,
+    out: Path, config: TrainingConfig = CONFIG, task: ToyTask | None = None, **description: str
 ) -> ToyModel:
-    return train(
-        lambda: ToyModel(nan_at, kill), ToyTask(rows), config, out, description={}, progress=False
-    )
+    """Runs a task; returns its model, with the averaged weights."""
+    task = task or ToyTask()
+    Trainer(task, config, out, description=description, progress=False).run()
+    return task.module
 
 
 if __name__ == "__main__":
-    # All steps are planned from the start, as the schedule depends on them.
-    whole = replace(CONFIG, steps=6, checkpoint_every=2)
-    if int(sys.argv[2]) < 6:
-        try:
-            toy_train(Path(sys.argv[1]), whole, kill=(SystemExit, int(sys.argv[2])))
-        except SystemExit:
-            sys.exit(0)
-    toy_train(Path(sys.argv[1]), whole)
+    # The schedule depends on the number of all steps, so the first of two parts is "killed".
+    stop = int(sys.argv[2])
+    config = replace(CONFIG, steps=6, checkpoint_every=2)
+    try:
+        toy_train(Path(sys.argv[1]), config, ToyTask(noise=False, kill_at=stop))
+    except KeyboardInterrupt:
+        assert stop < 6

@@ -35,6 +35,10 @@ MAX_CHANNELS = 64
 _OGG_PAGE = 2**16
 
 
+class NoSamplesError(InputError):
+    """An audio file is whole, but has a length of zero."""
+
+
 class SignalInfo(NamedTuple):
     """What is known of a signal before it is decoded.
 
@@ -136,7 +140,7 @@ class AudioFile:
         with self._open() as sound:
             rate, num_channels, num_samples = sound.samplerate, sound.channels, sound.frames
         if num_samples == 0:
-            raise InputError(f"{self.name} holds no samples.")
+            raise NoSamplesError(f"{self.name} holds no samples.")
         if num_channels > MAX_CHANNELS:
             raise InputError(
                 f"{self.name} has {num_channels} channels; at most {MAX_CHANNELS} are read. Is its "
@@ -213,7 +217,7 @@ class ArraySignal:
             )
         num_channels, num_samples = array.shape
         if array.size == 0:
-            raise InputError(f"{self.name} holds no samples.")
+            raise NoSamplesError(f"{self.name} holds no samples.")
         # A surround clip may be shorter than it has channels; beyond 7.1 it is a transposed array.
         if num_channels > MAX_CHANNELS or num_channels > max(num_samples, 8):
             raise InputError(

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from tokenizer._clash import check_clash
 from tokenizer.cli import coding, judging, showing, training
+from tokenizer.cli.options import expand_config
 from tokenizer.command import run_command
 
 
@@ -42,10 +43,10 @@ def _errors_told_once() -> Iterator[None]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; see `run_command` for the exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
 
     def command() -> None:
-        options = _parser(given[0] if given else None).parse_args(given)
+        words = expand_config(sys.argv[1:] if arguments is None else arguments)
+        options = _parser(words[0] if words else None).parse_args(words)
         # Here too: when another `tokenizer` overwrote our __init__.py, only this file is left to
         # explain it.
         check_clash()

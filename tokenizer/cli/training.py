@@ -7,7 +7,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenizer.cli.options import add_device, add_fields, take
+from tokenizer.cli.options import (
+    add_config,
+    add_device,
+    add_fields,
+    field_help,
+    first_sentence,
+    take,
+)
 from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,15 +55,13 @@ def _train(options: argparse.Namespace) -> None:
     from tokenizer.model.latent_tokenizer import LatentTokenizer
     from tokenizer.model.loading import load_for_fitting, load_tokenizer
     from tokenizer.training.adversarial import AdversarialConfig
-    from tokenizer.training.autoencoder import (
-        ReconstructionConfig,
-        mix_weights,
-        train_autoencoder,
-    )
-    from tokenizer.training.data import Augmentation, scan
-    from tokenizer.training.loop import LoopConfig
+    from tokenizer.training.augmentation import Augmentation
+    from tokenizer.training.autoencoder import mix_weights, train_autoencoder
+    from tokenizer.training.clips import scan
+    from tokenizer.training.config import CropTrainingConfig
+    from tokenizer.training.reconstruction import ReconstructionConfig
 
-    loop = take(LoopConfig, options)
+    loop = take(CropTrainingConfig, options)
     sizes = PRESETS[options.preset] | {
         f.name: getattr(options, f.name)
         for f in fields(LappedConfig)
@@ -108,13 +113,13 @@ def _fit(options: argparse.Namespace) -> None:
     from tokenizer.devices import device_of
     from tokenizer.evaluation.comparison.specs import QuantizerSpec, parse_spec
     from tokenizer.model.loading import load_for_fitting
-    from tokenizer.training.data import scan
+    from tokenizer.training.clips import scan
     from tokenizer.training.quantizer import FitConfig, fit_quantizer
 
     spec = parse_spec(options.quantizer)
-    said = {name: getattr(options, name) for name in _SHORTHANDS}
-    said = {name: value for name, value in said.items() if value is not None}
-    spec = QuantizerSpec(spec.kind, {**said, **spec.options})
+    shorthands = {name: getattr(options, name) for name in _SHORTHANDS}
+    shorthands = {name: value for name, value in shorthands.items() if value is not None}
+    spec = QuantizerSpec(spec.kind, {**shorthands, **spec.options})
     device = device_of(options.device)
     tokenizer = load_for_fitting(options.model).to(device)  # pyright: ignore[reportArgumentType]
     quantizer = spec.build(
@@ -134,14 +139,15 @@ def _fit(options: argparse.Namespace) -> None:
 def _finetune(options: argparse.Namespace) -> None:
     from tokenizer.model.loading import load_tokenizer
     from tokenizer.training.adversarial import AdversarialConfig
-    from tokenizer.training.autoencoder import ReconstructionConfig
-    from tokenizer.training.data import Augmentation, scan
+    from tokenizer.training.augmentation import Augmentation
+    from tokenizer.training.clips import scan
+    from tokenizer.training.config import CropTrainingConfig
     from tokenizer.training.decoder import FinetuneConfig, finetune_decoder
     from tokenizer.training.detail import add_detail
-    from tokenizer.training.loop import LoopConfig
+    from tokenizer.training.reconstruction import ReconstructionConfig
 
     tokenizer, clips = load_tokenizer(options.model), scan(options.audio)
-    loop, finetune = take(LoopConfig, options), take(FinetuneConfig, options)
+    loop, finetune = take(CropTrainingConfig, options), take(FinetuneConfig, options)
     if options.detail_dim:
         if finetune.decoder != "continuous":
             raise InputError("--detail-dim needs --decoder continuous, which has to learn it.")
@@ -162,7 +168,7 @@ def _finetune(options: argparse.Namespace) -> None:
 
 def _deliver(tokenizer: LatentTokenizer, out: Path, *, report: bool = False) -> None:
     """Saves what all processes have, once."""
-    from tokenizer.training.loop import is_main_process
+    from tokenizer.training.processes import is_main_process
 
     if not is_main_process():
         return
@@ -173,102 +179,190 @@ def _deliver(tokenizer: LatentTokenizer, out: Path, *, report: bool = False) -> 
     print(f"{what}: {out / 'model'}")
 
 
-def _training_options(parser: argparse.ArgumentParser, learning_rate: float) -> None:
+# What `--help` shows of each group of settings; all are in docs/howto/train.md.
+_SHOWN = {
+    "CropTrainingConfig": (
+        "steps",
+        "batch_size",
+        "crop_seconds",
+        "learning_rate",
+        "mixed_precision",
+        "num_workers",
+        "seed",
+    ),
+    "ReconstructionConfig": ("mel_weight", "waveform_weight", "energy_weight", "noise_range"),
+    "AdversarialConfig": ("adversarial_weight", "feature_weight"),
+    "Augmentation": (),
+    "BottleneckConfig": ("codebooks", "codebook_size"),
+    "LappedConfig": ("sampling_rate", "hop_length", "latent_dim"),
+}
+
+
+def _add(parser: argparse.ArgumentParser, config: type, title: str, **defaults: Any) -> None:
+    add_fields(parser, config, title=title, shown=_SHOWN[config.__name__], **defaults)
+
+
+def _command(commands: Any, name: str, text: str, model: str | None = None) -> Any:
+    """A command on audio, with the options that all three have."""
+    words = "AUDIO" if model is None else "MODEL AUDIO"
+    parser = commands.add_parser(
+        name,
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.",
+        usage=f"latok {name} {words} --out FOLDER [options]",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=26, width=100),
+    )
+    if model is not None:
+        parser.add_argument("model", metavar="MODEL", help=model)
+    parser.add_argument(
+        "audio", metavar="AUDIO", help="folder of audio, saved dataset, or dataset:NAME"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="folder of the run; an earlier run in it is resumed",
+    )
+    add_config(parser)
+    return parser
+
+
+def _add_training(parser: argparse.ArgumentParser, learning_rate: float) -> None:
     from tokenizer.training.adversarial import AdversarialConfig
-    from tokenizer.training.autoencoder import ReconstructionConfig
-    from tokenizer.training.data import Augmentation
-    from tokenizer.training.loop import LoopConfig
+    from tokenizer.training.augmentation import Augmentation
+    from tokenizer.training.config import CropTrainingConfig
+    from tokenizer.training.reconstruction import ReconstructionConfig
 
     parser.add_argument(
-        "--out", type=Path, required=True, help="folder of the run; resumes if it exists"
+        "--held-out",
+        type=int,
+        default=16,
+        metavar="N",
+        help="clips kept for validation; default: 16",
     )
-    parser.add_argument("--held-out", type=int, default=16, help="clips kept for validation")
-    add_fields(parser, LoopConfig, steps=6000, learning_rate=learning_rate)
-    add_fields(parser, ReconstructionConfig)
-    add_fields(parser, AdversarialConfig)
-    add_fields(parser, Augmentation)
+    _add(parser, CropTrainingConfig, "training", steps=6000, learning_rate=learning_rate)
+    _add(parser, ReconstructionConfig, "losses")
+    _add(parser, AdversarialConfig, "discriminators")
+    _add(parser, Augmentation, "augmentation of the crops")
 
 
 def register(commands: Any, command: str | None) -> None:
     """Adds the commands' parsers; options that need torch only to the ``command`` asked for."""
-    p = commands.add_parser("train", help="stage 1: train an autoencoder")
-    p.set_defaults(run=_train)
-    p.add_argument("audio", help="folder of audio, saved dataset, or dataset:NAME")
+    parser = _command(commands, "train", "stage 1: train an autoencoder")
+    parser.set_defaults(run=_train)
     if command == "train":
-        from tokenizer.autoencoders.lapped.model import LappedConfig
-        from tokenizer.training.bottlenecks import BOTTLENECKS, BottleneckConfig
-
-        p.add_argument("--init", help="tokenizer of the same sizes to start from")
-        p.add_argument(
-            "--init-share",
-            type=float,
-            default=0.0,
-            metavar="SHARE",
-            help="deliver weights that are by this share --init's and else the trained ones",
-        )
-        p.add_argument("--preset", choices=sorted(PRESETS), default="base", help="default: base")
-        group = p.add_argument_group("sizes (default: the preset's)")
-        for field in fields(LappedConfig):
-            name = "--" + field.name.replace("_", "-")
-            if isinstance(field.default, bool):
-                group.add_argument(name, action=argparse.BooleanOptionalAction, default=None)
-            else:
-                number = float if isinstance(field.default, float) else int
-                group.add_argument(name, type=number)
-        _training_options(p, learning_rate=1e-3)
-        p.add_argument(
-            "--bottleneck",
-            choices=BOTTLENECKS,
-            help="train a quantizer with the autoencoder (end to end) in place of latent noise",
-        )
-        p.add_argument(
-            "--init-quantizer",
-            metavar="MODEL",
-            help="tokenizer whose codebooks the bottleneck begins with; default: fitted anew",
-        )
-        add_fields(p, BottleneckConfig)
-
-    p = commands.add_parser("fit", help="stage 2: fit a quantizer to the latents")
-    p.set_defaults(run=_fit)
-    p.add_argument("model", help="tokenizer, or a DAC, EnCodec or Oobleck checkpoint")
-    p.add_argument("audio", help="folder of audio, saved dataset, or dataset:NAME")
+        _train_options(parser)
+    parser = _command(
+        commands,
+        "fit",
+        "stage 2: fit a quantizer to the latents",
+        "tokenizer, or a DAC, EnCodec or Oobleck checkpoint",
+    )
+    parser.set_defaults(run=_fit)
     if command == "fit":
-        from tokenizer.training.quantizer import FitConfig
-
-        p.add_argument("--out", type=Path, required=True)
-        p.add_argument(
-            "--quantizer",
-            default="rvq",
-            metavar="KIND[:OPTION=VALUE,...]",
-            help="as for latok compare, e.g. rfsq:levels=[8,5,5,5]; docs/quantizers.md lists them; "
-            "default: rvq",
-        )
-        p.add_argument("--codebooks", type=int, default=24, help="default: 24")
-        p.add_argument("--codebook-size", type=int, default=1024, help="default: 1024")
-        group = p.add_argument_group("options of the quantizer (default: its own)")
-        group.add_argument(
-            "--standardization",
-            choices=("none", "scalar", "channel", "whiten", "decoder"),
-            help="of rvq",
-        )
-        group.add_argument("--beam-width", type=int, help="hypotheses kept; 1 is greedy")
-        group.add_argument("--max-points", type=int, help="latents held in memory")
-        group.add_argument("--iterations", type=int, help="of k-means, per codebook")
-        add_device(p)
-        add_fields(p, FitConfig)
-
-    p = commands.add_parser("finetune", help="stage 3: finetune a decoder on quantized latents")
-    p.set_defaults(run=_finetune)
-    p.add_argument("model", help="fitted tokenizer")
-    p.add_argument("audio", help="folder of audio, saved dataset, or dataset:NAME")
+        _fit_options(parser)
+    parser = _command(
+        commands, "finetune", "stage 3: finetune a decoder on quantized latents", "fitted tokenizer"
+    )
+    parser.set_defaults(run=_finetune)
     if command == "finetune":
-        from tokenizer.training.decoder import FinetuneConfig
+        _finetune_options(parser)
 
-        p.add_argument(
-            "--detail-dim",
-            type=int,
-            default=0,
-            help="first add so many latents that codes leave out (with --decoder continuous)",
-        )
-        _training_options(p, learning_rate=4e-4)
-        add_fields(p, FinetuneConfig)
+
+def _train_options(parser: argparse.ArgumentParser) -> None:
+    from tokenizer.autoencoders.lapped.model import LappedConfig
+    from tokenizer.training.bottlenecks import BOTTLENECKS, BottleneckConfig
+
+    parser.add_argument(
+        "--preset", choices=sorted(PRESETS), default="base", help="sizes; default: base"
+    )
+    parser.add_argument(
+        "--init", metavar="MODEL", help="tokenizer of the same sizes to start from; default: none"
+    )
+    parser.add_argument(
+        "--init-share",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        # "deliver weights that are by this share --init's and else the trained ones"
+        help=argparse.SUPPRESS,
+    )
+    group = parser.add_argument_group("sizes (default: the preset's)")
+    texts = field_help(LappedConfig)
+    for field in fields(LappedConfig):
+        name = "--" + field.name.replace("_", "-")
+        text = first_sentence(texts[field.name]).replace("%", "%%")
+        if field.name not in _SHOWN["LappedConfig"]:
+            text = argparse.SUPPRESS
+        if isinstance(field.default, bool):
+            group.add_argument(name, action=argparse.BooleanOptionalAction, default=None, help=text)
+        else:
+            number = float if isinstance(field.default, float) else int
+            group.add_argument(name, type=number, metavar="N", help=text)
+    _add_training(parser, learning_rate=1e-3)
+    parser.add_argument(
+        "--bottleneck",
+        choices=BOTTLENECKS,
+        metavar="KIND",
+        help="train a quantizer with the autoencoder, in place of latent noise: "
+        f"{', '.join(BOTTLENECKS)}; default: none",
+    )
+    parser.add_argument("--init-quantizer", metavar="MODEL", help=argparse.SUPPRESS)
+    _add(parser, BottleneckConfig, "quantizer, with --bottleneck")
+
+
+def _fit_options(parser: argparse.ArgumentParser) -> None:
+    from tokenizer.training.quantizer import FitConfig
+
+    parser.add_argument(
+        "--quantizer",
+        default="rvq",
+        metavar="KIND[:OPTION=VALUE,...]",
+        help="as for latok compare, e.g. rfsq:levels=[8,5,5,5]; docs/quantizers.md lists them; "
+        "default: rvq",
+    )
+    parser.add_argument(
+        "--codebooks", type=int, default=24, metavar="N", help="number of codebooks; default: 24"
+    )
+    parser.add_argument(
+        "--codebook-size",
+        type=int,
+        default=1024,
+        metavar="N",
+        help="entries of a codebook; default: 1024",
+    )
+    group = parser.add_argument_group("options of the quantizer (default: its own)")
+    group.add_argument(
+        "--standardization",
+        choices=("none", "scalar", "channel", "whiten", "decoder"),
+        help="how rvq scales latents before it measures distances",
+    )
+    group.add_argument(
+        "--beam-width",
+        type=int,
+        metavar="N",
+        help="hypotheses that the search for codes keeps; 1 is greedy",
+    )
+    group.add_argument(
+        "--max-points", type=int, metavar="N", help="most latents that are held in memory"
+    )
+    group.add_argument(
+        "--iterations", type=int, metavar="N", help="iterations of k-means, per codebook"
+    )
+    add_device(parser)
+    add_fields(parser, FitConfig, title="latents")
+
+
+def _finetune_options(parser: argparse.ArgumentParser) -> None:
+    from tokenizer.training.decoder import FinetuneConfig
+
+    add_fields(parser, FinetuneConfig, title="decoder")
+    parser.add_argument(
+        "--detail-dim",
+        type=int,
+        default=0,
+        metavar="N",
+        help="latents to add that codes leave out, with --decoder continuous; default: 0",
+    )
+    _add_training(parser, learning_rate=4e-4)

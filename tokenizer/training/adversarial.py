@@ -9,12 +9,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tokenizer.errors import InputError
+from tokenizer.training.config import check_fields
 from tokenizer.training.discriminators import Discriminators
 
 
 @dataclass(frozen=True)
 class AdversarialConfig:
-    """How much discriminators have a say.
+    """How much weight discriminators have.
 
     Weights are shares of the gradient, not factors of losses: at the reconstruction, each term's
     gradient is rescaled to ``weight`` times the norm of the reconstruction losses' gradient. So
@@ -22,11 +23,12 @@ class AdversarialConfig:
     2022, "High Fidelity Neural Audio Compression").
 
     Attributes:
-        adversarial_weight: Of the adversarial loss; 0 trains without discriminators.
-        feature_weight: Of the feature matching loss.
-        adversarial_start: Steps before the discriminators come in.
-        discriminator_channels: Their width; 32 is the published size (about 43 million parameters).
-        discriminator_rate: Their learning rate over the model's.
+        adversarial_weight: Weight of the adversarial loss; 0 trains without discriminators.
+        feature_weight: Weight of the feature matching loss.
+        adversarial_start: Steps before the discriminators are used.
+        discriminator_channels: Width of the discriminators; 32 is the published size (about 43
+            million parameters).
+        discriminator_rate: Learning rate of the discriminators over the model's.
     """
 
     adversarial_weight: float = 0.0
@@ -36,6 +38,7 @@ class AdversarialConfig:
     discriminator_rate: float = 0.5
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if min(self.adversarial_weight, self.feature_weight, self.adversarial_start) < 0:
             raise InputError(f"Adversarial weights and start must not be negative: {self}.")
         if self.discriminator_channels < 1 or self.discriminator_rate <= 0:
@@ -102,7 +105,7 @@ class Adversary(nn.Module):
 
     Args:
         config: Weights and sizes.
-        mixed_precision: As in `tokenizer.training.loop.LoopConfig`; "no" or "bf16".
+        mixed_precision: As in `tokenizer.training.config.TrainingConfig`; "no" or "bf16".
     """
 
     def __init__(self, config: AdversarialConfig, mixed_precision: str) -> None:
@@ -114,7 +117,7 @@ class Adversary(nn.Module):
             )
         self.config, self.mixed = config, mixed_precision == "bf16"
         self.discriminators = Discriminators(channels=config.discriminator_channels)
-        # Counted here, so that a resumed run knows.
+        # Steps of the run, counted by the trainer: a buffer, so that checkpoints keep it.
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.steps: Tensor
 
@@ -135,8 +138,7 @@ class Adversary(nn.Module):
             The losses with the balanced ``"loss"``, the ``"discriminator"`` loss, which only the
             discriminators minimise, and ``"adversarial"`` and ``"features"`` for the log.
         """
-        self.steps += 1
-        if int(self.steps) <= self.config.adversarial_start:
+        if int(self.steps) < self.config.adversarial_start:
             return losses
         with torch.autocast(estimate.device.type, torch.bfloat16, enabled=self.mixed):
             real = self.discriminators(target)

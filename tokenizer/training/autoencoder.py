@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -12,98 +11,30 @@ from torch import Tensor, nn
 
 from tokenizer.autoencoders.lapped.model import LappedAutoencoder
 from tokenizer.autoencoders.lapped.paths import LevelStatistics, log_magnitudes
-from tokenizer.errors import InputError
 from tokenizer.networks.spectral import mdct
+from tokenizer.saving import whole_folder
 from tokenizer.training.adversarial import AdversarialConfig, Adversary, make_adversary
-from tokenizer.training.data import (
-    Augmentation,
-    Clip,
-    CropDataset,
-    crop_batches,
-    crop_datasets,
-    identity,
+from tokenizer.training.augmentation import Augmentation
+from tokenizer.training.checkpoint import weights_digest
+from tokenizer.training.clips import Clip
+from tokenizer.training.config import CropTrainingConfig
+from tokenizer.training.crops import CropDataset, crop_datasets
+from tokenizer.training.noise import item_noise
+from tokenizer.training.reconstruction import (
+    Reconstruction,
+    ReconstructionConfig,
+    ReconstructionTask,
+    describe_run,
 )
-from tokenizer.training.loop import LoopConfig, item_generators, num_processes, run
-from tokenizer.training.losses import (
-    MEL_WINDOWS,
-    MelDistance,
-    band_energy_distance,
-    waveform_distortion,
-)
-from tokenizer.training.state import weights_digest
+from tokenizer.training.trainer import Trainer
 
-
-@dataclass(frozen=True)
-class ReconstructionConfig:
-    """Losses and the noise that latents are trained under.
-
-    Attributes:
-        mel_weight: Of the multi-scale mel distance.
-        waveform_weight: Of the waveform distortion, in units of 10 dB.
-        energy_weight: Of the distance of band energies. Without it, noise comes out too quiet.
-        mel_scales_per_step: How many of the seven scales, drawn at random, each step computes.
-        mel_overlap: Hops of a window while training, 1 to 32; see `MelDistance`.
-        noise_range: Latents get Gaussian noise of standard deviation ``max(0, U(*noise_range))``,
-            drawn per crop. It makes the encoder spend variance where it matters, which is what a
-            Euclidean quantizer needs.
-    """
-
-    mel_weight: float = 2.0
-    waveform_weight: float = 1.0
-    energy_weight: float = 1.0
-    mel_scales_per_step: int = 3
-    mel_overlap: int = 2
-    noise_range: tuple[float, float] = (-0.15, 0.65)
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.mel_scales_per_step <= len(MEL_WINDOWS):
-            raise InputError(f"mel_scales_per_step must be 1..{len(MEL_WINDOWS)}: {self}.")
-        if not 1 <= self.mel_overlap <= min(MEL_WINDOWS):
-            raise InputError(f"mel_overlap must be 1..{min(MEL_WINDOWS)}: {self}.")
-
-
-def reconstruction_losses(
-    estimate: Float[Tensor, "B C N"],
-    target: Float[Tensor, "B C N"],
-    sampling_rate: int,
-    config: ReconstructionConfig,
-    generator: torch.Generator,
-) -> dict[str, Tensor]:
-    """The losses that stages 1 and 3 share: mel, waveform, energy and their weighted sum."""
-    mel = MelDistance(sampling_rate, overlap=config.mel_overlap)
-    order = torch.randperm(len(mel.scales), generator=generator).tolist()
-    distance = mel(estimate, target, scales=order[: config.mel_scales_per_step]).mean()
-    distortion = waveform_distortion(estimate, target).mean()
-    total = config.mel_weight * distance + config.waveform_weight * distortion
-    found = {"mel": distance, "waveform": distortion}
-    if config.energy_weight > 0:
-        found["energy"] = band_energy_distance(estimate, target, sampling_rate).mean()
-        total = total + config.energy_weight * found["energy"]
-    return {"loss": total} | found
-
-
-def item_noise(
-    shape: tuple[int, int],
-    noise_range: tuple[float, float],
-    items: list[torch.Generator],
-    device: torch.device,
-) -> tuple[Float[Tensor, "B D T"], Float[Tensor, " B"]]:
-    """Gaussian noise for each item, and its level ``max(0, U(*noise_range))``, not yet applied."""
-    low, high = noise_range
-    level = torch.stack([torch.rand((), generator=g) for g in items]) * (high - low) + low
-    noise = torch.stack([torch.randn(shape, generator=g) for g in items])
-    return noise.to(device), level.clamp(min=0).to(device)
-
-
-def add_noise(
-    latents: Float[Tensor, "B D T"],
-    noise_range: tuple[float, float],
-    items: list[torch.Generator],
-) -> tuple[Float[Tensor, "B D T"], Float[Tensor, " B"]]:
-    """Latents under noise of each item's own level, and the levels."""
-    shape = (latents.shape[1], latents.shape[2])
-    noise, level = item_noise(shape, noise_range, items, latents.device)
-    return latents + level[:, None, None] * noise, level
+__all__ = [
+    "AutoencoderTask",
+    "ReconstructionConfig",
+    "initialize",
+    "mix_weights",
+    "train_autoencoder",
+]
 
 
 class NoisyAutoencoder(nn.Module):
@@ -124,72 +55,41 @@ class NoisyAutoencoder(nn.Module):
         return self.decoder(latents + noise_level[:, None, None] * noise, noise_level)
 
 
-class AutoencoderTask:
-    """Stage 1 as `tokenizer.training.loop.run` wants it."""
+class AutoencoderTask(ReconstructionTask):
+    """Stage 1: audio is reconstructed from latents under random noise."""
 
     def __init__(
         self,
         autoencoder: LappedAutoencoder,
-        train: CropDataset,
-        held_out: CropDataset,
-        losses: ReconstructionConfig,
-        loop: LoopConfig,
+        crops: tuple[CropDataset, CropDataset],
+        config: ReconstructionConfig,
+        training: CropTrainingConfig,
         adversary: Adversary | None = None,
     ) -> None:
-        self.autoencoder, self.train, self.held_out = autoencoder, train, held_out
-        self.config, self.loop, self.adversary = losses, loop, adversary
-        self.module = NoisyAutoencoder(autoencoder.encoder, autoencoder.decoder)
-        self.mel = MelDistance(autoencoder.sampling_rate)
+        module = NoisyAutoencoder(autoencoder.encoder, autoencoder.decoder)
+        super().__init__(module, autoencoder, crops, config, training, adversary)
 
-    def batches(self, first_step: int, rank: int, world_size: int) -> Iterator[dict[str, Tensor]]:
-        """Random crops; see `tokenizer.training.data`."""
-        return crop_batches(
-            self.train,
-            batch_size=self.loop.batch_size,
-            first_step=first_step,
-            num_workers=self.loop.num_workers,
-            rank=rank,
-            world_size=world_size,
-        )
-
-    def losses(
-        self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator
-    ) -> dict[str, Tensor]:
-        """Losses of a batch under random latent noise."""
-        audio, gain = batch["audio"], batch["gain"][:, None, None]
-        frames = self.autoencoder.num_frames(audio.shape[-1])
-        shape = (self.autoencoder.latent_dim, frames)
-        items = item_generators(batch, generator)
+    def reconstruct(
+        self,
+        module: nn.Module,
+        audio: Float[Tensor, "B C N"],
+        items: list[torch.Generator],
+        generator: torch.Generator,
+    ) -> Reconstruction:
+        """Under noise of each item's own level."""
+        del generator
+        shape = (self.autoencoder.latent_dim, self.autoencoder.num_frames(audio.shape[-1]))
         noise, level = item_noise(shape, self.config.noise_range, items, audio.device)
-        estimate = module(audio / gain, noise, level)[..., : audio.shape[-1]].float()
-        losses = reconstruction_losses(
-            estimate * gain, audio, self.mel.sampling_rate, self.config, generator
-        )
-        if self.adversary is None:
-            return losses
-        return self.adversary.add(losses, estimate, audio / gain)
+        return Reconstruction(module(audio, noise, level))
 
-    @torch.inference_mode()
-    def validate(self) -> dict[str, float]:
-        """Mel distance and SNR on held-out crops, from clean latents and under noise of 0.3."""
-        sums: dict[str, float] = {}
-        device = next(self.module.parameters()).device
-        for index in range(len(self.held_out)):
-            item = {name: value.to(device)[None] for name, value in self.held_out[index].items()}
-            audio, gain = item["audio"], item["gain"][:, None, None]
-            latents = self.autoencoder.encoder(audio / gain)
-            noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(index))
-            for name, level in (("clean", 0.0), ("noisy", 0.3)):
-                estimate = self.autoencoder.decoder(
-                    latents + level * noise.to(device), torch.full((1,), level, device=device)
-                )
-                estimate = estimate[..., : audio.shape[-1]] * gain
-                sums[f"{name}_mel"] = sums.get(f"{name}_mel", 0.0) + float(
-                    self.mel(estimate, audio)
-                )
-                snr = -10 * float(waveform_distortion(estimate, audio))
-                sums[f"{name}_snr"] = sums.get(f"{name}_snr", 0.0) + snr
-        return {name: value / len(self.held_out) for name, value in sums.items()}
+    def estimates(
+        self, module: nn.Module, audio: Float[Tensor, "1 C N"], index: int
+    ) -> Iterator[tuple[str, Float[Tensor, "1 C N2"]]]:
+        """From clean latents, and under noise of 0.3."""
+        shape = (1, self.autoencoder.latent_dim, self.autoencoder.num_frames(audio.shape[-1]))
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(index)).to(audio.device)
+        for name, level in (("clean", 0.0), ("noisy", 0.3)):
+            yield name, module(audio, noise, torch.full((1,), level, device=audio.device))
 
 
 @torch.no_grad()
@@ -230,14 +130,14 @@ def train_autoencoder(
     clips: list[Clip],
     out: Path,
     *,
-    loop: LoopConfig,
+    loop: CropTrainingConfig,
     losses: ReconstructionConfig,
     augmentation: Augmentation,
     adversarial: AdversarialConfig | None = None,
     pretrained: bool = False,
     num_held_out: int = 16,
     progress: bool = True,
-) -> bool:
+) -> None:
     """Trains in place; resumes from ``out`` if it holds a checkpoint.
 
     Args:
@@ -252,30 +152,26 @@ def train_autoencoder(
             initialised here.
         num_held_out: Files kept for validation.
         progress: Whether to show a bar.
-
-    Returns:
-        Whether all steps are done.
     """
-    train, held_out = crop_datasets(
+    crops = crop_datasets(
         clips,
+        loop,
         sampling_rate=autoencoder.sampling_rate,
-        crop_seconds=loop.crop_seconds,
         augmentation=augmentation,
         seed=loop.seed,
-        length=loop.steps * loop.batch_size * num_processes(),
         num_held_out=num_held_out,
     )
-    if not pretrained and not (out / "checkpoint").exists():
-        initialize(autoencoder, train)
+    if not pretrained and whole_folder(out / "checkpoint") is None:
+        initialize(autoencoder, crops[0])
     adversary = make_adversary(adversarial, loop.mixed_precision, loop.seed)
-    task = AutoencoderTask(autoencoder, train, held_out, losses, loop, adversary)
-    description = {
-        "autoencoder": autoencoder.to_config(),
-        "losses": asdict(losses),
-        "adversarial": None if adversary is None else asdict(adversary.config),
-        "augmentation": asdict(augmentation),
-        "clips": identity(clips),
-        "held_out": num_held_out,
-        "start": weights_digest(autoencoder) if pretrained else None,
-    }
-    return run(task, loop, out, description=description, adversary=adversary, progress=progress)
+    task = AutoencoderTask(autoencoder, crops, losses, loop, adversary)
+    description = describe_run(
+        clips,
+        losses,
+        augmentation,
+        adversary,
+        num_held_out,
+        autoencoder=autoencoder.to_config(),
+        start=weights_digest(autoencoder) if pretrained else None,
+    )
+    Trainer(task, loop, out, description=description, adversary=adversary, progress=progress).run()

@@ -20,14 +20,15 @@ from tokenizer.quantizers.base import Quantizer
 from tokenizer.quantizers.factorized import FactorizedQuantizer
 from tokenizer.quantizers.residual import ResidualVectorQuantizer
 from tokenizer.quantizers.trained_fsq import ProjectedScalarQuantizer, scalar_levels
-from tokenizer.training.bottleneck_stages import (
+from tokenizer.training.codebook_stages import (
+    CodebookStage,
     EmaStage,
     FactorizedStage,
     FixedStage,
     ScalarStage,
-    Stage,
     library,
 )
+from tokenizer.training.config import check_fields
 
 BOTTLENECKS = ("rvq", "factorized", "rfsq")
 # Decay per step of the running noise levels and of the counts behind the perplexity.
@@ -41,20 +42,20 @@ class BottleneckConfig:
     """A bottleneck and how it is trained.
 
     Attributes:
-        codebooks: K.
-        codebook_size: Entries of each.
+        codebooks: Number of codebooks.
+        codebook_size: Entries of a codebook.
         codebook_dim: Dimensions of an entry; "factorized" only.
-        commitment_weight: Of the commitment losses, which are summed over codebooks; "rfsq" has
-            none.
-        codebook_decay: Of the running means that entries are; "rfsq" has no entries. At 1 they stay
-            as they are ("rvq" only): for an autoencoder that goes on with a quantizer that was
-            fitted to it.
-        dead_share: An entry that gets less than this share of what it would get if all were used
-            alike is put on a random vector of the batch.
-        codebook_dropout: Probability that a crop is coded with fewer codebooks than all: as many as
-            a number drawn log-uniformly between ``min_codebooks`` and all.
-        min_codebooks: See there.
-        exact_share: Probability that a crop passes the bottleneck as it is, so that the decoder
+        commitment_weight: Weight of the commitment losses, which are summed over codebooks; "rfsq"
+            has none.
+        codebook_decay: Decay per step of the running means that entries are; "rfsq" has no entries.
+            At 1 they stay as they are ("rvq" only), for an autoencoder that is trained further
+            with a quantizer that was fitted to it.
+        dead_share: Share of the average use below which an entry is moved to a random vector of the
+            batch.
+        codebook_dropout: Probability that a crop is coded with fewer codebooks than all, a number
+            drawn log-uniformly.
+        min_codebooks: Smallest number of codebooks that a crop is coded with.
+        exact_share: Probability that a crop passes the bottleneck unchanged, so that the decoder
             serves exact latents too and the encoder keeps what only they can carry.
     """
 
@@ -69,6 +70,7 @@ class BottleneckConfig:
     exact_share: float = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 1 <= self.min_codebooks <= self.codebooks:
             raise InputError(f"min_codebooks must be 1 to {self.codebooks} (codebooks): {self}.")
         if not (0 <= self.codebook_dropout <= 1 and 0 <= self.codebook_decay <= 1):
@@ -182,7 +184,7 @@ class Bottleneck(nn.Module):
 
     Args:
         quantizer: Where to start; see `make_bottleneck`.
-        stages: A `Stage` for each codebook.
+        stages: A `CodebookStage` for each codebook.
 
     Attributes:
         noise_levels: Buffer ``[K]``: as `Quantizer.noise_levels`, but a running mean over training.
@@ -203,7 +205,7 @@ class Bottleneck(nn.Module):
     def write_to(self, quantizer: Quantizer) -> None:
         """Puts what was learnt into the quantizer it came from, which is yet to be measured."""
         for k, stage in enumerate(self.stages):
-            assert isinstance(stage, Stage)
+            assert isinstance(stage, CodebookStage)
             stage.write_to(quantizer, k)
 
     def forward(

@@ -20,7 +20,9 @@ from tokenizer.errors import InputError
 from tokenizer.model.config import LatentTokenizerConfig
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.networks.spectral import mdct
-from tokenizer.training.data import Augmentation, Clip, CropDataset
+from tokenizer.training.augmentation import Augmentation
+from tokenizer.training.clips import Clip
+from tokenizer.training.crops import CropDataset
 
 _NUM_CROPS, _CROP_SECONDS = 400, 1.5
 # What is added to the coefficients' covariance, relative to its mean: bins that are always silent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,24 +16,30 @@ from tokenizer.errors import InputError
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.quantizers.base import Quantizer
 from tokenizer.quantizers.sources import TensorSource
+from tokenizer.saving import whole_folder
 from tokenizer.training.adversarial import AdversarialConfig, Adversary, make_adversary
-from tokenizer.training.autoencoder import (
-    AutoencoderTask,
-    ReconstructionConfig,
-    initialize,
-    reconstruction_losses,
-)
+from tokenizer.training.augmentation import Augmentation
+from tokenizer.training.autoencoder import initialize
 from tokenizer.training.bottlenecks import (
     Bottleneck,
     BottleneckConfig,
     make_bottleneck,
     make_quantizer,
 )
-from tokenizer.training.data import Augmentation, Clip, CropDataset, crop_datasets, identity
-from tokenizer.training.loop import LoopConfig, item_generators, num_processes, run
-from tokenizer.training.losses import waveform_distortion
+from tokenizer.training.checkpoint import weights_digest
+from tokenizer.training.clips import Clip
+from tokenizer.training.config import CropTrainingConfig
+from tokenizer.training.crops import CropDataset, crop_datasets
+from tokenizer.training.processes import num_processes
 from tokenizer.training.quantizer import FitConfig, cache_latents, latent_statistics
-from tokenizer.training.state import weights_digest
+from tokenizer.training.reconstruction import (
+    Reconstruction,
+    ReconstructionConfig,
+    ReconstructionTask,
+    describe_run,
+    spread_numbers,
+)
+from tokenizer.training.trainer import Trainer
 
 # Latents that the quantizer is fitted to before training, and measured on afterwards.
 _INITIAL_FRAMES = 20_000
@@ -54,83 +61,68 @@ class QuantizedAutoencoder(nn.Module):
         return self.decoder(quantized.latents, quantized.noise_level), quantized.commitment
 
 
-class EndToEndTask(AutoencoderTask):
+class EndToEndTask(ReconstructionTask):
     """Stage 1 with a bottleneck in place of the noise."""
 
     def __init__(
         self,
         autoencoder: LappedAutoencoder,
         bottleneck: Bottleneck,
-        train: CropDataset,
-        held_out: CropDataset,
+        crops: tuple[CropDataset, CropDataset],
         losses: ReconstructionConfig,
         config: BottleneckConfig,
-        loop: LoopConfig,
+        training: CropTrainingConfig,
         adversary: Adversary | None = None,
     ) -> None:
-        super().__init__(autoencoder, train, held_out, losses, loop, adversary)
+        module = QuantizedAutoencoder(autoencoder.encoder, bottleneck, autoencoder.decoder)
+        super().__init__(module, autoencoder, crops, losses, training, adversary)
         self.bottleneck, self.bottleneck_config = bottleneck, config
-        self.module = QuantizedAutoencoder(autoencoder.encoder, bottleneck, autoencoder.decoder)
 
-    def losses(
-        self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator
-    ) -> dict[str, Tensor]:
-        """Losses of a batch, each item coded with its own number of codebooks."""
-        audio, gain = batch["audio"], batch["gain"][:, None, None]
-        items = item_generators(batch, generator)
+    def reconstruct(
+        self,
+        module: nn.Module,
+        audio: Float[Tensor, "B C N"],
+        items: list[torch.Generator],
+        generator: torch.Generator,
+    ) -> Reconstruction:
+        """With each item's own number of codebooks."""
         draw = torch.stack([torch.rand((), generator=g) for g in items])
         counts = self.bottleneck_config.counts(draw).to(audio.device)
         seed = int(torch.randint(2**31, (), generator=generator))
-        estimate, commitment = module(audio / gain, counts, seed)
-        estimate = estimate[..., : audio.shape[-1]].float()
-        losses = reconstruction_losses(
-            estimate * gain, audio, self.mel.sampling_rate, self.config, generator
-        )
-        if self.adversary is not None:
-            losses = self.adversary.add(losses, estimate, audio / gain)
-        # Last, as the adversary keeps only the gradient that goes through the estimate.
-        total = losses["loss"] + self.bottleneck_config.commitment_weight * commitment
+        estimate, commitment = module(audio, counts, seed)
         perplexity = self.bottleneck.perplexity()
-        return losses | {
-            "loss": total,
+        figures = {
             "commitment": commitment,
             "perplexity": perplexity.mean(),
             "least_perplexity": perplexity.min(),
         }
+        penalty = self.bottleneck_config.commitment_weight * commitment
+        return Reconstruction(estimate, penalty, figures)
 
-    @torch.inference_mode()
-    def validate(self) -> dict[str, float]:
-        """Mel distance and SNR on held-out crops, at 1/8, 5/12, 2/3 and all of the codebooks.
+    def estimates(
+        self, module: nn.Module, audio: Float[Tensor, "1 C N"], index: int
+    ) -> Iterator[tuple[str, Float[Tensor, "1 C N2"]]]:
+        """From 1/8, 5/12, 2/3 and all of the codebooks.
 
-        Where exact latents are trained on, at 0 codebooks too, which stand for them.
+        Where exact latents are trained on, from 0 codebooks too, which stand for them.
         """
-        total = self.bottleneck_config.codebooks
-        numbers = sorted({max(1, round(total * share)) for share in (0.125, 0.4167, 0.6667, 1)})
+        del index
+        numbers = spread_numbers(self.bottleneck_config.codebooks)
         if self.bottleneck_config.exact_share > 0:
             numbers = [0, *numbers]
-        sums: dict[str, float] = {}
-        device = next(self.module.parameters()).device
-        for index in range(len(self.held_out)):
-            item = {name: value.to(device)[None] for name, value in self.held_out[index].items()}
-            audio, gain = item["audio"], item["gain"][:, None, None]
-            for n in numbers:
-                estimate, _ = self.module(audio / gain, torch.tensor([n], device=device))
-                estimate = estimate[..., : audio.shape[-1]] * gain
-                mel, snr = self.mel(estimate, audio), -10 * waveform_distortion(estimate, audio)
-                sums[f"mel_{n}"] = sums.get(f"mel_{n}", 0.0) + float(mel)
-                sums[f"snr_{n}"] = sums.get(f"snr_{n}", 0.0) + float(snr)
-        return {name: value / len(self.held_out) for name, value in sums.items()}
+        for n in numbers:
+            yield str(n), module(audio, torch.tensor([n], device=audio.device))[0]
 
 
 def take_over(quantizer: Quantizer, fitted: Quantizer) -> None:
     """Gives a quantizer what another one of its form was fitted to."""
     form = ("kind", "dim", "num_codebooks", "codebook_size", "codebook_dim", "standardization")
-    wanted, given = ({"kind": q.kind, **q.to_config()} for q in (quantizer, fitted))
+    ours, theirs = ({"kind": q.kind, **q.to_config()} for q in (quantizer, fitted))
     for name in form:
-        if wanted.get(name) != given.get(name):
+        if ours.get(name) != theirs.get(name):
             raise InputError(
-                f"Cannot begin from a quantizer with {name} {given.get(name)!r}: this bottleneck "
-                f"has {wanted.get(name)!r}. Give it the same, or begin without a quantizer."
+                f"Cannot begin from a quantizer with {name} {theirs.get(name)!r}: this bottleneck "
+                f"has {ours.get(name)!r}. Give it the same, or begin without a quantizer."
             )
     quantizer.load_state_dict(fitted.state_dict())
 
@@ -155,7 +147,7 @@ def train_end_to_end(
     *,
     kind: str,
     config: BottleneckConfig,
-    loop: LoopConfig,
+    loop: CropTrainingConfig,
     losses: ReconstructionConfig,
     augmentation: Augmentation,
     adversarial: AdversarialConfig | None = None,
@@ -198,45 +190,45 @@ def train_end_to_end(
             f"detail_dim is {autoencoder.config.detail_dim}: a bottleneck in training codes all "
             "latents. Add detail afterwards (docs/end-to-end.md), or train without a bottleneck."
         )
-    train, held_out = crop_datasets(
+    crops = crop_datasets(
         clips,
+        loop,
         sampling_rate=autoencoder.sampling_rate,
-        crop_seconds=loop.crop_seconds,
         augmentation=augmentation,
         seed=loop.seed,
-        length=loop.steps * loop.batch_size * num_processes(),
         num_held_out=num_held_out,
     )
     quantizer = make_quantizer(kind, autoencoder.latent_dim, config)
-    begun = (autoencoder if pretrained else None, start)
-    if not (out / "checkpoint").exists():
+    begin = (autoencoder if pretrained else None, start)
+    digests = [None if module is None else weights_digest(module) for module in begin]
+    if whole_folder(out / "checkpoint") is None:
         if not pretrained:
-            initialize(autoencoder, train)
+            initialize(autoencoder, crops[0])
         if start is not None:
             take_over(quantizer, start)
         else:
-            source = crop_latents(autoencoder, train, _INITIAL_FRAMES)
+            source = crop_latents(autoencoder, crops[0], _INITIAL_FRAMES)
             generator = torch.Generator().manual_seed(loop.seed)
             quantizer.fit(source, generator=generator, progress=progress)
     bottleneck = make_bottleneck(
         quantizer,
         config,
-        frames=loop.batch_size * num_processes() * autoencoder.num_frames(train.crop_length),
+        frames=loop.batch_size * num_processes() * autoencoder.num_frames(crops[0].crop_length),
         synchronize=num_processes() > 1,
     )
     adversary = make_adversary(adversarial, loop.mixed_precision, loop.seed)
-    task = EndToEndTask(autoencoder, bottleneck, train, held_out, losses, config, loop, adversary)
-    description = {
-        "autoencoder": autoencoder.to_config(),
-        "bottleneck": {"kind": kind, **asdict(config)},
-        "losses": asdict(losses),
-        "adversarial": None if adversary is None else asdict(adversary.config),
-        "augmentation": asdict(augmentation),
-        "clips": identity(clips),
-        "held_out": num_held_out,
-        "start": [None if module is None else weights_digest(module) for module in begun],
-    }
-    run(task, loop, out, description=description, adversary=adversary, progress=progress)
+    task = EndToEndTask(autoencoder, bottleneck, crops, losses, config, loop, adversary)
+    description = describe_run(
+        clips,
+        losses,
+        augmentation,
+        adversary,
+        num_held_out,
+        autoencoder=autoencoder.to_config(),
+        bottleneck={"kind": kind, **asdict(config)},
+        start=digests,
+    )
+    Trainer(task, loop, out, description=description, adversary=adversary, progress=progress).run()
     bottleneck.write_to(quantizer)
     return _measured(autoencoder, quantizer, clips, out, loop.seed, progress)
 

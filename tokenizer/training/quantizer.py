@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from tokenizer.errors import InputError
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.quantizers.base import FitContext, Quantizer
 from tokenizer.quantizers.sources import MemmapSource
-from tokenizer.training.data import Clip, identity, read_window
+from tokenizer.training.clips import Clip, identity, read_window
+from tokenizer.training.config import check_at_least, check_fields
 from tokenizer.training.losses import MEL_BINS, MEL_WINDOWS, log_mel
 
 
@@ -43,10 +43,10 @@ class FitConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.segment_seconds <= 0 or self.max_frames < 1 or self.sensitivity_batches < 1:
-            raise InputError(f"All numbers must be positive: {self}.")
-        if not math.isfinite(self.segment_seconds):
-            raise InputError(f"segment_seconds is {self.segment_seconds:g}: 10, say, are usual.")
+        check_fields(self)
+        check_at_least(self, 1, "max_frames", "sensitivity_batches")
+        if self.segment_seconds <= 0:
+            raise InputError(f"segment_seconds must be positive, got {self.segment_seconds:g}.")
 
 
 def segments(clips: list[Clip], seconds: float) -> list[tuple[Clip, float, int]]:

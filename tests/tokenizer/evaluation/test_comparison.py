@@ -328,7 +328,7 @@ def test_a_quantizer_for_each_rate(model, audio, tmp_path):
 @pytest.mark.slow
 def test_finetuned_decoders_are_measured_on_the_same_codes(model, audio, tmp_path, monkeypatch):
     # Half a minute of validation is not what this is about.
-    monkeypatch.setattr(DecoderTask, "validate", lambda _: {})
+    monkeypatch.setattr(DecoderTask, "validate", lambda *_: {})
     loop = LoopConfig(4, **LOOP)
     config = CompareConfig((3 * BITS, BITS), ENTRIES, FIT, loop)
     result = run(model, audio, tmp_path, specs=["rvq"], config=config)

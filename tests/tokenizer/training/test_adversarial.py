@@ -1,11 +1,10 @@
-import json
 from dataclasses import replace
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 from models import RATE, make_autoencoder, make_tokenizer, tone
-from short_runs import LOOP, interrupt_at
+from short_runs import LOOP, interrupt_at, read_log
 
 from tokenizer.audio import write_audio
 from tokenizer.training.adversarial import (
@@ -17,8 +16,9 @@ from tokenizer.training.adversarial import (
     feature_loss,
     make_adversary,
 )
+from tokenizer.training.augmentation import Augmentation
 from tokenizer.training.autoencoder import ReconstructionConfig, train_autoencoder
-from tokenizer.training.data import Augmentation, scan
+from tokenizer.training.clips import scan
 from tokenizer.training.decoder import FinetuneConfig, finetune_decoder
 from tokenizer.training.discriminators import BandDiscriminator, Discriminators, PeriodDiscriminator
 
@@ -50,8 +50,7 @@ def train(audio, out, adversarial=SMALL, loop=LOOP, autoencoder=None):
 
 
 def train_log(out):
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [line for line in lines if "train/loss" in line]
+    return [line for line in read_log(out) if "train/loss" in line]
 
 
 def test_a_period_discriminator_sees_every_nth_sample_only():
@@ -209,6 +208,16 @@ def test_finetuning_with_discriminators(audio, tmp_path):
 def test_refusals(options, message):
     with pytest.raises(ValueError, match=message):
         AdversarialConfig(**options)
+
+
+def test_accumulated_batches_are_steps_to_the_discriminators(audio, tmp_path):
+    """Two batches of one crop are as one batch of two: in time to start, and in what is learnt."""
+    config = replace(SMALL, adversarial_start=2)
+    for name, sizes in (("one", {}), ("two", {"batch_size": 1, "accumulate": 2})):
+        loop = replace(LOOP, steps=4, log_every=1, **sizes)
+        train(audio, tmp_path / name, config, loop)
+        lines = train_log(tmp_path / name)
+        assert ["train/discriminator" in line for line in lines] == [False, False, True, True]
 
 
 def test_fp16_is_refused():

@@ -1,4 +1,3 @@
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -8,11 +7,13 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from models import RATE, make_autoencoder, tone
+from short_runs import interrupt_at, read_log
 
 from tokenizer import LatentTokenizer
 from tokenizer.cli import main
-from tokenizer.training import end_to_end, loop as loop_module
+from tokenizer.training import CropTrainingConfig, end_to_end
 from tokenizer.training.adversarial import AdversarialConfig
+from tokenizer.training.augmentation import Augmentation
 from tokenizer.training.autoencoder import ReconstructionConfig
 from tokenizer.training.bottlenecks import (
     BOTTLENECKS,
@@ -20,13 +21,12 @@ from tokenizer.training.bottlenecks import (
     BottleneckConfig,
     make_bottleneck,
 )
-from tokenizer.training.data import Augmentation, scan
+from tokenizer.training.clips import scan
 from tokenizer.training.end_to_end import EndToEndTask, train_end_to_end
-from tokenizer.training.loop import LoopConfig
 from tokenizer.transcoding.files import read_row, write_row
 
 CONFIG = BottleneckConfig(codebooks=4, codebook_size=16, codebook_dim=4, min_codebooks=1)
-LOOP = LoopConfig(
+LOOP = CropTrainingConfig(
     steps=8,
     batch_size=3,
     crop_seconds=0.25,
@@ -43,11 +43,9 @@ def short_start(monkeypatch):
     monkeypatch.setattr(end_to_end, "_INITIAL_FRAMES", 2000)
 
 
-def log(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-
-
-def train(audio: Path, out: Path, kind: str, loop: LoopConfig = LOOP, **options) -> LatentTokenizer:
+def train(
+    audio: Path, out: Path, kind: str, loop: CropTrainingConfig = LOOP, **options
+) -> LatentTokenizer:
     return train_end_to_end(
         make_autoencoder(),
         scan(audio),
@@ -64,13 +62,13 @@ def train(audio: Path, out: Path, kind: str, loop: LoopConfig = LOOP, **options)
 @pytest.fixture(scope="module", params=BOTTLENECKS)
 def run(request, audio, tmp_path_factory) -> tuple[LatentTokenizer, Path]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(EndToEndTask, "validate", lambda _: {})
+        patch.setattr(EndToEndTask, "validate", lambda *_: {})
         out = tmp_path_factory.mktemp(request.param)
         return train(audio, out, request.param, replace(LOOP, steps=60, log_every=5)), out
 
 
 def test_training_improves_and_says_how_codes_are_used(run):
-    lines = [line for line in log(run[1]) if "train/loss" in line]
+    lines = [line for line in read_log(run[1]) if "train/loss" in line]
     assert np.mean([x["train/loss"] for x in lines[-3:]]) < lines[0]["train/loss"] - 0.5
     assert 1 < lines[-1]["train/least_perplexity"] <= lines[-1]["train/perplexity"] <= 16
 
@@ -124,15 +122,8 @@ def test_resumed_equals_uninterrupted(audio, tmp_path, monkeypatch, kind):
     options = {"config": replace(CONFIG, dead_share=0.9, codebook_decay=0.5)}
     whole = train(audio, tmp_path / "whole", kind, **options).state_dict()
     every_step = replace(LOOP, checkpoint_seconds=0.0)
-    real = loop_module.save_checkpoint
-
-    def save(folder, state, config):
-        real(folder, state, config)
-        if state.step == 4:
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as patched:
-        patched.setattr(loop_module, "save_checkpoint", save)
+        interrupt_at(patched, 4)
         with pytest.raises(KeyboardInterrupt):
             train(audio, tmp_path / "parts", kind, every_step, **options)
     resumed = train(audio, tmp_path / "parts", kind, every_step, **options).state_dict()
@@ -178,7 +169,7 @@ def test_the_commitment_loss_counts_with_discriminators_too(audio, tmp_path):
         loop = replace(LOOP, steps=3, batch_size=2)
         options = {"config": config, "adversarial": adversarial}
         states.append(train(audio, tmp_path / name, "rvq", loop, **options).state_dict())
-        assert "train/adversarial" in log(tmp_path / name)[0]
+        assert "train/adversarial" in read_log(tmp_path / name)[0]
     name = "autoencoder.encoder.head.weight"
     assert not torch.equal(states[0][name], states[1][name])
 
@@ -240,7 +231,7 @@ def test_command(audio, tmp_path, capsys, monkeypatch):
     assert torch.equal(after.quantizer.codebooks, before.quantizer.codebooks)
     head = "autoencoder.encoder.head.weight"
     assert not torch.equal(after.state_dict()[head], before.state_dict()[head])
-    assert {"val/mel_0", "val/mel_3"} < log(joint)[-1].keys()
+    assert {"val/mel_0", "val/mel_3"} < read_log(joint)[-1].keys()
     # Half of the way.
     half = tmp_path / "half"
     assert latok("train", audio, "--out", half, *more, "--init-share", 0.5) == 0

@@ -28,7 +28,7 @@ def library() -> Any:
     return vector_quantize_pytorch
 
 
-class Stage(nn.Module, ABC):
+class CodebookStage(nn.Module, ABC):
     """One codebook and what is around it."""
 
     @abstractmethod
@@ -51,7 +51,7 @@ class Stage(nn.Module, ABC):
         """Puts what was learnt into the k-th codebook of a quantizer."""
 
 
-class EmaStage(Stage):
+class EmaStage(CodebookStage):
     """Entries are running means of the residuals they code, as in SoundStream and EnCodec.
 
     Zeghidour et al., 2021, "SoundStream: An End-to-End Neural Audio Codec"; Défossez et al., 2022,
@@ -65,16 +65,16 @@ class EmaStage(Stage):
     def forward(
         self, residual: Float[Tensor, "B T D"], used: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T D"], Int[Tensor, "B T"], Float[Tensor, "B T"]]:
-        """See `Stage`."""
+        """See `CodebookStage`."""
         entry, index, _ = self.vq(residual.detach(), mask=used)
         return entry, index, (residual - entry).square().mean(-1)
 
     def write_to(self, quantizer: Any, k: int) -> None:
-        """See `Stage`."""
+        """See `CodebookStage`."""
         _write_entries(quantizer, k, _entries(self.vq))
 
 
-class FixedStage(Stage):
+class FixedStage(CodebookStage):
     """Entries stay what they were fitted to; only the autoencoder learns to live with them."""
 
     entries: Tensor
@@ -88,18 +88,18 @@ class FixedStage(Stage):
     def forward(
         self, residual: Float[Tensor, "B T D"], used: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T D"], Int[Tensor, "B T"], Float[Tensor, "B T"]]:
-        """See `Stage`."""
+        """See `CodebookStage`."""
         x = residual.detach().flatten(0, 1)
         nearest = argmax_rows(torch.addmm(self.bias, x, self.entries.T)).view(used.shape)
         entry = self.entries[nearest] * used[..., None]
         return entry, torch.where(used, nearest, -1), (residual - entry).square().mean(-1)
 
     def write_to(self, quantizer: Any, k: int) -> None:
-        """See `Stage`."""
+        """See `CodebookStage`."""
         _write_entries(quantizer, k, self.entries)
 
 
-class ProjectedStage(Stage):
+class ProjectedStage(CodebookStage):
     """The affine maps around a lookup in few dimensions."""
 
     def __init__(self, quantizer: ProjectedQuantizer, k: int) -> None:
@@ -111,7 +111,7 @@ class ProjectedStage(Stage):
                 ours.copy_(theirs)
 
     def write_to(self, quantizer: Any, k: int) -> None:
-        """See `Stage`."""
+        """See `CodebookStage`."""
         for theirs, ours in self._pairs(quantizer, k):
             theirs.copy_(ours)
 
@@ -138,14 +138,14 @@ class FactorizedStage(ProjectedStage):
     def forward(
         self, residual: Float[Tensor, "B T D"], used: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T D"], Int[Tensor, "B T"], Float[Tensor, "B T"]]:
-        """See `Stage`."""
+        """See `CodebookStage`."""
         u = functional.normalize(self.into(residual), dim=-1)
         entry, index, _ = self.vq(u.detach(), mask=used)
         quantized = self.out(u + (entry - u).detach()) * used[..., None]
         return quantized, index, (u - entry).square().mean(-1)
 
     def write_to(self, quantizer: Any, k: int) -> None:
-        """See `Stage`."""
+        """See `CodebookStage`."""
         super().write_to(quantizer, k)
         quantizer.codebooks[k].copy_(_entries(self.vq))
 
@@ -161,7 +161,7 @@ class ScalarStage(ProjectedStage):
     def forward(
         self, residual: Float[Tensor, "B T D"], used: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T D"], Int[Tensor, "B T"], Float[Tensor, "B T"]]:
-        """See `Stage`."""
+        """See `CodebookStage`."""
         entry, index = self.fsq(self.into(residual))
         quantized = self.out(entry) * used[..., None]
         index = torch.where(used, index.long(), -1)

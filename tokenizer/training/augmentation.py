@@ -1,0 +1,64 @@
+"""What is done to training crops, so that a model meets more than its recordings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tokenizer.errors import InputError
+from tokenizer.training.config import check_at_least, check_fields
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Probabilities and ranges of what is done to training crops.
+
+    Attributes:
+        lowpass: Probability of a random low-pass filter; teaches the decoder that what is silent
+            must stay silent.
+        lowpass_range: Its cut-off in Hz.
+        mix: Probability of adding a second clip.
+        mix_range: Its level against the first in dB.
+        round_to_16_bit: Probability of rounding to 16 bits, the noise floor of most recordings.
+        level_jitter: Standard deviation in dB of the level that the crop is normalised to.
+        level_range: Loudness of the crop as the listener gets it, in dB, around its own.
+    """
+
+    lowpass: float = 0.5
+    lowpass_range: tuple[float, float] = (2500.0, 21500.0)
+    mix: float = 0.25
+    mix_range: tuple[float, float] = (-20.0, 5.0)
+    round_to_16_bit: float = 0.5
+    level_jitter: float = 2.0
+    level_range: float = 6.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name in ("lowpass", "mix", "round_to_16_bit"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is a probability, 0 to 1, got {getattr(self, name):g}.")
+        for name in ("lowpass_range", "mix_range"):
+            low, high = getattr(self, name)
+            if not low <= high:
+                raise InputError(f"{name} goes from low to high, got {low:g} {high:g}.")
+        if self.lowpass_range[0] <= 0:
+            raise InputError(f"lowpass_range is in Hz above 0, got {self.lowpass_range[0]:g}.")
+        check_at_least(self, 0, "level_jitter", "level_range")
+
+
+NO_AUGMENTATION = Augmentation(
+    lowpass=0.0, mix=0.0, round_to_16_bit=0.0, level_jitter=0.0, level_range=0.0
+)
+
+
+def lowpass(audio: np.ndarray, sampling_rate: int, cutoff: float) -> np.ndarray:
+    """Removes what lies above a cut-off in Hz, with zero phase.
+
+    The gain falls over 3% of the cut-off, like that of the lossy encoders that much audio has been
+    through.
+    """
+    spectrum = np.fft.rfft(audio)
+    frequency = np.fft.rfftfreq(len(audio), 1 / sampling_rate)
+    gain = np.clip((cutoff * 1.03 - frequency) / (cutoff * 0.03), 0, 1)
+    return np.fft.irfft(spectrum * gain, len(audio)).astype(np.float32)

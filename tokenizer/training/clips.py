@@ -1,0 +1,178 @@
+"""Audio to train on, fit to and judge by: lists of clips that are read in parts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soxr
+
+from tokenizer.audio import AUDIO_SUFFIXES, AudioFile
+from tokenizer.audio.signals import NoSamplesError
+from tokenizer.errors import InputError, MissingFileError, MissingPackageError
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A piece of audio that can be read in parts, and what is known of it without decoding.
+
+    Attributes:
+        name: For messages and caches.
+        num_samples: Length at its own rate.
+        sampling_rate: Hz.
+        num_channels: Channels.
+        dataset: The `datasets.Dataset` that holds it; None for a file.
+        index: Its row.
+    """
+
+    name: str
+    num_samples: int
+    sampling_rate: int
+    num_channels: int
+    dataset: Any = None
+    index: int = 0
+
+    @property
+    def audio(self) -> str | dict[str, Any]:
+        """The whole clip as `tokenizer.audio.inputs.open_audio` takes it."""
+        return self.name if self.dataset is None else self.dataset[self.index]["audio"]
+
+    def read(self, first: int, count: int) -> np.ndarray:
+        """Up to ``count`` samples from ``first`` on, float32 ``[n, C]``.
+
+        Raises:
+            ValueError: If the file is damaged.
+            OSError: If it has gone.
+        """
+        return _audio_file(self.name, self.audio).read(first, count).T
+
+
+def _audio_file(name: str, audio: str | dict[str, Any]) -> AudioFile:
+    """The file or the bytes that `Clip.audio` gives."""
+    if isinstance(audio, str):
+        return AudioFile(Path(audio))
+    # What `datasets.Audio(decode=False)` gives.
+    content = audio.get("bytes")
+    return AudioFile(Path(audio["path"]) if content is None else content, name)
+
+
+def identity(clips: Iterable[Clip], *, modified: bool = False) -> str:
+    """Sixteen hex digits, other ones for other clips: what is made of audio is kept under them.
+
+    Files are told apart by name, length and size, so that a run may go on where its audio has moved
+    to; a dataset by its fingerprint.
+
+    Args:
+        clips: In their order.
+        modified: Whether to look at the time of modification too, which copying a file may change.
+    """
+    digest = hashlib.sha256()
+    for clip in clips:
+        described = [clip.num_samples, clip.sampling_rate, clip.num_channels]
+        if clip.dataset is None:
+            path = Path(clip.name)
+            status = path.stat()
+            described += [path.name, status.st_size]
+            if modified:
+                described.append(status.st_mtime_ns)
+        else:
+            described += [clip.dataset._fingerprint, clip.index]
+        digest.update(json.dumps(described).encode())
+    return digest.hexdigest()[:16]
+
+
+def scan(source: str | Path) -> list[Clip]:
+    """Lists the clips of a folder of audio, or of a `datasets` dataset, in a stable order.
+
+    Args:
+        source: A folder of audio files (searched through), a folder written by
+            ``Dataset.save_to_disk``, or ``dataset:NAME`` for the train split of a dataset that
+            ``datasets.load_dataset`` knows.
+
+    Raises:
+        FileNotFoundError: If the folder does not exist.
+        ValueError: If there is no readable audio, or something that should be audio cannot be read.
+    """
+    name = str(source)
+    root = Path(name)
+    if name.startswith("dataset:"):
+        return scan_dataset(_datasets().load_dataset(name.removeprefix("dataset:"), split="train"))
+    if not root.is_dir():
+        raise MissingFileError(f"No such folder: {root}. Name a folder of audio, or dataset:NAME.")
+    if (root / "dataset_info.json").exists():
+        return scan_dataset(_datasets().load_from_disk(name))
+    paths = (p for p in sorted(root.rglob("*")) if p.suffix.lower() in AUDIO_SUFFIXES)
+    clips = [clip for path in paths if path.is_file() for clip in _describe(str(path), str(path))]
+    if not clips:
+        raise InputError(f"No audio in {root}. Supported: {', '.join(AUDIO_SUFFIXES)}.")
+    return clips
+
+
+def _describe(name: str, audio: str | dict[str, Any], **place: Any) -> list[Clip]:
+    """The clip of a file, or no clip if it has no samples."""
+    try:
+        info = _audio_file(name, audio).info()
+    except NoSamplesError:
+        return []
+    except InputError as error:
+        raise InputError(f"{error} Remove or repair it.") from None
+    return [Clip(name, info.num_samples, info.sampling_rate, info.num_channels, **place)]
+
+
+def scan_dataset(dataset: Any) -> list[Clip]:
+    """Lists the clips of a `datasets.Dataset` with an ``audio`` column of type ``Audio``."""
+    if "audio" not in dataset.column_names:
+        raise InputError(f"The dataset has no column 'audio', only {dataset.column_names}.")
+    # torchcodec is not needed: soundfile reads the encoded bytes.
+    raw = dataset.cast_column("audio", _datasets().Audio(decode=False)).select_columns(["audio"])
+    clips = [
+        clip
+        for index, row in enumerate(raw)
+        for clip in _describe(f"row {index}", row["audio"], dataset=raw, index=index)
+    ]
+    if not clips:
+        raise InputError("The dataset holds no audio.")
+    return clips
+
+
+def _datasets() -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise MissingPackageError(
+            'This needs `datasets`: pip install "latent-tokenizer[datasets]".'
+        ) from None
+    return datasets
+
+
+def split_clips(clips: list[Clip], num_held_out: int) -> tuple[list[Clip], list[Clip]]:
+    """Returns (train, held out): ``num_held_out`` clips, evenly spread, are held out."""
+    if not 0 <= num_held_out < len(clips):
+        raise InputError(f"Cannot hold out {num_held_out} of {len(clips)} clips.")
+    picked = {round((i + 0.5) * len(clips) / num_held_out) for i in range(num_held_out)}
+    train = [clip for i, clip in enumerate(clips) if i not in picked]
+    return train, [clips[i] for i in sorted(picked)]
+
+
+def read_window(
+    clip: Clip, start: float, seconds: float, sampling_rate: int, channel: int
+) -> np.ndarray:
+    """Reads part of one channel of a clip, resampled, as float32 ``[N]``.
+
+    Args:
+        clip: What to read.
+        start: Seconds from the beginning.
+        seconds: Length; the result is shorter where the clip ends, and never empty.
+        sampling_rate: Wanted rate in Hz.
+        channel: Which channel.
+    """
+    first = min(int(start * clip.sampling_rate), max(clip.num_samples - 1, 0))
+    audio = clip.read(first, max(1, round(seconds * clip.sampling_rate)))[:, channel]
+    if clip.sampling_rate != sampling_rate:
+        audio = soxr.resample(audio, clip.sampling_rate, sampling_rate)
+    return audio

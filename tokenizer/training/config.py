@@ -1,0 +1,151 @@
+"""How long and how fast to train: the settings that every training run has."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
+
+from tokenizer.errors import InputError
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "bool": (bool,),
+}
+
+
+def check_fields(config: Any) -> None:
+    """Refuses values of the wrong type, NaN and infinity in a dataclass of settings.
+
+    Raises:
+        ValueError: With the name of the first such field and its value.
+    """
+    for field in fields(config):
+        value = getattr(config, field.name)
+        kinds = _KINDS.get(str(field.type))
+        if kinds is not None and (
+            not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)
+        ):
+            raise InputError(f"{field.name} must be of type {field.type}, got {value!r}.")
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, float) and not math.isfinite(part):
+                raise InputError(f"{field.name} must be finite, got {part}.")
+
+
+def check_at_least(config: Any, least: float | int, *names: str) -> None:
+    """Raises ValueError for the first of these fields that is smaller than ``least``."""
+    for name in names:
+        value = getattr(config, name)
+        if value < least:
+            bound = f"at least {least}" if least else "0 or more, not negative"
+            raise InputError(f"{name} must be {bound}, got {value}.")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long and how fast to train.
+
+    Attributes:
+        steps: Optimizer steps of the whole run. More steps than before continue a run; the learning
+            rate then follows the schedule of the new number.
+        batch_size: Items per step, process and accumulated batch.
+        accumulate: Batches whose gradients are averaged for one step.
+        learning_rate: Peak of the schedule: linear warm-up, then a cosine to a hundredth of the
+            peak.
+        warmup_steps: Length of the warm-up in steps.
+        weight_decay: Weight decay of AdamW, on matrices only.
+        gradient_clip: Largest norm of the gradient.
+        ema_decay: Decay per step of the averaged weights, which the run delivers.
+        log_every: Steps between lines of the log.
+        validate_every: Steps between validations; 0 validates at the end only.
+        sample_every: Steps between samples to listen to; 0 writes none.
+        checkpoint_every: Steps between checkpoints; 0 saves by time only.
+        checkpoint_seconds: Seconds between checkpoints.
+        mixed_precision: Arithmetic of the networks: "no" (float32), "bf16" or "fp16".
+        num_workers: Processes that read data, per training process.
+        seed: Seed of everything random.
+    """
+
+    steps: int
+    batch_size: int = 12
+    accumulate: int = 1
+    learning_rate: float = 1e-3
+    warmup_steps: int = 200
+    weight_decay: float = 1e-2
+    gradient_clip: float = 1.0
+    ema_decay: float = 0.999
+    log_every: int = 20
+    validate_every: int = 500
+    sample_every: int = 0
+    checkpoint_every: int = 0
+    checkpoint_seconds: float = 180.0
+    mixed_precision: str = "no"
+    num_workers: int = 1
+    seed: int = 0
+
+    # What a resumed run may change. Of batch_size and accumulate only the number of items per step
+    # has to stay, which also depends on the number of processes: `Trainer` checks it.
+    CHANGEABLE: ClassVar[tuple[str, ...]] = (
+        "steps",
+        "batch_size",
+        "accumulate",
+        "log_every",
+        "validate_every",
+        "sample_every",
+        "checkpoint_every",
+        "checkpoint_seconds",
+        "num_workers",
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        numbers = [f.name for f in fields(self) if f.type in ("int", "float")]
+        check_at_least(self, 0, *numbers)
+        check_at_least(self, 1, "steps", "batch_size", "accumulate", "log_every")
+        if self.ema_decay > 1:
+            raise InputError(f"ema_decay must be 0 to 1, got {self.ema_decay}.")
+        if self.seed >= 2**63:
+            raise InputError(f"seed must be below 2**63, got {self.seed}.")
+        if self.mixed_precision not in ("no", "bf16", "fp16"):
+            raise InputError(f"mixed_precision={self.mixed_precision!r} is not no, bf16 or fp16.")
+
+    def fixed_settings(self) -> dict[str, Any]:
+        """The settings that a resumed run must share with the run it continues."""
+        return {k: v for k, v in asdict(self).items() if k not in self.CHANGEABLE}
+
+
+@dataclass(frozen=True)
+class CropTrainingConfig(TrainingConfig):
+    """How long and how fast to train a tokenizer, on random crops of audio.
+
+    Attributes:
+        crop_seconds: Length of a crop in seconds.
+    """
+
+    crop_seconds: float = 1.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.crop_seconds <= 0:
+            raise InputError(f"crop_seconds must be positive, got {self.crop_seconds:g}.")
+
+
+def learning_rate(step: int, config: TrainingConfig) -> float:
+    """The schedule: linear warm-up, then a cosine down to 1% of the peak."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
+    return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1))))
+
+
+def step_seed(config: TrainingConfig, step: int) -> int:
+    """Seed of what all processes draw alike in a step."""
+    # torch takes 64 bits, which a date as the seed would exceed.
+    return (config.seed * 1_000_003 + step) * 1_009 % 2**63
+
+
+def process_seed(config: TrainingConfig, step: int, part: int, rank: int) -> int:
+    """Seed of what one process draws for one of a step's accumulated batches."""
+    return (((config.seed * 1_000_003 + step) * 1_009 + part) * 1_013 + rank) % 2**63

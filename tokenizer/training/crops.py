@@ -1,0 +1,224 @@
+"""Random crops of clips, each a pure function of the seed and its position in the run.
+
+Because a crop depends on nothing but ``(seed, index)``, a run can be resumed at any step with the
+same data, however many workers read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from tokenizer.errors import InputError, StateError
+from tokenizer.training.augmentation import NO_AUGMENTATION, Augmentation, lowpass
+from tokenizer.training.clips import Clip, read_window, split_clips
+from tokenizer.training.config import CropTrainingConfig
+from tokenizer.training.processes import num_processes
+
+# Clips that cannot be read any more, or hold NaN, are replaced by others; so many in a row mean
+# that it is not the clips: a disk is gone, say.
+MAX_UNREADABLE_IN_A_ROW = 20
+# Crops of each validation.
+HELD_OUT_CROPS = 32
+
+
+class CropDataset(Dataset):
+    """Random mono crops, one for every index.
+
+    An item is a dict: ``audio`` float32 ``[1, N]``, as loud as the listener gets it, and ``gain``
+    float32 ``[]``, the root mean square of the surroundings, by which a normalising autoencoder
+    divides; and ``unreadable``, float32 ``[]``, how many clips were drawn in vain: they were
+    damaged or removed since they were listed, or have samples that are not finite.
+
+    Args:
+        clips: Where to crop from; each is drawn in proportion to its length.
+        sampling_rate: Hz of the crops.
+        crop_length: N in samples. Files that are shorter are padded with silence.
+        window_seconds: Length of the surroundings that are read, filtered and measured.
+        augmentation: What is done to them.
+        seed: Decides every draw, together with the index.
+        length: Number of items.
+    """
+
+    def __init__(
+        self,
+        clips: list[Clip],
+        *,
+        sampling_rate: int,
+        crop_length: int,
+        augmentation: Augmentation,
+        seed: int,
+        length: int,
+        window_seconds: float = 4.0,
+    ) -> None:
+        self.clips = clips
+        self.sampling_rate = sampling_rate
+        self.crop_length = crop_length
+        self.augmentation = augmentation
+        self.seed = seed
+        self.length = length
+        self.window_seconds = max(window_seconds, crop_length / sampling_rate)
+        durations = np.array([clip.num_samples / clip.sampling_rate for clip in clips])
+        self._cumulative = np.cumsum(durations) / durations.sum()
+
+    def __len__(self) -> int:
+        return self.length
+
+    def _window(self, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+        """Part of a random clip, and how many others could not be read before it."""
+        problem = ""
+        for failures in range(MAX_UNREADABLE_IN_A_ROW):
+            clip, start, channel = self._draw(rng)
+            try:
+                audio = read_window(clip, start, self.window_seconds, self.sampling_rate, channel)
+            except (ValueError, RuntimeError, OSError) as error:
+                problem = f"{clip.name}: {error}"
+                continue
+            if len(audio) and np.isfinite(audio).all():
+                return audio, failures
+            problem = f"{clip.name} has no samples, or some that are not finite, at {start:.1f} s"
+        raise StateError(
+            f"{MAX_UNREADABLE_IN_A_ROW} clips in a row could not be read. The last: {problem}. "
+            "Mend or remove them."
+        )
+
+    def _draw(self, rng: np.random.Generator) -> tuple[Clip, float, int]:
+        which = int(np.searchsorted(self._cumulative, rng.random(), side="right"))
+        clip = self.clips[min(which, len(self.clips) - 1)]
+        slack = clip.num_samples / clip.sampling_rate - self.window_seconds
+        start = rng.random() * max(slack, 0.0)
+        return clip, start, int(rng.integers(clip.num_channels))
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """Returns the crop that belongs to an index."""
+        a = self.augmentation
+        rng = np.random.default_rng([self.seed, index])
+        audio, unreadable = self._window(rng)
+        if rng.random() < a.mix:
+            other, more = self._window(rng)
+            unreadable += more
+            other = other[: len(audio)]
+            other = np.pad(other, (0, len(audio) - len(other)))
+            level = np.sqrt(np.mean(audio**2)) / (np.sqrt(np.mean(other**2)) + 1e-6)
+            audio = audio + min(level, 30) * 10 ** (rng.uniform(*a.mix_range) / 20) * other
+        if rng.random() < a.lowpass:
+            audio = lowpass(audio, self.sampling_rate, rng.uniform(*a.lowpass_range))
+        audio = audio * 10 ** (rng.uniform(-1, 1) * a.level_range / 20) * rng.choice([-1.0, 1.0])
+        peak = np.abs(audio).max()
+        if peak > 1:
+            audio = audio / peak
+        if rng.random() < a.round_to_16_bit:
+            audio = np.round(audio * 32767) / 32767
+        gain = np.sqrt(np.mean(np.square(audio, dtype=np.float64))) + 1e-5
+        gain *= 10 ** (rng.normal() * a.level_jitter / 20)
+        start = int(rng.integers(max(len(audio) - self.crop_length, 0) + 1))
+        crop = audio[start : start + self.crop_length]
+        crop = np.pad(crop, (0, self.crop_length - len(crop)))
+        return {
+            "audio": torch.from_numpy(crop.astype(np.float32))[None],
+            "gain": torch.tensor(gain, dtype=torch.float32),
+            "unreadable": torch.tensor(unreadable, dtype=torch.float32),
+            "index": torch.tensor(index),
+        }
+
+
+def crop_datasets(
+    clips: list[Clip],
+    config: CropTrainingConfig,
+    *,
+    sampling_rate: int,
+    augmentation: Augmentation,
+    seed: int,
+    num_held_out: int,
+) -> tuple[CropDataset, CropDataset]:
+    """All augmented crops of a run, and `HELD_OUT_CROPS` plain ones of 4 s to validate on.
+
+    The latter come from ``num_held_out`` other clips, but never more than a fifth of them; if that
+    leaves none, from the same.
+    """
+    if num_held_out < 0:
+        raise InputError(f"num_held_out must not be negative, got {num_held_out}.")
+    num_held_out = min(num_held_out, len(clips) // 5)
+    train, held_out = split_clips(clips, num_held_out) if num_held_out else (clips, clips)
+    return (
+        CropDataset(
+            train,
+            sampling_rate=sampling_rate,
+            crop_length=round(config.crop_seconds * sampling_rate),
+            augmentation=augmentation,
+            seed=seed,
+            length=config.steps * config.accumulate * config.batch_size * num_processes(),
+        ),
+        CropDataset(
+            held_out,
+            sampling_rate=sampling_rate,
+            crop_length=4 * sampling_rate,
+            augmentation=NO_AUGMENTATION,
+            seed=1,
+            length=HELD_OUT_CROPS,
+        ),
+    )
+
+
+class _BatchIndices:
+    """The indices of each batch of a process, made when they are needed.
+
+    A run has millions of them, so they are never all in memory.
+    """
+
+    def __init__(self, batches: range, batch_size: int) -> None:
+        self.batches, self.batch_size = batches, batch_size
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.batches:
+            yield list(range(batch * self.batch_size, (batch + 1) * self.batch_size))
+
+
+def crop_batches(
+    dataset: CropDataset,
+    *,
+    batch_size: int,
+    first: int,
+    num_workers: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Yields the batches of a process from its ``first``-th on; rank r of w has every w-th batch.
+
+    Raises:
+        RuntimeError: If clips cannot be read, or a reading process was killed.
+    """
+    batches = range(first * world_size + rank, len(dataset) // batch_size, world_size)
+    loader = DataLoader(
+        dataset,
+        batch_sampler=_BatchIndices(batches, batch_size),  # pyright: ignore[reportArgumentType]
+        num_workers=num_workers,
+    )
+    with reading_errors():
+        yield from loader
+
+
+@contextmanager
+def reading_errors() -> Iterator[None]:
+    """Turns what a `DataLoader` raises for an error in a worker into that error, in one line."""
+    try:
+        yield
+    except Exception as error:
+        text = str(error).strip()
+        if "Original Traceback" in text:
+            # The message ends with the worker's traceback, whose last part is "class: message".
+            message = text.rpartition(f"{type(error).__name__}: ")[2]
+            raise type(error)(message) from None
+        if "DataLoader worker" in text and "exited unexpectedly" in text:
+            raise StateError(
+                f"A process that reads training data was killed ({text}). If memory ran out, lower "
+                "num_workers or batch_size."
+            ) from error
+        raise
