@@ -18,18 +18,18 @@ class LappedConfig:
     """Sizes of a `LappedAutoencoder`.
 
     Attributes:
-        sampling_rate: Hz.
+        sampling_rate: Sampling rate in Hz.
         hop_length: Samples per latent frame, and MDCT coefficients.
-        latent_dim: D.
+        latent_dim: Numbers per latent frame, D.
         encoder_width: Channels of the encoder's network.
-        encoder_depth: Its blocks.
+        encoder_depth: Blocks of the encoder's network.
         decoder_width: Channels of the decoder's network.
-        decoder_depth: Its blocks.
+        decoder_depth: Blocks of the decoder's network.
         expansion: Hidden channels of each block's MLP over its width.
         kernel_size: Frames each block sees; odd.
-        lookahead: Frames that each of the two networks sees ahead, for live use; None: as many as
-            it sees behind. Audio comes out ``2 * lookahead + 2`` frames after it went in: 20 ms at
-            0 and 40 ms at 1, for frames of 10 ms.
+        lookahead: Frames that each of the two networks sees ahead, for live use; by default as
+            many as it sees behind. Audio comes out ``2 * lookahead + 2`` frames after it went in:
+            20 ms at 0 and 40 ms at 1, for frames of 10 ms.
         envelope_dim: How many of the coded latents start as levels; see `lapped.model`.
         detail_dim: How many latents, the last ones, are detail, which codes leave out. They start
             as the principal components of the waveform that follow the coded ones.
