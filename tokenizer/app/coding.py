@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from tokenizer.audio import open_audio, read_beginning, write_audio
+from tokenizer.evaluation.coding import Condition, code_clip, decode_row
 from tokenizer.evaluation.metrics import mel_distance, si_sdr
 from tokenizer.evaluation.report.pictures import draw_spectrogram, spectrogram_db
 from tokenizer.model.latent_tokenizer import LatentTokenizer
@@ -76,22 +77,17 @@ def code_audio(
     if len(wave) > MAX_CHANNELS:
         notes.append(f"Only the first {MAX_CHANNELS} of {len(wave)} channels.")
     wave = np.ascontiguousarray(wave[:MAX_CHANNELS])
-    clip = {"array": wave, "sampling_rate": rate}
-    latents = tokenizer.encode_latents(clip)
-    row = tokenizer.latents_to_codes(latents, n_codebooks=n_codebooks)
-    sounds = {
-        "original": wave,
-        "continuous": tokenizer.decode_latents(latents),
-        "coded": tokenizer.decode_codes(row),
-    }
+    continuous = code_clip(tokenizer, wave, Condition(None, "continuous"))
+    row = tokenizer.latents_to_codes(continuous.row, n_codebooks=n_codebooks)
+    coded = decode_row(tokenizer, row, tokenizer.codes_decoder)
     code_file = folder / f"{Path(audio).stem or 'audio'}.ltk"
-    size = write_row(code_file, row, tokenizer)
-    figures = {}
-    target, seconds = torch.from_numpy(wave), wave.shape[-1] / rate
-    for name, number in (("continuous", latents["latents"].nbytes), ("coded", size)):
-        estimate = torch.from_numpy(sounds[name])
+    write_row(code_file, row, tokenizer)
+    figures, sounds, target = {}, {"original": wave}, torch.from_numpy(wave)
+    for name, clip in (("continuous", continuous), ("coded", coded)):
+        estimate = torch.from_numpy(clip.audio)
+        sounds[name] = clip.audio
         figures[name] = {
-            "kbps": 8e-3 * number / seconds,
+            "kbps": clip.kbps,
             "si_sdr": si_sdr(estimate, target),
             "mel": mel_distance(estimate, target, rate),
         }

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tokenizer.audio import open_audio, read_beginning, write_audio
+from tokenizer.evaluation.coding import Condition, code_clip
 from tokenizer.evaluation.evaluate import as_table
 from tokenizer.evaluation.metrics import quality
 from tokenizer.model.latent_tokenizer import LatentTokenizer
@@ -31,26 +32,23 @@ def run_demo(tokenizer: LatentTokenizer, audio: str | Path | None, out: Path) ->
     """
     source = open_audio(EXAMPLE if audio is None else audio, target_rate=tokenizer.sampling_rate)
     original, _ = read_beginning(source, MAX_SECONDS)
-    clip = {"array": original, "sampling_rate": tokenizer.sampling_rate}
     seconds = original.shape[-1] / tokenizer.sampling_rate
     out.mkdir(parents=True, exist_ok=True)
     pcm_bytes = original.size * 2
     sounds = {"original": original}
     rows = [["original, 16-bit", f"{pcm_bytes:,}", f"{8e-3 * pcm_bytes / seconds:.1f}", "", ""]]
 
-    def add(name: str, wave: np.ndarray, size: str, rate: str) -> None:
-        sounds[name] = wave
-        m = quality(wave, original, tokenizer.sampling_rate)
-        rows.append([name, size, rate, f"{m['si_sdr']:.2f}", f"{m['mel']:.3f}"])
-
-    add("continuous", tokenizer.decode_latents(tokenizer.encode_latents(clip)), "", "")
+    continuous = code_clip(tokenizer, original, Condition(None, "continuous"))
+    clips = {"continuous": continuous}
     for bitrate in BITRATES:
-        row = tokenizer.encode_codes(clip, bitrate=1000 * bitrate)
-        path = out / f"{bitrate}kbps.ltk"
-        write_row(path, row, tokenizer)
-        size = path.stat().st_size
-        wave = tokenizer.decode_codes(row)
-        add(f"{bitrate}kbps", wave, f"{size:,}", f"{8e-3 * size / seconds:.1f}")
+        condition = Condition(tokenizer.codebooks_for(1000 * bitrate), tokenizer.codes_decoder)
+        coded = clips[f"{bitrate}kbps"] = code_clip(tokenizer, original, condition)
+        write_row(out / f"{bitrate}kbps.ltk", coded.row, tokenizer)
+    for name, coded in clips.items():
+        sounds[name] = coded.audio
+        size = ["", ""] if coded.codes is None else [f"{coded.num_bytes:,}", f"{coded.kbps:.1f}"]
+        m = quality(coded.audio, original, tokenizer.sampling_rate)
+        rows.append([name, *size, f"{m['si_sdr']:.2f}", f"{m['mel']:.3f}"])
     for name, wave in sounds.items():
         write_audio(out / f"{name}.wav", wave, tokenizer.sampling_rate)
     draw_spectrograms(sounds, tokenizer.sampling_rate, out / "spectrograms.png")

@@ -2,47 +2,25 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from tokenizer.audio import open_audio
 from tokenizer.errors import InputError
+from tokenizer.evaluation.coding import Coded, Condition, code_clip, read_clip
 from tokenizer.evaluation.metrics import code_use, quality
 from tokenizer.evaluation.perceptual import METRICS, PerceptualMetrics
-from tokenizer.model.core import DecoderName
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.training.data import Clip
-from tokenizer.transcoding.files import coded_size
 
-COLUMNS = ("si_sdr", "mel", "stft", "lsd", "kbps", "encode_x", "decode_x")
-DIGITS = (2, 3, 2, 2, 2, 0, 0)
-
-
-@dataclass(frozen=True)
-class Condition:
-    """One way through the tokenizer.
-
-    Attributes:
-        n_codebooks: How many codebooks; None for continuous latents.
-        decoder: Which decoder.
-    """
-
-    n_codebooks: int | None
-    decoder: DecoderName
-
-    @property
-    def name(self) -> str:
-        """For tables, e.g. "16 codebooks" or "continuous"."""
-        if self.n_codebooks is None:
-            return "continuous" if self.decoder == "continuous" else f"latents, {self.decoder}"
-        suffix = "" if self.decoder == "finetuned" else f", {self.decoder} decoder"
-        return f"{self.n_codebooks} codebooks{suffix}"
+# The columns of a table, and the digits that it prints of each.
+COLUMNS = {
+    "si_sdr": 2, "mel": 3, "stft": 2, "lsd": 2, "buzz": 2, "buzz_excess": 2, "kbps": 2,
+    "encode_x": 0, "decode_x": 0,
+}  # fmt: skip
 
 
 def evaluate_clip(
@@ -50,39 +28,26 @@ def evaluate_clip(
     clip: Clip,
     condition: Condition,
     perceptual: PerceptualMetrics | None = None,
-) -> tuple[dict[str, float], np.ndarray, np.ndarray | None]:
+) -> tuple[dict[str, float], Coded]:
     """Codes one clip and measures it.
 
     Returns:
-        The metrics (`COLUMNS` and the perceptual ones), the reconstruction ``[C, N]`` and the codes
-        ``[T, n]`` (None for continuous latents).
+        The metrics (`COLUMNS` and the perceptual ones; without those that are undefined for this
+        clip), and the coded clip.
     """
-    original = open_audio(clip.audio, target_rate=tokenizer.sampling_rate).read()
-    seconds = original.shape[-1] / tokenizer.sampling_rate
-    audio_in = {"array": original, "sampling_rate": tokenizer.sampling_rate}
-    start = time.perf_counter()
-    if condition.n_codebooks is None:
-        row = tokenizer.encode_latents(audio_in)
-        middle = time.perf_counter()
-        audio = tokenizer.decode_latents(row, decoder=condition.decoder)
-        end = time.perf_counter()
-        codes, size = None, row["latents"].nbytes
-    else:
-        row = tokenizer.encode_codes(audio_in, n_codebooks=condition.n_codebooks)
-        middle = time.perf_counter()
-        audio = tokenizer.decode_codes(row, decoder=condition.decoder)
-        end = time.perf_counter()
-        codes, size = row["codes"], coded_size(row, tokenizer)
-    result = quality(audio, original, tokenizer.sampling_rate)
+    original = read_clip(clip, tokenizer.sampling_rate)
+    coded = code_clip(tokenizer, original, condition)
+    rate = tokenizer.sampling_rate
+    result = quality(coded.audio, original, rate, hop_length=tokenizer.hop_length)
     if perceptual is not None:
-        result |= perceptual(audio, original, tokenizer.sampling_rate, clip.name)
+        result |= perceptual(coded.audio, original, rate, clip.name)
     result |= {
-        "kbps": 8e-3 * size / seconds,
-        "encode_x": seconds / (middle - start),
-        "decode_x": seconds / (end - middle),
-        "seconds": seconds,
+        "kbps": coded.kbps,
+        "encode_x": coded.seconds / coded.encode_seconds,
+        "decode_x": coded.seconds / coded.decode_seconds,
+        "seconds": coded.seconds,
     }
-    return result, audio, codes
+    return result, coded
 
 
 def _values(per_clip: list[dict[str, Any]], name: str) -> list[float]:
@@ -99,7 +64,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measures every clip under every condition.
 
-    Means of a perceptual metric are over the clips that it applies to.
+    The mean of a metric is over the clips for which it is defined.
 
     Returns:
         JSON values: ``{"model": fingerprint, "clips": [...], "conditions": {name: {"mean": {...},
@@ -107,26 +72,26 @@ def evaluate(
     """
     if not clips:
         raise InputError("No clips to evaluate.")
-    found: dict[str, Any] = {}
+    names = (*COLUMNS, *(perceptual.names if perceptual is not None else ()))
+    results: dict[str, Any] = {}
     bar = tqdm(total=len(clips) * len(conditions), disable=not progress, unit="clip")
     for condition in conditions:
-        per_clip, all_codes = [], []
+        per_clip, codes = [], []
         for clip in clips:
-            result, _, codes = evaluate_clip(tokenizer, clip, condition, perceptual)
+            result, coded = evaluate_clip(tokenizer, clip, condition, perceptual)
             per_clip.append({"clip": Path(clip.name).name} | result)
-            if codes is not None:
-                all_codes.append(codes)
+            if coded.codes is not None:
+                codes.append(coded.codes)
             bar.update()
-        names = COLUMNS + (perceptual.names if perceptual is not None else ())
         means = {name: float(np.mean(v)) for name in names if (v := _values(per_clip, name))}
-        if all_codes:
-            means |= code_use(np.concatenate(all_codes), tokenizer.codebook_sizes)
-        found[condition.name] = {"mean": means, "per_clip": per_clip}
+        if codes:
+            means |= code_use(np.concatenate(codes), tokenizer.codebook_sizes)
+        results[condition.name] = {"mean": means, "per_clip": per_clip}
     bar.close()
     return {
         "model": tokenizer.fingerprint,
         "clips": [clip.name for clip in clips],
-        "conditions": found,
+        "conditions": results,
     }
 
 
@@ -155,21 +120,24 @@ def as_table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
 def evaluation_table(result: dict[str, Any]) -> str:
     """The means of `evaluate` as a Markdown table."""
     header = [
-        "", "SI-SDR dB", "mel", "STFT", "LSD dB", "kbit/s", "encode x", "decode x",
-        "codes used", "bits/code",
+        "", "SI-SDR dB", "mel", "STFT", "LSD dB", "buzz", "buzz excess", "kbit/s", "encode x",
+        "decode x", "codes used", "bits/code",
     ]  # fmt: skip
-    means = [found["mean"] for found in result["conditions"].values()]
-    perceptual = [name for name in METRICS if any(name in mean for mean in means)]
-    header += perceptual
-    rows = []
-    for name, found in result["conditions"].items():
-        m = found["mean"]
-        used = f"{m['utilization']:.0%}" if "utilization" in m else ""
-        bits = f"{m['entropy']:.2f}" if "entropy" in m else ""
-        rows.append(
-            [name]
-            + [f"{m[key]:.{digits}f}" for key, digits in zip(COLUMNS, DIGITS, strict=True)]
-            + [used, bits]
-            + [f"{m[metric]:.2f}" if metric in m else "" for metric in perceptual]
-        )
-    return as_table(rows, header)
+    means = {name: condition["mean"] for name, condition in result["conditions"].items()}
+    perceptual = [name for name in METRICS if any(name in mean for mean in means.values())]
+    rows = [
+        [
+            name,
+            *(cell(mean, column, f".{digits}f") for column, digits in COLUMNS.items()),
+            cell(mean, "utilization", ".0%"),
+            cell(mean, "entropy", ".2f"),
+            *(cell(mean, metric, ".2f") for metric in perceptual),
+        ]
+        for name, mean in means.items()
+    ]
+    return as_table(rows, header + perceptual)
+
+
+def cell(values: Mapping[str, float], name: str, form: str) -> str:
+    """A value in a format; empty if there is no such value."""
+    return format(values[name], form) if name in values else ""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,17 @@ SPEECH_METRICS = ("pesq", "stoi")
 _RATES = {"visqol": 48_000, "zimtohrli": 48_000, "pesq": 16_000, "stoi": 16_000}
 
 
-def _library(name: str) -> Any:
+# The packages that implement them.
+_PACKAGES = {"visqol": "visqol", "zimtohrli": "zimtohrli", "pesq": "pesq", "stoi": "pystoi"}
+
+
+def installed_metrics() -> tuple[str, ...]:
+    """Those of `METRICS` whose packages are installed."""
+    return tuple(name for name in METRICS if find_spec(_PACKAGES[name]) is not None)
+
+
+def _library(metric: str) -> Any:
+    name = _PACKAGES[metric]
     try:
         return import_module(name)
     except ImportError:
@@ -71,7 +82,7 @@ def stoi(estimate: np.ndarray, target: np.ndarray) -> float:
     """
     import warnings
 
-    measure = _library("pystoi").stoi
+    measure = _library("stoi").stoi
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         try:
@@ -103,7 +114,7 @@ class PerceptualMetrics:
             raise InputError(f"Unknown metrics {unknown}; known: {', '.join(METRICS)}.")
         self.names, self.speech_clips = tuple(names), speech_clips
         for name in self.names:
-            _library("pystoi" if name == "stoi" else name)
+            _library(name)
 
     def __call__(
         self, estimate: np.ndarray, target: np.ndarray, sampling_rate: int, clip: str

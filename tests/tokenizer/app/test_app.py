@@ -47,7 +47,7 @@ def test_figures_are_those_of_evaluate(tokenizer, clip, tmp_path):
         ("continuous", Condition(None, "continuous")),
         ("coded", Condition(3, tokenizer.codes_decoder)),
     ):
-        expected, _, _ = evaluate_clip(tokenizer, listed, condition)
+        expected, _ = evaluate_clip(tokenizer, listed, condition)
         for figure, value in found.figures[name].items():
             assert value == pytest.approx(expected[figure], rel=1e-6), (name, figure)
 

@@ -23,12 +23,12 @@ from tokenizer.evaluation.comparison import (
     runner as runner_module,
     write_summary,
 )
-from tokenizer.evaluation.comparison.measures import HeldOut, MelReference, measure_codes
+from tokenizer.evaluation.comparison.measures import HeldOut, measure_codes
 from tokenizer.evaluation.comparison.plots import METRICS, curves
 from tokenizer.evaluation.comparison.specs import codebooks_within
 from tokenizer.evaluation.comparison.units import unit
 from tokenizer.evaluation.evaluate import Condition, evaluate
-from tokenizer.evaluation.metrics import mel_distance, quality
+from tokenizer.evaluation.metrics import quality
 from tokenizer.quantizers import QUANTIZERS, ResidualVectorQuantizer
 from tokenizer.training.data import scan
 from tokenizer.training.decoder import DecoderTask
@@ -148,12 +148,6 @@ def test_codebooks_fill_each_rate():
 
 
 # Measures
-
-
-def test_mel_reference_is_the_mel_distance():
-    a, b = tone(0.3, channels=2, seed=0), tone(0.3, channels=2, seed=1)
-    expected = mel_distance(torch.from_numpy(a), torch.from_numpy(b), RATE)
-    assert MelReference(b, RATE).distance(a) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("beam_width", [1, 3])

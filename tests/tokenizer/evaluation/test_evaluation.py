@@ -6,7 +6,7 @@ from models import RATE, tone
 
 from tokenizer.audio import write_audio
 from tokenizer.cli import main
-from tokenizer.evaluation import evaluate as evaluation
+from tokenizer.evaluation import coding, evaluate as evaluation
 from tokenizer.evaluation.evaluate import Condition, evaluate_clip
 from tokenizer.training.data import scan
 
@@ -28,24 +28,25 @@ def test_speed_is_that_of_encoding_and_decoding_alone(tokenizer, clip, monkeypat
 
         return slow
 
-    monkeypatch.setattr(evaluation, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(coding, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     for verb, seconds in (("encode", 0.5), ("decode", 0.25)):
         name = f"{verb}_{kind}"
         monkeypatch.setattr(tokenizer, name, takes(seconds, getattr(tokenizer, name)))
-    for name in ("open_audio", "coded_size", "quality"):
-        monkeypatch.setattr(evaluation, name, takes(100, getattr(evaluation, name)))
+    for module, name in ((coding, "open_audio"), (coding, "coded_size"), (evaluation, "quality")):
+        monkeypatch.setattr(module, name, takes(100, getattr(module, name)))
     condition = Condition(2 if kind == "codes" else None, "continuous")
-    found, audio, codes = evaluate_clip(tokenizer, clip, condition)
-    assert (found["encode_x"], found["decode_x"]) == (2, 4)
-    assert np.isfinite(audio).all()
-    assert (codes is None) == (kind == "latents")
+    metrics, coded = evaluate_clip(tokenizer, clip, condition)
+    assert (metrics["encode_x"], metrics["decode_x"]) == (2, 4)
+    assert np.isfinite(coded.audio).all()
+    assert (coded.codes is None) == (kind == "latents")
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch, capsys):
     def work(*_, **__):
         pytest.fail("The work was begun.")
 
-    for place in ("data.scan", "loading.load_tokenizer", "comparison.read_specs"):
+    for place in ("training.data.scan", "model.loading.load_tokenizer",
+                  "evaluation.comparison.read_specs"):  # fmt: skip
         monkeypatch.setattr(f"tokenizer.{place}", work)
     (tmp_path / "file").touch()
     gone = tmp_path / "gone" / "r.json"

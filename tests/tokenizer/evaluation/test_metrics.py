@@ -6,6 +6,8 @@ import scipy.signal
 import torch
 
 from tokenizer.evaluation.metrics import (
+    BUZZ_MIN_HOPS,
+    buzz,
     code_use,
     log_spectral_distance,
     mel_distance,
@@ -81,6 +83,13 @@ def test_mel_distance_matches_a_formula_in_numpy():
     assert ours == pytest.approx(wanted, rel=1e-3)
 
 
+def test_mel_distance_is_the_loss_of_training():
+    a, b = (torch.from_numpy(noise(seed, channels=2)) for seed in (0, 1))
+    assert mel_distance(a, b, RATE) == pytest.approx(
+        float(MelDistance(RATE)(a[None], b[None])), rel=1e-5
+    )
+
+
 def test_mel_distance_of_some_scales_is_unbiased():
     a, b = torch.from_numpy(noise(0))[None], torch.from_numpy(noise(1))[None] * 0.3
     mel = MelDistance(RATE)
@@ -126,6 +135,89 @@ def test_identical_audio_is_perfect_and_worse_audio_is_worse():
 def test_quality_refuses_other_lengths():
     with pytest.raises(ValueError, match=r"\(1, 8000\).*\(1, 7999\)"):
         quality(noise(0), noise(0)[:, :-1], RATE)
+
+
+HOP = 441
+
+
+def patterned(hop: int, length: int = 3 * RATE) -> np.ndarray:
+    """The same stretch of noise in every frame."""
+    return np.tile(noise(3, hop), (1, -(-length // hop)))[:, :length]
+
+
+def band_autocorrelation(x: np.ndarray, low: float, high: float, hops: tuple[int, ...]) -> float:
+    """The largest value near multiples of the hop, by scipy's filters and one FFT."""
+    sos = scipy.signal.butter(6, [low, high], "band", fs=RATE, output="sos")
+    band = scipy.signal.sosfiltfilt(sos, x[0].astype(np.float64))
+    correlation = scipy.signal.correlate(band, band, method="fft")[len(band) - 1 :]
+    near = [np.abs(correlation[m * HOP - 3 : m * HOP + 4]).max() for m in hops]
+    return max(near) / correlation[0]
+
+
+def test_buzz_is_low_for_noise_and_one_for_a_repeated_frame():
+    for seed in range(3):
+        assert buzz(torch.from_numpy(noise(seed, 2 * RATE)), RATE, HOP) < 0.03
+        assert buzz(torch.from_numpy(noise(seed, RATE // 2)), RATE, HOP) < 0.06
+    for hop in (HOP, HOP / 2, HOP / 3):  # a period of the hop is one of half the hop, too
+        assert buzz(torch.from_numpy(patterned(round(hop))), RATE, HOP) > 0.97
+    assert buzz(torch.from_numpy(patterned(3 * HOP)), RATE, HOP) > 0.97
+    assert buzz(torch.from_numpy(patterned(HOP + 50)), RATE, HOP) < 0.25
+    # A hop that is no whole number of samples: 86 frames a second at 48 kHz.
+    t = np.arange(3 * 48_000) / 48_000
+    comb = sum(np.cos(2 * np.pi * 44_100 / 512 * k * t + k * k) for k in range(60, 130))
+    assert buzz(torch.from_numpy(comb[None].astype(np.float32)), 48_000, 48_000 / 86) > 0.9
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
+def test_buzz_is_the_autocorrelation_of_the_bands(share):
+    x = noise(0, 3 * RATE) + share * patterned(HOP)
+    bands = ((5000, 12_000), (12_000, 0.98 * RATE / 2))
+    expected = max(band_autocorrelation(x, *band, (1, 2, 3)) for band in bands)
+    assert buzz(torch.from_numpy(x), RATE, HOP) == pytest.approx(expected, abs=0.02)
+
+
+def test_buzz_is_that_of_the_worse_band_with_content_and_the_mean_of_the_channels():
+    low, high = (
+        scipy.signal.butter(8, 12_000, kind, fs=RATE, output="sos") for kind in ("low", "high")
+    )
+    mixed = scipy.signal.sosfilt(low, noise(0, 3 * RATE)) + scipy.signal.sosfilt(
+        high, patterned(HOP)
+    )
+    assert buzz(torch.from_numpy(mixed.astype(np.float32)), RATE, HOP) > 0.9
+    quiet = mixed.astype(np.float32) * 1e-2
+    assert buzz(torch.from_numpy(quiet), RATE, HOP) > 0.9
+    silent = np.concatenate([quiet, np.zeros_like(quiet)])
+    assert buzz(torch.from_numpy(silent), RATE, HOP) > 0.9
+    both = torch.from_numpy(np.concatenate([noise(0, 3 * RATE), patterned(HOP)]))
+    assert buzz(both, RATE, HOP) == pytest.approx(0.5, abs=0.03)
+
+
+def test_buzz_is_undefined_without_highs_in_silence_and_in_short_clips():
+    t = np.arange(2 * RATE) / RATE
+    tone = np.sin(2 * np.pi * 440 * t)[None].astype(np.float32)
+    short = noise(0, BUZZ_MIN_HOPS * HOP)
+    assert not math.isnan(buzz(torch.from_numpy(short), RATE, HOP))
+    for x, rate in (
+        (tone, RATE),
+        (np.zeros((2, RATE), np.float32), RATE),
+        (short[:, :-1], RATE),
+        (short[:, :0], RATE),
+        (noise(0, RATE), 8000),
+    ):
+        assert math.isnan(buzz(torch.from_numpy(x), rate, HOP * rate / RATE))
+        values = quality(x[:, :], x, rate, hop_length=HOP) if x.shape[1] > 2048 else {}
+        assert not {"buzz", "buzz_excess"} & values.keys()
+
+
+def test_buzz_excess_is_what_the_original_does_not_have():
+    voice, reconstruction = patterned(HOP), patterned(HOP) + 0.1 * noise(0, 3 * RATE)
+    values = quality(reconstruction, voice, RATE, hop_length=HOP)
+    assert values["buzz"] > 0.9
+    assert abs(values["buzz_excess"]) < 0.03
+    values = quality(patterned(HOP), noise(0, 3 * RATE), RATE, hop_length=HOP)
+    assert values["buzz_excess"] > 0.9
+    silence = np.zeros_like(voice)
+    assert quality(voice, silence, RATE, hop_length=HOP)["buzz_excess"] > 0.9
 
 
 def test_waveform_distortion_is_the_noise_to_signal_ratio():

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,41 +12,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tokenizer.audio import open_audio
+from tokenizer.evaluation.coding import decode_timed, encode_timed, read_clip, timed
 from tokenizer.evaluation.comparison.specs import bits
-from tokenizer.evaluation.metrics import code_use, si_sdr
+from tokenizer.evaluation.metrics import MelReference, code_use, si_sdr
 from tokenizer.model.core import DecoderName
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.model.rows import Row, code_dtype
 from tokenizer.quantizers.base import Quantizer
 from tokenizer.training.data import Clip
-from tokenizer.training.losses import MEL_BINS, MEL_WINDOWS, log_mel
 
 # Speed is measured on so many vectors.
 _TIMED = 4096
-
-
-class MelReference:
-    """`mel_distance` to one signal, whose features are computed only once.
-
-    Args:
-        target: Audio ``[C, N]``.
-        sampling_rate: Hz.
-    """
-
-    def __init__(self, target: Float[np.ndarray, "C N"], sampling_rate: int) -> None:
-        self.sampling_rate = sampling_rate
-        self._features = list(self._compute(target))
-
-    def _compute(self, audio: np.ndarray) -> Iterator[Tensor]:
-        x = torch.from_numpy(audio)
-        for window, bands in zip(MEL_WINDOWS, MEL_BINS, strict=True):
-            yield log_mel(x, self.sampling_rate, window, bands, 1e-5)
-
-    def distance(self, estimate: Float[np.ndarray, "C N"]) -> float:
-        """The distance of another signal of the same shape."""
-        pairs = zip(self._compute(estimate), self._features, strict=True)
-        return sum(float((got - wanted).abs().mean()) for got, wanted in pairs)
 
 
 @dataclass(frozen=True)
@@ -58,7 +33,7 @@ class HeldOut:
         clips: The clips.
         rows: Their latents, as rows.
         seconds: Duration of all channels of all clips.
-        encode_seconds: What the encoder took for them.
+        encode_seconds: Time that the encoder took for them.
     """
 
     clips: tuple[Clip, ...]
@@ -69,16 +44,14 @@ class HeldOut:
     @classmethod
     def encode(cls, tokenizer: LatentTokenizer, clips: Sequence[Clip]) -> HeldOut:
         """Encodes the clips one after another."""
-        rows, seconds, taken = [], 0.0, 0.0
+        rows, seconds, encode_seconds = [], 0.0, 0.0
         for clip in clips:
-            audio = read(clip, tokenizer.sampling_rate)
-            start = time.perf_counter()
-            rows.append(
-                tokenizer.encode_latents({"array": audio, "sampling_rate": tokenizer.sampling_rate})
-            )
-            taken += time.perf_counter() - start
+            audio = read_clip(clip, tokenizer.sampling_rate)
+            row, taken = encode_timed(tokenizer, audio)
+            rows.append(row)
+            encode_seconds += taken
             seconds += audio.size / tokenizer.sampling_rate
-        return cls(tuple(clips), tuple(rows), seconds, taken)
+        return cls(tuple(clips), tuple(rows), seconds, encode_seconds)
 
     @property
     def frames(self) -> Float[Tensor, "M D"]:
@@ -94,11 +67,6 @@ class HeldOut:
             rows.append({"codes": codes[start:stop]} | kept)
             start = stop
         return rows
-
-
-def read(clip: Clip, sampling_rate: int) -> Float[np.ndarray, "C N"]:
-    """A whole clip, resampled."""
-    return open_audio(clip.audio, target_rate=sampling_rate).read()
 
 
 @torch.no_grad()
@@ -127,17 +95,19 @@ def measure_codes(
     device = quantizer.fitted.device
     frames = held_out.frames[:, : quantizer.dim].to(device)
     deviation = float((frames - frames.mean(0)).double().square().sum())
-    timed = frames[torch.arange(min(_TIMED, len(frames))) * len(frames) // min(_TIMED, len(frames))]
+    sample = frames[
+        torch.arange(min(_TIMED, len(frames))) * len(frames) // min(_TIMED, len(frames))
+    ]
     found: dict[int, np.ndarray] = {}
     figures: list[dict[str, Any]] = []
     most = torch.zeros(0, 0, dtype=torch.int64)
     for n in counts:
         sizes = quantizer.codebook_sizes[:n]
-        sample, encoding = _timed(lambda n=n: quantizer.encode(timed, n), device)
+        sample_codes, encoding = _time_twice(lambda n=n: quantizer.encode(sample, n), device)
         # Where prefixes are what fewer codebooks give, they need not be searched for again.
         codes = most[:, :n] if found and quantizer.prefix_codes else quantizer.encode(frames, n)
         most = codes if not found else most
-        _, decoding = _timed(lambda sample=sample: quantizer.decode(sample), device)
+        _, decoding = _time_twice(lambda c=sample_codes: quantizer.decode(c), device)
         error = sum(
             float((x - quantizer.decode(c)).double().square().sum())
             for x, c in zip(frames.split(2**14), codes.split(2**14), strict=True)
@@ -151,10 +121,10 @@ def measure_codes(
                 "kbps": 1e-3 * frame_rate * bits(sizes),
                 "kbps_coded": _coded_rate(quantizer, array, frame_rate),
                 "distortion_db": 10 * float(np.log10(max(ratio, 1e-20))) if same_latents else None,
-                "encode_vectors_per_second": len(timed) / encoding,
-                "decode_vectors_per_second": len(timed) / decoding,
+                "encode_vectors_per_second": len(sample) / encoding,
+                "decode_vectors_per_second": len(sample) / decoding,
                 "encode_x": held_out.seconds
-                / (held_out.encode_seconds + encoding * len(frames) / len(timed)),
+                / (held_out.encode_seconds + encoding * len(frames) / len(sample)),
                 **code_use(array, quantizer.codebook_sizes),
             }
         )
@@ -166,17 +136,17 @@ def measure_codes(
     return found, figures, use
 
 
-def _timed(function: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, float]:
+def _time_twice(function: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, float]:
     """The result and the shorter time of two calls: the first one also warms up."""
-    times = []
-    result = torch.empty(0)
-    for _ in range(2):
-        start = time.perf_counter()
+
+    def run() -> Tensor:
         result = function()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - start)
-    return result, max(min(times), 1e-9)
+        return result
+
+    (_, first), (result, second) = timed(run), timed(run)
+    return result, max(min(first, second), 1e-9)
 
 
 def _coded_rate(
@@ -221,22 +191,19 @@ def measure_audio(
         else {n: held_out.split(array) for n, array in codes.items()}
     )
     per_clip: dict[int, list[dict[str, Any]]] = {n: [] for n in rows}
-    taken = dict.fromkeys(rows, 0.0)
+    decode_seconds = dict.fromkeys(rows, 0.0)
     for index, clip in enumerate(held_out.clips):
-        original = read(clip, tokenizer.sampling_rate)
+        original = torch.from_numpy(read_clip(clip, tokenizer.sampling_rate))
         reference = MelReference(original, tokenizer.sampling_rate)
         for n, all_rows in rows.items():
-            start = time.perf_counter()
-            if codes is None:
-                audio = tokenizer.decode_latents(all_rows[index], decoder=decoder)
-            else:
-                audio = tokenizer.decode_codes(all_rows[index], decoder=decoder)
-            taken[n] += time.perf_counter() - start
+            audio, seconds = decode_timed(tokenizer, all_rows[index], decoder)
+            decode_seconds[n] += seconds
+            estimate = torch.from_numpy(audio)
             per_clip[n].append(
                 {
                     "clip": Path(clip.name).name,
-                    "si_sdr": si_sdr(torch.from_numpy(audio), torch.from_numpy(original)),
-                    "mel": reference.distance(audio),
+                    "si_sdr": si_sdr(estimate, original),
+                    "mel": reference.distance(estimate),
                 }
             )
         advance()
@@ -244,7 +211,7 @@ def measure_audio(
         n: {
             "si_sdr": float(np.mean([clip["si_sdr"] for clip in clips])),
             "mel": float(np.mean([clip["mel"] for clip in clips])),
-            "decode_x": held_out.seconds / taken[n],
+            "decode_x": held_out.seconds / decode_seconds[n],
             "per_clip": clips,
         }
         for n, clips in per_clip.items()

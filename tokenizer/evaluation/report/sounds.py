@@ -11,15 +11,13 @@ import torch
 
 from tokenizer.audio import write_audio
 from tokenizer.devices import device_of
-from tokenizer.evaluation.comparison.measures import MelReference, read
-from tokenizer.evaluation.metrics import code_use, si_sdr
+from tokenizer.evaluation.coding import Condition, code_clip, read_clip
+from tokenizer.evaluation.metrics import MelReference, code_use, si_sdr
 from tokenizer.evaluation.report.pictures import draw_spectrogram, spectrogram_db
 from tokenizer.model.core import DecoderName
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.model.loading import load_tokenizer
-from tokenizer.model.rows import Row
 from tokenizer.training.data import Clip
-from tokenizer.transcoding.files import coded_size
 
 # More channels than a pair of loudspeakers are left out.
 _MAX_CHANNELS = 2
@@ -109,7 +107,7 @@ def make_sounds(
     originals, loudest = [], []
     names = [Path(clip.name).name for clip in clips]
     for clip in clips:
-        wave = read(clip, sampling_rate)[:_MAX_CHANNELS, : round(seconds * sampling_rate)]
+        wave = read_clip(clip, sampling_rate)[:_MAX_CHANNELS, : round(seconds * sampling_rate)]
         originals.append(np.ascontiguousarray(wave))
         loudest.append(float(spectrogram_db(wave, sampling_rate).max()))
     sounds = Sounds(names, [wave.shape[-1] / sampling_rate for wave in originals])
@@ -126,7 +124,7 @@ def make_sounds(
 
     original = Way()
     sounds.found[original] = [put(original, 0, i, wave) for i, wave in enumerate(originals)]
-    references = [MelReference(wave, sampling_rate) for wave in originals]
+    references = [MelReference(torch.from_numpy(wave), sampling_rate) for wave in originals]
     loaded: tuple[str, LatentTokenizer] | None = None
     # In order of tokenizers: only one is in memory.
     wanted = [way for way in dict.fromkeys(ways) if way.tokenizer is not None]
@@ -134,18 +132,18 @@ def make_sounds(
         assert way.tokenizer is not None
         if loaded is None or loaded[0] != way.tokenizer:
             loaded = way.tokenizer, load_tokenizer(way.tokenizer).to(device_of(device))  # pyright: ignore
-        tokenizer, found, codes = loaded[1], [], []
+        tokenizer, made, codes = loaded[1], [], []
         for i, wave in enumerate(originals):
-            audio, row = _through(tokenizer, way, wave)
-            sound = put(way, index, i, audio)
-            sound.si_sdr = si_sdr(torch.from_numpy(audio), torch.from_numpy(wave))
-            sound.mel = references[i].distance(audio)
-            if row is not None:
-                size = coded_size(row, tokenizer)
-                sound.kbps = 8e-3 * size / sounds.seconds[i]
-                codes.append(row["codes"])
-            found.append(sound)
-        sounds.found[way] = found
+            coded = code_clip(tokenizer, wave, Condition(way.n_codebooks, way.decoder))
+            sound = put(way, index, i, coded.audio)
+            estimate = torch.from_numpy(coded.audio)
+            sound.si_sdr = si_sdr(estimate, torch.from_numpy(wave))
+            sound.mel = references[i].distance(estimate)
+            if coded.codes is not None:
+                sound.kbps = coded.kbps
+                codes.append(coded.codes)
+            made.append(sound)
+        sounds.found[way] = made
         if codes:
             array, sizes = np.concatenate(codes), tokenizer.codebook_sizes
             sounds.code_use[way] = code_use(array, sizes)
@@ -154,17 +152,6 @@ def make_sounds(
                 for column, size in zip(array.T, sizes, strict=False)
             ]
     return sounds
-
-
-def _through(
-    tokenizer: LatentTokenizer, way: Way, wave: np.ndarray
-) -> tuple[np.ndarray, Row | None]:
-    audio = {"array": wave, "sampling_rate": tokenizer.sampling_rate}
-    if way.n_codebooks is None:
-        row = tokenizer.encode_latents(audio)
-        return tokenizer.decode_latents(row, decoder=way.decoder), None
-    row = tokenizer.encode_codes(audio, n_codebooks=way.n_codebooks)
-    return tokenizer.decode_codes(row, decoder=way.decoder), row
 
 
 def _slug(way: Way) -> str:
