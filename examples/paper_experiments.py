@@ -32,8 +32,8 @@ from tokenizer.evaluation.comparison import (
     read_specs,
     write_summary,
 )
-from tokenizer.evaluation.comparison.units import write_json
 from tokenizer.evaluation.evaluate import as_table
+from tokenizer.saving import write_json, write_text
 from tokenizer.model.loading import BUNDLED
 from tokenizer.training.data import scan
 from tokenizer.training.loop import LoopConfig
@@ -97,9 +97,7 @@ def main() -> None:
     claims = judge(results)
     write_json(options.out / "experiments.json", {"claims": claims, "comparisons": results})
     text = report(results, claims)
-    partial = options.out / "experiments.md.partial"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(options.out / "experiments.md")
+    write_text(options.out / "experiments.md", text)
     print(text)
 
 

@@ -12,54 +12,40 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizer.errors import MissingFileError, MissingPackageError
+from tokenizer.errors import MissingFileError
+from tokenizer.evaluation.report.pages import page_environment
 from tokenizer.saving import write_text
 
-TEMPLATE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>
-body { font-family: system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
-.clips { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem; }
-figure { margin: 0; border: 1px solid #ccc; border-radius: 6px; padding: .6rem; }
-figure img, figure audio { width: 100%; }
-table { border-collapse: collapse; margin: 1rem 0; }
-td, th { border: 1px solid #ccc; padding: .25rem .6rem; text-align: left; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; }
-img.curve { max-width: 100%; }
-</style>
-</head>
-<body>
-<h1>{{ title }}</h1>
+TEMPLATE = """{% extends "base.html.j2" %}
+{% block content %}
+<header><h1>{{ title }}</h1></header>
+<main>
 {% for section in sections %}
 <section>
 <h2>{{ section.title }}</h2>
 {% if section.facts %}
-<table>
+<table class="numbers">
 {% for name, value in section.facts %}
-<tr><th>{{ name }}</th><td class="number">{{ value }}</td></tr>
+<tr><th scope="row">{{ name }}</th><td>{{ value }}</td></tr>
 {% endfor %}
 </table>
 {% endif %}
 {% if section.curve %}
-<img class="curve" alt="Loss over the steps" src="{{ section.curve }}">
+<figure><img alt="Loss over the steps" src="{{ section.curve }}"></figure>
 {% endif %}
-<div class="clips">
+<div class="pictures">
 {% for clip in section.clips %}
 <figure>
 <figcaption>{{ clip.text }}</figcaption>
 {% if clip.picture %}<img alt="Spectrogram of {{ clip.text }}" src="{{ clip.picture }}">{% endif %}
-<audio controls preload="none" src="{{ clip.audio }}"></audio>
+<audio controls preload="none" src="{{ clip.audio }}" aria-label="{{ clip.text }}"></audio>
 </figure>
 {% endfor %}
 </div>
 </section>
 {% endfor %}
-</body>
-</html>
+</main>
+{% endblock %}
 """
 
 
@@ -84,19 +70,12 @@ def write_report(
     Raises:
         FileNotFoundError: If a folder holds no ``samples.json``, or a file is missing.
     """
-    try:
-        from jinja2 import Environment, StrictUndefined
-    except ImportError:
-        raise MissingPackageError(
-            'A report needs jinja2: pip install "latent-tokenizer[report]".'
-        ) from None
+    template = page_environment().from_string(TEMPLATE)
     sections = [_clips_section(Path(folder)) for folder in folders]
     sections += [_run_section(Path(run)) for run in runs]
     sections += [_evaluation_section(Path(path)) for path in evaluations]
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    page = environment.from_string(TEMPLATE).render(title=title, sections=sections)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out, page)
+    write_text(out, template.render(title=title, sections=sections))
 
 
 def _section(title: str, **parts: Any) -> dict[str, Any]:

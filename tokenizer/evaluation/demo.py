@@ -10,7 +10,9 @@ from tokenizer.audio import open_audio, read_beginning, write_audio
 from tokenizer.evaluation.coding import Condition, code_clip
 from tokenizer.evaluation.evaluate import as_table
 from tokenizer.evaluation.metrics import quality
+from tokenizer.evaluation.report.pictures import plot_spectrogram, spectrogram_db
 from tokenizer.model.latent_tokenizer import LatentTokenizer
+from tokenizer.saving import writing
 from tokenizer.transcoding.files import write_row
 
 EXAMPLE = Path(__file__).parents[1] / "assets" / "example.flac"
@@ -57,31 +59,17 @@ def run_demo(tokenizer: LatentTokenizer, audio: str | Path | None, out: Path) ->
 
 
 def draw_spectrograms(sounds: dict[str, np.ndarray], sampling_rate: int, path: Path) -> None:
-    """Draws the spectrogram of every sound's first channel, one above the other, as PNG."""
-    import torch
+    """Draws the spectrograms of sounds, one above the other in the colours of the first, as PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from tokenizer.networks.spectral import stft_magnitude
-
     figure = Figure(figsize=(10, 2 * len(sounds)), layout="constrained")
-    axes = figure.subplots(len(sounds), 1, sharex=True, squeeze=False)[:, 0]
+    loudest = float(spectrogram_db(next(iter(sounds.values())), sampling_rate).max())
+    axes = figure.subplots(len(sounds), 1, squeeze=False)[:, 0]
     for axis, (name, wave) in zip(axes, sounds.items(), strict=True):
-        magnitude = stft_magnitude(torch.from_numpy(wave[0]), 2048, 512)
-        image = axis.imshow(
-            20 * np.log10(np.maximum(magnitude.numpy(), 1e-5)),
-            origin="lower",
-            aspect="auto",
-            extent=(0, wave.shape[-1] / sampling_rate, 0, sampling_rate / 2000),
-            vmin=-60,
-            vmax=40,
-            cmap="magma",
-        )
-        axis.set_title(name, loc="left", fontsize=9)
-        axis.set_ylabel("kHz")
+        image = plot_spectrogram(axis, wave, sampling_rate, loudest, title=name)
+        axis.label_outer()
         figure.colorbar(image, ax=axis, label="dB")
-    axes[-1].set_xlabel("seconds")
     FigureCanvasAgg(figure)
-    temporary = path.with_name(path.name + ".partial")
-    figure.savefig(temporary, dpi=110, format="png")
-    temporary.replace(path)
+    with writing(path) as partial:
+        figure.savefig(partial, dpi=110, format="png")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tokenizer.errors import InputError
 from tokenizer.networks.spectral import stft_magnitude
+from tokenizer.quantizers.measure import code_entropy
 from tokenizer.training.losses import MEL_BINS, MEL_WINDOWS, log_mel
 
 _EPS = 1e-12
@@ -180,14 +181,11 @@ def code_use(codes: Int[np.ndarray, "T K"], codebook_sizes: tuple[int, ...]) -> 
         ``utilization``: share of the entries that occur; ``entropy``: bits per code;
             ``perplexity``: ``2 ** entropy``.
     """
-    used, entropies = [], []
-    for k, size in enumerate(codebook_sizes[: codes.shape[1]]):
-        counts = np.bincount(codes[:, k], minlength=size)
-        share = counts[counts > 0] / max(counts.sum(), 1)
-        used.append(np.count_nonzero(counts) / size)
-        entropies.append(float(-(share * np.log2(share)).sum()))
+    sizes = codebook_sizes[: codes.shape[1]]
+    counts = np.stack([np.bincount(column, minlength=max(sizes)) for column in codes.T])
+    entropy = code_entropy(torch.from_numpy(counts).double()).numpy()
     return {
-        "utilization": float(np.mean(used)),
-        "entropy": float(np.mean(entropies)),
-        "perplexity": float(np.mean(np.exp2(entropies))),
+        "utilization": float(np.mean(np.count_nonzero(counts, axis=1) / np.array(sizes))),
+        "entropy": float(entropy.mean()),
+        "perplexity": float(np.exp2(entropy).mean()),
     }

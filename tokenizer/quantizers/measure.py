@@ -56,6 +56,15 @@ class FitReport:
         return "\n".join(lines)
 
 
+def code_entropy(counts: Float[Tensor, "K S"] | Int[Tensor, "K S"]) -> Float[Tensor, " K"]:
+    """Entropy in bits of each codebook's codes, from how often each entry occurred.
+
+    Codebooks that were never used have an entropy of 0.
+    """
+    share = counts / counts.sum(1, keepdim=True).clamp(min=1e-12)
+    return torch.special.entr(share).sum(1) / math.log(2)
+
+
 def report(
     code_counts: Int[Tensor, "K S"],
     noise_levels: Float[Tensor, " K"],
@@ -63,14 +72,12 @@ def report(
 ) -> FitReport:
     """The report that a quantizer's buffers hold."""
     counts = code_counts.double()
-    share = counts / counts.sum(1, keepdim=True)
-    entropy = -torch.special.xlogy(share, share).sum(1)
     sizes = torch.tensor(codebook_sizes, dtype=torch.float64, device=counts.device)
     noise = noise_levels.double().tolist()
     return FitReport(
         frames=int(code_counts[0].sum()),
         utilization=tuple(((counts > 0).sum(1) / sizes).tolist()),
-        perplexity=tuple(entropy.exp().tolist()),
+        perplexity=tuple(code_entropy(counts).exp2().tolist()),
         noise_levels=tuple(noise),
         distortion_db=tuple(20 * math.log10(v) if v > 0 else None for v in noise),
     )

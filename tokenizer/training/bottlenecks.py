@@ -18,6 +18,7 @@ from torch.nn import functional
 from tokenizer.errors import InputError
 from tokenizer.quantizers.base import Quantizer
 from tokenizer.quantizers.factorized import FactorizedQuantizer
+from tokenizer.quantizers.measure import code_entropy
 from tokenizer.quantizers.residual import ResidualVectorQuantizer
 from tokenizer.quantizers.trained_fsq import ProjectedScalarQuantizer, scalar_levels
 from tokenizer.training.codebook_stages import (
@@ -265,8 +266,7 @@ class Bottleneck(nn.Module):
     @torch.no_grad()
     def perplexity(self) -> Float[Tensor, " K"]:
         """Two to the entropy in bits of each codebook's recent codes."""
-        share = self.usage / self.usage.sum(1, keepdim=True).clamp(min=1e-12)
-        return (-torch.special.xlogy(share, share).sum(1)).exp()
+        return code_entropy(self.usage).exp2()
 
 
 class StraightThroughBottleneck(Bottleneck):

@@ -21,6 +21,7 @@ from tokenizer.evaluation.comparison import (
     read_comparison,
     read_specs,
     runner as runner_module,
+    trial as trial_module,
     write_summary,
 )
 from tokenizer.evaluation.comparison.measures import HeldOut, measure_codes
@@ -257,7 +258,7 @@ def test_a_killed_run_goes_on_where_it_was(compared, model, audio, tmp_path, mon
         pass
 
     fitted, heard = [], []
-    fit, listen = runner_module.fit_quantizer, runner_module.measure_audio
+    fit, listen = trial_module.fit_quantizer, trial_module.measure_audio
 
     def counted(tokenizer, clips, quantizer, **options):
         fitted.append(quantizer.standardization)
@@ -269,8 +270,9 @@ def test_a_killed_run_goes_on_where_it_was(compared, model, audio, tmp_path, mon
             raise Killed
         return listen(*args, **options)
 
-    monkeypatch.setattr(runner_module, "fit_quantizer", counted)
-    monkeypatch.setattr(runner_module, "measure_audio", dies_on_the_second)
+    monkeypatch.setattr(trial_module, "fit_quantizer", counted)
+    for module in (runner_module, trial_module):
+        monkeypatch.setattr(module, "measure_audio", dies_on_the_second)
     with pytest.raises(Killed):
         run(model, audio, tmp_path)
     assert fitted == ["none", "channel"]

@@ -10,6 +10,7 @@ from tokenizer.evaluation.comparison.runner import compare, read_comparison
 from tokenizer.evaluation.comparison.settings import CompareConfig, Competitor
 from tokenizer.evaluation.comparison.specs import QuantizerSpec, parse_spec, read_specs
 from tokenizer.evaluation.comparison.tables import comparison_markdown
+from tokenizer.saving import write_text
 
 __all__ = [
     "CompareConfig",
@@ -31,7 +32,5 @@ def write_summary(result: dict[str, Any], out: Path) -> str:
     for metric, title in METRICS.items():
         draw_curves(result, metric, out / f"{metric}.png")
         pictures.append(f"![{title}, against kbit/s]({metric}.png)")
-    partial = out / "comparison.md.partial"
-    partial.write_text(text + "\n" + "\n\n".join(pictures) + "\n", encoding="utf-8")
-    partial.replace(out / "comparison.md")
+    write_text(out / "comparison.md", text + "\n" + "\n\n".join(pictures) + "\n")
     return text

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizer.evaluation.comparison.tables import decoder_label, points
+from tokenizer.saving import writing
 
 METRICS = {
     "si_sdr": "SI-SDR, dB (higher is better)",
@@ -133,8 +134,7 @@ def draw_curves(result: dict[str, Any], metric: str, path: Path, theme: Theme = 
                 fontsize=9,
                 labelcolor=theme.ink,
             )
-        partial = path.with_name(path.name + ".partial")
         kind = path.suffix.removeprefix(".")
         metadata = {"Date": None} if kind == "svg" else None
-        figure.savefig(partial, format=kind, dpi=150, metadata=metadata)
-        partial.replace(path)
+        with writing(path) as partial:
+            figure.savefig(partial, format=kind, dpi=150, metadata=metadata)

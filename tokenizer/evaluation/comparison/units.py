@@ -8,38 +8,31 @@ from pathlib import Path
 from typing import Any
 
 from tokenizer.errors import InputError
+from tokenizer.saving import write_json
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1), encoding="utf-8")
-    partial.replace(path)
-
-
-def unit(path: Path, asked: dict[str, Any], compute: Callable[[], dict[str, Any]]) -> Any:
-    """The result of ``compute``, or that of an earlier run which was asked the same.
+def unit(path: Path, request: dict[str, Any], compute: Callable[[], dict[str, Any]]) -> Any:
+    """The result of ``compute``, or that of an earlier run with the same request.
 
     Args:
         path: JSON file of the result.
-        asked: All that the result depends on, as JSON values. Results of anything else are computed
-            anew.
-        compute: Does the work; what it leaves in other files must be complete when it returns.
+        request: All that the result depends on, as JSON values. The result of another request is
+            computed again.
+        compute: Does the work; other files that it writes must be complete when it returns.
     """
-    asked = json.loads(json.dumps(asked))
+    request = json.loads(json.dumps(request))
     if path.exists():
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError):
-            raise InputError(f"{path} is damaged: remove it to compute it anew.") from None
-        if not isinstance(stored, dict) or not {"asked", "found"} <= stored.keys():
-            raise InputError(f"{path} is damaged: remove it to compute it anew.")
-        if stored["asked"] == asked:
-            return stored["found"]
-    found = json.loads(json.dumps(compute()))
-    write_json(path, {"asked": asked, "found": found})
-    return found
+            old_request, result = stored["asked"], stored["found"]
+        except (ValueError, RecursionError, TypeError, KeyError):
+            raise InputError(f"{path} is damaged: remove it to compute it again.") from None
+        if old_request == request:
+            return result
+    result = json.loads(json.dumps(compute()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"asked": request, "found": result})
+    return result
 
 
 class PeakMemory:

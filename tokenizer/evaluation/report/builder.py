@@ -11,10 +11,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from tokenizer.errors import ExistingFileError, InputError, MissingPackageError
+from tokenizer.errors import ExistingFileError, InputError
 from tokenizer.evaluation.comparison import Competitor, read_comparison
 from tokenizer.evaluation.comparison.plots import DARK, LIGHT, METRICS, draw_curves
 from tokenizer.evaluation.comparison.tables import decoder_label, points
+from tokenizer.evaluation.report.pages import page_environment
 from tokenizer.evaluation.report.pictures import HEIGHT, RANGE_DB, WIDTH, draw_code_use
 from tokenizer.evaluation.report.sections import (
     Section,
@@ -83,7 +84,7 @@ def build_report(
         ImportError: If jinja2 is not installed.
         FileExistsError: If ``out`` holds something else.
     """
-    environment = _environment()
+    environment = page_environment()
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / _MARK).exists())):
         raise ExistingFileError(f"{out} exists and is no earlier report: name another folder.")
     path = str(BUNDLED if model is None else model)
@@ -132,23 +133,6 @@ def build_report(
     shutil.rmtree(out, ignore_errors=True)
     partial.replace(out)
     return found
-
-
-def _environment() -> Any:
-    try:
-        import jinja2
-    except ImportError:
-        raise MissingPackageError(
-            'A report needs jinja2: pip install "latent-tokenizer[report]".'
-        ) from None
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("tokenizer.evaluation.report", "templates"),
-        # File names are the user's, and end up in text and attributes.
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 def _sections(

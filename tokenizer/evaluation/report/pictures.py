@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,6 +12,10 @@ from jaxtyping import Float
 
 from tokenizer.evaluation.comparison.plots import Theme
 from tokenizer.networks.spectral import stft_magnitude
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
 
 WIDTH, HEIGHT = 480, 176
 RANGE_DB = 80.0
@@ -53,6 +58,43 @@ def draw_spectrogram(
     colours = colormaps["magma"](np.linspace(0, 1, _LEVELS))[:, :3]
     image.putpalette((255 * colours).astype(np.uint8).tobytes())
     image.save(path, format="PNG", optimize=True)
+
+
+def plot_spectrogram(
+    axes: Axes,
+    audio: Float[np.ndarray, "C N"],
+    sampling_rate: int,
+    loudest: float | None = None,
+    title: str = "",
+) -> AxesImage:
+    """Draws the spectrogram of the first channel into `matplotlib` axes.
+
+    Args:
+        axes: Where to draw.
+        audio: The sound.
+        sampling_rate: Hz.
+        loudest: The level in dB of the brightest colour; the darkest is `RANGE_DB` lower. Default:
+            the loudest point.
+        title: Above the picture.
+    """
+    decibels = spectrogram_db(audio, sampling_rate)
+    top = float(decibels.max()) if loudest is None else loudest
+    image = axes.imshow(
+        decibels,
+        origin="lower",
+        aspect="auto",
+        cmap="magma",
+        vmin=top - RANGE_DB,
+        vmax=top,
+        extent=(0, audio.shape[-1] / sampling_rate, 0, 1),
+    )
+    half = sampling_rate / 2
+    kilohertz = [f for f in (0, 0.5, 1, 2, 4, 8, 16) if 1000 * f < half]
+    places = [float(np.log1p(f / 0.7) / np.log1p(half / 700)) for f in kilohertz]
+    axes.set_yticks(places, [f"{f:g}" for f in kilohertz])
+    axes.set(xlabel="seconds", ylabel="kHz")
+    axes.set_title(title, loc="left", fontsize=9)
+    return image
 
 
 def draw_code_use(counts: list[list[int]], path: Path, theme: Theme) -> None:
