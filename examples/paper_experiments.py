@@ -33,8 +33,8 @@ from tokenizer.evaluation.comparison import (
     write_summary,
 )
 from tokenizer.evaluation.evaluate import as_table
-from tokenizer.saving import write_json, write_text
 from tokenizer.model.loading import BUNDLED
+from tokenizer.saving import write_json, write_text
 from tokenizer.training.data import scan
 from tokenizer.training.loop import LoopConfig
 from tokenizer.training.quantizer import FitConfig

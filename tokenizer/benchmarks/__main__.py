@@ -19,10 +19,12 @@ from typing import Any
 
 import torch
 
-from tokenizer.benchmarks import growth, speed, vectors
+from tokenizer.benchmarks import growth, speed
+from tokenizer.benchmarks.command import benchmark_parser, table
 from tokenizer.benchmarks.machine import describe
 from tokenizer.benchmarks.peers import PEERS
 from tokenizer.benchmarks.startup import startup_lines
+from tokenizer.saving import write_json, write_text
 
 PARTS = ("codecs", "encode", "kmeans", "fit", "startup", "growth")
 
@@ -53,15 +55,15 @@ def quantizing(part: str, options: argparse.Namespace, threads: int) -> list[dic
 
 def main() -> None:
     """Measures and writes."""
-    parser = argparse.ArgumentParser(description="Everything side by side in one run.")
-    parser.add_argument("--out", type=Path, default=Path("benchmark"))
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--seconds", type=float, default=10.0, help="of a clip")
-    parser.add_argument("--repetitions", type=int, default=3)
+    parser = benchmark_parser(__doc__, "--seconds", "--repetitions")
+    parser.add_argument("--out", type=Path, default=Path("benchmark"), help="folder to write to")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="CPU threads")
     parser.add_argument("--train", type=int, default=1_000_000, help="vectors fitted to")
-    parser.add_argument("--peers", nargs="*", choices=sorted(PEERS), default=sorted(PEERS))
+    parser.add_argument(
+        "--peers", nargs="*", choices=sorted(PEERS), default=sorted(PEERS), help="other codecs"
+    )
     parser.add_argument("--bf16", action="store_true", help="our networks in bfloat16 too")
-    parser.add_argument("--skip", nargs="*", choices=PARTS, default=[])
+    parser.add_argument("--skip", nargs="*", choices=PARTS, default=[], help="what to leave out")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {"machine": describe("cpu")}
@@ -71,10 +73,8 @@ def main() -> None:
         results[name] = lines
         text.extend(["", f"**{name}**", "", table])
         print("\n".join(text[-4:]), flush=True)
-        partial = options.out / "benchmark.partial"
-        for suffix, content in (("json", json.dumps(results, indent=1)), ("md", "\n".join(text))):
-            partial.write_text(content + "\n")
-            partial.replace(options.out / f"benchmark.{suffix}")
+        write_json(options.out / "benchmark.json", results)
+        write_text(options.out / "benchmark.md", "\n".join(text) + "\n")
 
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     if "codecs" not in options.skip:
@@ -90,14 +90,14 @@ def main() -> None:
         if part not in options.skip:
             for threads in options.threads if part == "encode" else options.threads[-1:]:
                 lines = quantizing(part, options, threads)
-                add(f"{part}, {threads} threads", lines, vectors.table(lines))
+                add(f"{part}, {threads} threads", lines, table(lines))
     if "startup" not in options.skip:
         lines = startup_lines()
-        add("start-up", lines, vectors.table(lines))
+        add("start-up", lines, table(lines))
     if "growth" not in options.skip:
         found = growth.run(options.out, options.threads[-1], list(growth.POINTS))
         lines = [{"grows with": kind} | point for kind, each in found.items() for point in each]
-        add("growth", lines, vectors.table(lines))
+        add("growth", lines, table(lines))
     print(f"\nWritten to {options.out}/benchmark.md and .json")
 
 

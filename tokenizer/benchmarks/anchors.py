@@ -19,9 +19,7 @@ original keeps no phase to align: it gets no SI-SDR. Ours is rounded to 16 bits,
 
 from __future__ import annotations
 
-import argparse
 import csv
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -35,7 +33,8 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from tokenizer import LatentTokenizer, load_tokenizer
-from tokenizer.audio import open_audio
+from tokenizer.audio.inputs import open_audio
+from tokenizer.benchmarks.command import benchmark_parser, write_figures
 from tokenizer.errors import InputError, MissingFileError
 from tokenizer.evaluation.coding import Coded, Condition, code_clip
 from tokenizer.evaluation.evaluate import as_table, cell
@@ -351,30 +350,26 @@ def as_markdown(results: Sequence[Mapping[str, Any]]) -> str:
 
 def main() -> None:
     """Parses the command line and prints the tables."""
-    assert __doc__
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = benchmark_parser(__doc__, "--model", "--json")
     parser.add_argument("folder", type=Path, help="holds manifest.csv and the audio")
-    parser.add_argument("--model", help="tokenizer folder or hub id; default: the bundled one")
-    parser.add_argument("--domains", nargs="+", default=[], help="e.g. speech; default: all")
-    parser.add_argument(
-        "--codecs", nargs="+", default=[], help="beginnings of codecs' names; default: all"
-    )
+    parser.add_argument("--domains", nargs="+", help="e.g. speech; default: all")
+    parser.add_argument("--codecs", nargs="+", help="beginnings of codecs' names; default: all")
     parser.add_argument("--limit", type=int, help="originals of each page and domain; default: all")
     parser.add_argument(
         "--metrics", nargs="*", choices=METRICS, help="perceptual; default: all that are installed"
     )
-    parser.add_argument("--json", type=Path, help="also write everything, clip by clip")
     options = parser.parse_args()
     names = installed_metrics() if options.metrics is None else options.metrics
     if absent := sorted(set(METRICS) - set(names)):
         print(f"Without {', '.join(absent)}.\n")
-    pairs = read_manifest(options.folder, options.domains, options.codecs, options.limit)
+    pairs = read_manifest(
+        options.folder, options.domains or (), options.codecs or (), options.limit
+    )
     perceptual = PerceptualMetrics(names, speech_clips="speech")
     lines = compare(load_tokenizer(options.model), pairs, perceptual)
     results = summarize(lines)
     print(as_markdown(results))
-    if options.json:
-        options.json.write_text(json.dumps({"means": results, "clips": lines}, indent=1))
+    write_figures(options.json, {"means": results, "clips": lines})
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from tokenizer import load_tokenizer
+from tokenizer.benchmarks.command import benchmark_parser
 from tokenizer.benchmarks.machine import best_of, peak_mib
 from tokenizer.benchmarks.peers import clip
 from tokenizer.benchmarks.quantizers import mixture
@@ -125,10 +126,11 @@ def run(out: Path, threads: int, kinds: list[str]) -> dict[str, list[dict[str, f
 
 def main() -> None:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(description="How time and memory grow.")
-    parser.add_argument("--out", type=Path, default=Path("benchmark"))
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--kinds", nargs="+", choices=list(POINTS), default=list(POINTS))
+    parser = benchmark_parser(__doc__, "--threads")
+    parser.add_argument("--out", type=Path, default=Path("benchmark"), help="folder to write to")
+    parser.add_argument(
+        "--kinds", nargs="+", choices=list(POINTS), default=list(POINTS), help="what grows"
+    )
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:

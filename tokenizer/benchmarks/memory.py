@@ -9,7 +9,6 @@ process that only loads the model.
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from tokenizer.benchmarks.command import benchmark_parser
 from tokenizer.evaluation.evaluate import as_table
 
 RATE = 44_100
@@ -42,9 +42,9 @@ def _run(arguments: list[str]) -> tuple[float, float]:
 
 def main() -> None:
     """Measures and prints the table."""
-    parser = argparse.ArgumentParser(description="Peak memory of coding a long file.")
-    parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--codebooks", default="16")
+    parser = benchmark_parser(__doc__)
+    parser.add_argument("--minutes", type=float, default=60.0, help="length of the file")
+    parser.add_argument("--codebooks", default="16", help="number of codebooks")
     options = parser.parse_args()
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:

@@ -9,8 +9,6 @@ no less than ours. Channels are averaged into one first, as that is what our bit
 
 from __future__ import annotations
 
-import argparse
-import json
 import subprocess
 import tempfile
 from pathlib import Path
@@ -20,7 +18,8 @@ import soundfile
 from tqdm import tqdm
 
 from tokenizer import LatentTokenizer, load_tokenizer
-from tokenizer.audio import open_audio
+from tokenizer.audio.inputs import open_audio
+from tokenizer.benchmarks.command import benchmark_parser, write_figures
 from tokenizer.errors import StateError
 from tokenizer.evaluation.evaluate import as_table
 from tokenizer.evaluation.metrics import quality
@@ -95,14 +94,15 @@ def compare(
 
 def main() -> None:
     """Parses the command line and prints the table."""
-    assert __doc__
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = benchmark_parser(__doc__, "--model", "--json")
     parser.add_argument("audio", help="folder of clips")
-    parser.add_argument("--model", help="tokenizer folder or hub id; default: the bundled one")
-    parser.add_argument("--bitrates", type=float, nargs="+", default=[24.0, 16.0, 10.0])
-    parser.add_argument("--metrics", nargs="+", choices=METRICS, default=["visqol", "zimtohrli"])
+    parser.add_argument(
+        "--bitrates", type=float, nargs="+", default=[24.0, 16.0, 10.0], help="ours, in kbit/s"
+    )
+    parser.add_argument(
+        "--metrics", nargs="+", choices=METRICS, default=METRICS[:2], help="perceptual metrics"
+    )
     parser.add_argument("--speech-clips", default="*", help="PESQ and STOI for these paths only")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     metrics = PerceptualMetrics(options.metrics, options.speech_clips)
     lines = compare(load_tokenizer(options.model), scan(options.audio), options.bitrates, metrics)
@@ -112,8 +112,7 @@ def main() -> None:
         for line in lines
     ]
     print(as_table(rows, ["", "codec", *names]))
-    if options.json:
-        options.json.write_text(json.dumps(lines, indent=1))
+    write_figures(options.json, lines)
 
 
 if __name__ == "__main__":

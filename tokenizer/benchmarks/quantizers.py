@@ -9,7 +9,6 @@ any, a mixture of Gaussians is drawn, in which quantizers differ less than on au
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tokenizer.benchmarks.command import benchmark_parser
 from tokenizer.evaluation.comparison.specs import parse_spec
 from tokenizer.evaluation.evaluate import as_table
 from tokenizer.quantizers import MemmapSource, TensorSource
@@ -149,15 +149,17 @@ def measure(name: str, fit: Callable[[], Codec], test: Tensor) -> list[str]:
 
 def main() -> None:
     """Measures and prints the table."""
-    parser = argparse.ArgumentParser(description="Quantizers on the same latents.")
-    parser.add_argument("--latents", type=Path, help=".npy of latents [M, D]")
-    parser.add_argument("--dim", type=int, default=48, help="of the mixture; default: 48")
-    parser.add_argument("--codebooks", type=int, default=4)
-    parser.add_argument("--codebook-size", type=int, default=256)
+    parser = benchmark_parser(__doc__, "--latents")
+    parser.add_argument("--dim", type=int, default=48, help="dimensions of the mixture")
+    parser.add_argument("--codebooks", type=int, default=4, help="number of codebooks")
+    parser.add_argument("--codebook-size", type=int, default=256, help="entries of each")
     parser.add_argument("--train", type=int, default=40_000, help="frames to fit to")
     parser.add_argument("--test", type=int, default=4_000, help="frames to measure on")
     parser.add_argument("--quantizers", nargs="*", default=list(OURS), help="as for latok compare")
-    parser.add_argument("--libraries", nargs="*", choices=("faiss-pq", "faiss-rq", "vqp"))
+    libraries = ("faiss-pq", "faiss-rq", "vqp")
+    parser.add_argument(
+        "--libraries", nargs="*", choices=libraries, default=libraries, help="other libraries"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     train, test = split(options.latents, options.train, options.test, options.dim)
@@ -165,8 +167,7 @@ def main() -> None:
     fits: dict[str, Callable[[], Codec]] = {
         text: lambda text=text: ours(text, train, *sizes) for text in options.quantizers
     }
-    libraries = ("faiss-pq", "faiss-rq", "vqp") if options.libraries is None else options.libraries
-    for name in libraries:
+    for name in options.libraries:
         kind = name.partition("-")[2]
         fits[f"{name} (library)"] = (
             (lambda kind=kind: faiss_codec(kind, train, *sizes))

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from tokenizer.benchmarks.command import benchmark_parser
 from tokenizer.benchmarks.machine import describe
 from tokenizer.evaluation.evaluate import as_table
 
@@ -63,13 +64,15 @@ def measure(
 
 def main() -> None:
     """Measures and prints the table."""
-    parser = argparse.ArgumentParser(description="How training scales over processes.")
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
+    parser = benchmark_parser(__doc__)
+    parser.add_argument(
+        "--processes", type=int, nargs="+", default=[1, 2], help="numbers of processes"
+    )
     parser.add_argument("--crops", type=int, default=8, help="of a step, in all processes together")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--preset", default="base")
-    parser.add_argument("--mixed-precision", default="no")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--steps", type=int, default=20, help="training steps")
+    parser.add_argument("--preset", default="base", help="of the model, as for latok train")
+    parser.add_argument("--mixed-precision", default="no", help="as for latok train")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="torch device")
     options = parser.parse_args()
     if odd := [n for n in options.processes if options.crops % n]:
         parser.error(f"--crops {options.crops} cannot be shared by {odd[0]} processes")

@@ -13,11 +13,11 @@ import argparse
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from tokenizer.benchmarks.command import benchmark_parser, write_figures
 from tokenizer.benchmarks.machine import (
     best_of,
     describe,
@@ -131,14 +131,11 @@ def table(lines: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Measures and prints the table."""
-    parser = argparse.ArgumentParser(description="Encode and decode speed beside other codecs.")
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of the clip")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--peers", nargs="*", choices=sorted(PEERS), default=["dac"])
-    parser.add_argument("--model", help="tokenizer; default: the bundled one")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
+    shared = ("--seconds", "--threads", "--repetitions", "--device", "--model", "--json")
+    parser = benchmark_parser(__doc__, *shared)
+    parser.add_argument(
+        "--peers", nargs="*", choices=sorted(PEERS), default=["dac"], help="other codecs"
+    )
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     common = {key: getattr(options, key) for key in ("seconds", "device", "repetitions", "model")}
@@ -151,8 +148,7 @@ def main() -> None:
     print(f"{options.seconds:g} s, {options.threads} CPU threads, {describe(options.device)}")
     print(f"best matrix product: {rate:.0f} GFLOP/s\n")
     print(table(lines))
-    if options.json:
-        options.json.write_text(json.dumps(lines, indent=1))
+    write_figures(options.json, lines)
 
 
 if __name__ == "__main__":

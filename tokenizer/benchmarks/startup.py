@@ -14,8 +14,8 @@ from typing import Any
 
 import soundfile
 
+from tokenizer.benchmarks.command import table
 from tokenizer.benchmarks.peers import clip
-from tokenizer.evaluation.evaluate import as_table
 
 REPETITIONS = 5
 STATEMENTS = {
@@ -23,7 +23,7 @@ STATEMENTS = {
     "import torch": "import torch",
     "import tokenizer": "import tokenizer",
     "import tokenizer, its model class": "from tokenizer import LatentTokenizer",
-    "import tokenizer.onnx_runner, onnxruntime": "import tokenizer.onnx_runner, onnxruntime",
+    "import the ONNX runner, onnxruntime": "import tokenizer.export.onnx_runner, onnxruntime",
     "load the bundled model": "from tokenizer import load_tokenizer; load_tokenizer()",
 }
 
@@ -51,11 +51,7 @@ def startup_lines() -> list[dict[str, Any]]:
 
 def main() -> None:
     """Measures and prints the table."""
-    rows = [
-        [line["start"], f"{line['seconds']:.2f}", f"{line['of_import_torch']:.2f}"]
-        for line in startup_lines()
-    ]
-    print(as_table(rows, ["", "seconds", "/ import torch"]))
+    print(table(startup_lines()))
 
 
 if __name__ == "__main__":

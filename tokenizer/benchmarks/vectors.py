@@ -8,23 +8,21 @@ entries have 8, does less). The floor is one matrix product of the vectors with 
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tokenizer.benchmarks.command import benchmark_parser, table, write_figures
 from tokenizer.benchmarks.machine import best_of, describe, matmul_rate
 from tokenizer.benchmarks.quantizers import mixture, split
-from tokenizer.evaluation.evaluate import as_table
 from tokenizer.quantizers import ResidualVectorQuantizer, TensorSource
 from tokenizer.quantizers.kmeans import kmeans, nearest
 
+PARTS = ("encode", "fit", "kmeans")
 Encode = Callable[[Tensor], Any]
 
 
@@ -165,33 +163,18 @@ def kmeans_lines(train: Tensor, size: int) -> list[dict[str, Any]]:
     return lines
 
 
-def table(lines: list[dict[str, Any]]) -> str:
-    """Markdown."""
-    header = list(lines[0])
-    rows = [
-        [f"{v:,.2f}" if isinstance(v, float) and v < 1000 else f"{v:,.0f}"
-         if isinstance(v, float) else str(v) for v in line.values()]
-        for line in lines
-    ]  # fmt: skip
-    return as_table(rows, [name.replace("_", " ") for name in header])
-
-
 def main() -> None:
     """Measures and prints the tables."""
-    parser = argparse.ArgumentParser(description="Residual quantization beside other libraries.")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--codebooks", type=int, default=16)
-    parser.add_argument("--codebook-size", type=int, default=1024)
-    parser.add_argument("--dim", type=int, default=64)
+    parser = benchmark_parser(__doc__, "--threads", "--device", "--latents", "--json")
+    parser.add_argument("--codebooks", type=int, default=16, help="number of codebooks")
+    parser.add_argument("--codebook-size", type=int, default=1024, help="entries of each")
+    parser.add_argument("--dim", type=int, default=64, help="dimensions of the mixture")
     parser.add_argument("--vectors", type=int, default=8192, help="encoded in one call")
     parser.add_argument("--train", type=int, default=1_000_000, help="vectors fitted to")
-    parser.add_argument("--latents", type=Path, help=".npy to fit to; default: a mixture")
-    parser.add_argument("--parts", nargs="+", choices=("encode", "fit", "kmeans"), default=None)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
     parser.add_argument("--no-peers", action="store_true", help="fit ours only")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
-    parts = options.parts or ["encode", "fit", "kmeans"]
+    parts = options.parts
     torch.set_num_threads(options.threads)
     sizes = (options.codebooks, options.codebook_size)
     print(f"{options.threads} threads, {describe(options.device)}\n")
@@ -209,8 +192,7 @@ def main() -> None:
         if "fit" in parts:
             results["fit"] = fit_lines(train, test, *sizes, not options.no_peers)
             print("\n" + table(results["fit"]), flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1))
+    write_figures(options.json, results)
 
 
 if __name__ == "__main__":

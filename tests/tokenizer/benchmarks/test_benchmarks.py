@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tokenizer import load_tokenizer
-from tokenizer.benchmarks import growth, machine, peers, scaling, speed, vectors
+from tokenizer.benchmarks import command, growth, machine, peers, scaling, speed, vectors
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ def test_quantizers_take_turns():
     assert [line["quantizer"] for line in lines][:2] == ["ours, greedy", "ours, beam 4"]
     assert len(lines) >= 4
     assert all(line["vectors_per_second"] > 0 for line in lines)
-    assert "vectors per second" in vectors.table(lines)
+    assert "vectors per second" in command.table(lines)
 
 
 def test_fitting_is_measured_on_other_vectors():

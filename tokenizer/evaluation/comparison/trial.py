@@ -209,8 +209,8 @@ class Trial:
         Args:
             tuning: What the result depends on. A run in progress with other values starts again.
         """
-        bench, run = self.bench, self.finetuned
-        assert bench.config.finetune is not None
+        bench, run, loop = self.bench, self.finetuned, self.bench.config.finetune
+        assert loop is not None
         started = run / "asked.json"
         if not started.exists() or json.loads(started.read_text()) != json.loads(
             json.dumps(tuning)
@@ -224,7 +224,7 @@ class Trial:
                 tokenizer,
                 bench.train,
                 run,
-                loop=bench.config.finetune,
+                loop=loop,
                 losses=ReconstructionConfig(),
                 finetune=FinetuneConfig(min_codebooks=min(self.counts)),
                 augmentation=Augmentation(),
