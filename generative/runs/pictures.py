@@ -12,6 +12,7 @@ from generative.protocol import TokenRow
 from generative.training.run_log import new_figure, save_figure
 from tokenizer.evaluation.report.pictures import plot_spectrogram
 
+
 def draw_row(axes: Any, row: TokenRow) -> None:
     """Draws a row's codes or latents into `matplotlib` axes."""
     name = "codes" if "codes" in row else "latents"

@@ -3,47 +3,38 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from tokenizer.cli.options import add_device, add_fields, add_model, add_search, load, take, tty
-from tokenizer.errors import ExistingFileError, InputError, MissingFileError
+from tokenizer.errors import ExistingFileError
 
-# What of `LoopConfig` a comparison offers; the seed is that of everything else.
-_LOOP_OPTIONS = (
-    "batch_size",
-    "crop_seconds",
-    "learning_rate",
-    "warmup_steps",
-    "mixed_precision",
-    "num_workers",
-)
+# The fields of `LoopConfig` that a comparison offers; its seed is that of the comparison.
+_LOOP_OPTIONS = {
+    "batch_size": "crops of a step",
+    "crop_seconds": "length of a crop",
+    "learning_rate": "at its peak",
+    "warmup_steps": "steps in which the learning rate rises",
+    "mixed_precision": "no, fp16 or bf16",
+    "num_workers": "processes that read audio",
+}
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     from tokenizer.evaluation.evaluate import default_conditions, evaluate, evaluation_table
     from tokenizer.evaluation.perceptual import PerceptualMetrics
+    from tokenizer.saving import check_target, write_json
     from tokenizer.training.data import scan
 
-    _check_folder(options.json)
+    if options.json:
+        check_target(options.json)
     perceptual = PerceptualMetrics(options.perceptual, options.speech_clips)
     tokenizer = load(options.model, options.device, options.beam_width)
     conditions = default_conditions(tokenizer, [1000 * rate for rate in options.bitrates])
     result = evaluate(tokenizer, scan(options.audio), conditions, perceptual=perceptual)
     print(evaluation_table(result))
     if options.json:
-        temporary = options.json.with_name(options.json.name + ".partial")
-        temporary.write_text(json.dumps(result, indent=1))
-        temporary.replace(options.json)
-
-
-def _check_folder(file: Path | None) -> None:
-    """Refuses a file to write before hours of work rather than after them."""
-    if file is not None and not file.parent.is_dir():
-        raise MissingFileError(f"Cannot write {file}: make the folder {file.parent} first.")
-    if file is not None and file.is_dir():
-        raise InputError(f"Cannot write {file}: it is a folder. Name a file in it.")
+        write_json(options.json, result)
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -64,7 +55,7 @@ def _compare(options: argparse.Namespace) -> None:
     if options.out.exists() and not options.out.is_dir():
         raise ExistingFileError(f"{options.out} is a file: name a folder with --out.")
     specs = read_specs(options.quantizers)
-    bitrates = [1000 * rate for rate in options.bitrates or (24, 16, 10, 3)]
+    bitrates = [1000 * rate for rate in options.bitrates]
     if options.codebooks:
         per_book = load_for_fitting(options.model).frame_rate * log2(options.codebook_size)
         bitrates = [n * per_book for n in options.codebooks]
@@ -98,7 +89,7 @@ def _report(options: argparse.Namespace) -> None:
         seconds=options.seconds,
         title=options.title,
     )
-    found = build_report(
+    report = build_report(
         options.model,
         scan(options.audio),
         options.out,
@@ -108,59 +99,80 @@ def _report(options: argparse.Namespace) -> None:
         device=options.device,
         progress=tty(),
     )
-    titles = ", ".join(table["title"].lower() for table in found["tables"])
-    print(f"{options.out / 'index.html'}: {found['bytes'] / 1e6:.1f} MB; tables {titles}")
+    titles = ", ".join(table["title"].lower() for table in report["tables"])
+    print(f"{options.out / 'index.html'}: {report['bytes'] / 1e6:.1f} MB; tables {titles}")
 
 
 def register(commands: Any, command: str | None) -> None:
-    """Adds the commands' parsers; options that need torch only to the ``command`` asked for."""
-    p = commands.add_parser("evaluate", help="quality, rate and speed over a folder")
+    """Adds the commands' parsers; options that need torch only to the ``command`` that runs."""
+    p = commands.add_parser(
+        "evaluate",
+        help="quality, rate and speed over a folder",
+        description="Measures a tokenizer on a folder of audio: continuous latents, and codes at "
+        "each rate. SI-SDR, in dB: higher is better. Mel, STFT and log-spectral distance (LSD) and "
+        "buzz (how much the sound repeats at the frame rate above 5 kHz; its excess over the "
+        "original): lower is better.",
+    )
     p.set_defaults(run=_evaluate)
-    p.add_argument("audio", help="folder of audio")
-    p.add_argument("--bitrates", type=float, nargs="+", default=[24, 16, 10, 3], help="kbit/s")
+    p.add_argument("audio", metavar="FOLDER", help="audio to measure on")
+    _add_bitrates(p)
     p.add_argument(
         "--perceptual",
         nargs="+",
         default=[],
         choices=("visqol", "zimtohrli", "pesq", "stoi"),
-        help="also these metrics, of the extra latent-tokenizer[perceptual]",
+        help="also measure these, with the extra latent-tokenizer[perceptual]; default: none",
     )
     p.add_argument(
-        "--speech-clips", default="*", metavar="PATTERN", help="PESQ and STOI for these paths only"
+        "--speech-clips",
+        default="*",
+        metavar="PATTERN",
+        help="measure PESQ and STOI only where the path matches, e.g. '*speech*'; default: all",
     )
-    p.add_argument("--json", type=Path, help="also write everything, clip by clip")
+    p.add_argument("--json", type=Path, metavar="FILE", help="also write all figures of each clip")
     add_search(p)
     add_model(p)
 
-    p = commands.add_parser("compare", help="many quantizers on one representation")
+    p = commands.add_parser(
+        "compare",
+        help="many quantizers on one representation",
+        description="Fits quantizers to the latents of one autoencoder, and measures all of them "
+        "at the same rates on other audio.",
+    )
     p.set_defaults(run=_compare)
     p.add_argument("model", help="tokenizer, or a DAC, EnCodec or Oobleck checkpoint")
-    p.add_argument("train", metavar="AUDIO_TRAIN", help="audio to fit to")
-    p.add_argument("held_out", metavar="AUDIO_EVAL", help="audio to measure on")
-    p.add_argument("--out", type=Path, required=True, help="folder; resumes if it exists")
+    p.add_argument("train", metavar="AUDIO_TRAIN", help="folder of audio to fit to")
+    p.add_argument("held_out", metavar="AUDIO_EVAL", help="folder of audio to measure on")
+    p.add_argument("--out", type=Path, required=True, help="folder; a run in it is resumed")
     p.add_argument(
         "--quantizers",
         nargs="+",
         metavar="SPEC",
         default=["rvq", "rvq:standardization=channel", "rvq:standardization=decoder"],
         help="KIND[:OPTION=VALUE,...], e.g. rvq:standardization=channel,beam_width=4, or a JSON or "
-        "TOML file of them",
+        "TOML file of them; default: rvq with each standardization",
     )
     rate = p.add_mutually_exclusive_group()
-    rate.add_argument("--bitrates", type=float, nargs="+", help="kbit/s; default: 24 16 10 3")
+    _add_bitrates(rate)
     rate.add_argument(
-        "--codebooks", type=int, nargs="+", help="the rates of so many codebooks instead"
+        "--codebooks", type=int, nargs="+", help="numbers of codebooks, instead of --bitrates"
     )
-    p.add_argument("--codebook-size", type=int, default=1024, help="default: 1024")
     p.add_argument(
-        "--finetune", type=int, default=0, metavar="STEPS", help="also finetune each decoder"
+        "--codebook-size", type=int, default=1024, help="entries of each codebook; default: 1024"
+    )
+    p.add_argument(
+        "--finetune",
+        type=int,
+        default=0,
+        metavar="STEPS",
+        help="also finetune a decoder for each quantizer, so many steps; default: 0",
     )
     p.add_argument(
         "--also",
         nargs="+",
         default=[],
         metavar="[NAME=]CHECKPOINT",
-        help="tokenizers to measure beside them, e.g. some trained end to end",
+        help="tokenizers to measure beside them, e.g. some trained end to end; default: none",
     )
     add_device(p)
     if command == "compare":
@@ -170,27 +182,58 @@ def register(commands: Any, command: str | None) -> None:
         add_fields(p, FitConfig)
         group = p.add_argument_group("finetuning, with --finetune")
         defaults = LoopConfig(steps=1, learning_rate=4e-4)
-        for name in _LOOP_OPTIONS:
+        for name, text in _LOOP_OPTIONS.items():
             value = getattr(defaults, name)
             option = "--" + name.replace("_", "-")
-            group.add_argument(option, type=type(value), default=value, help=f"default: {value}")
+            group.add_argument(
+                option, type=type(value), default=value, help=f"{text}; default: {value}"
+            )
 
-    p = commands.add_parser("report", help="a page to listen to, from a folder of audio")
+    p = commands.add_parser(
+        "report",
+        help="a page to listen to, from a folder of audio",
+        description="Writes a page of players, spectrograms and figures, which opens from disk.",
+    )
     p.set_defaults(run=_report)
-    p.add_argument("audio", metavar="FOLDER", help="what to listen to")
-    p.add_argument("--out", type=Path, required=True, help="folder of the page")
+    p.add_argument("audio", metavar="FOLDER", help="audio to listen to")
     p.add_argument(
-        "--compare", type=Path, metavar="DIR", help="a folder of `latok compare`: more tables"
+        "--out", type=Path, required=True, help="folder of the page; an earlier page is replaced"
+    )
+    p.add_argument(
+        "--compare",
+        type=Path,
+        metavar="DIR",
+        help="a folder of `latok compare`, for more tables; default: none",
     )
     p.add_argument(
         "--e2e",
         nargs="+",
         default=[],
         metavar="[NAME=]CHECKPOINT",
-        help="tokenizers trained end to end",
+        help="tokenizers trained end to end, for a table beside them; default: none",
     )
-    p.add_argument("--bitrates", type=float, nargs="+", default=[24, 16, 10, 3], help="kbit/s")
-    p.add_argument("--focus", type=float, default=16, help="kbit/s of all tables but the first")
-    p.add_argument("--seconds", type=float, default=10, help="longer clips are cut; default: 10")
-    p.add_argument("--title", default="Latent Tokenizer: listening page")
+    _add_bitrates(p)
+    p.add_argument(
+        "--focus",
+        type=float,
+        default=16,
+        metavar="KBPS",
+        help="rate of all tables but the first, in kbit/s and channel; default: 16",
+    )
+    p.add_argument(
+        "--seconds", type=float, default=10, help="cut longer clips to this length; default: 10"
+    )
+    title = "Latent Tokenizer: listening page"
+    p.add_argument("--title", default=title, help=f"of the page; default: {title}")
     add_model(p)
+
+
+def _add_bitrates(parser: Any) -> None:
+    parser.add_argument(
+        "--bitrates",
+        type=float,
+        nargs="+",
+        default=[24, 16, 10, 3],
+        metavar="KBPS",
+        help="rates in kbit/s and channel; default: 24 16 10 3",
+    )

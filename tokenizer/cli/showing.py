@@ -25,15 +25,15 @@ def serve(app: RunningApp) -> None:
     app.wait()
 
 
-def named_models(given: list[str]) -> list[tuple[str, str | None]]:
-    """Names and places of ``--model [NAME=]PATH``; the bundled model if there is none."""
-    found: list[tuple[str, str | None]] = []
-    for text in given:
+def named_models(options: list[str]) -> list[tuple[str, str | None]]:
+    """Names and paths of ``--model [NAME=]PATH``; the bundled model if there is none."""
+    models: list[tuple[str, str | None]] = []
+    for text in options:
         name, equals, path = text.partition("=")
-        found.append((name, path) if equals else (text, text))
-    if len({name for name, _ in found}) < len(found):
-        raise InputError(f"Two models have one name: {', '.join(given)}. Use --model NAME=PATH.")
-    return found or [("bundled", None)]
+        models.append((name, path) if equals else (text, text))
+    if len({name for name, _ in models}) < len(models):
+        raise InputError(f"Two models have one name: {', '.join(options)}. Use --model NAME=PATH.")
+    return models or [("bundled", None)]
 
 
 def register(commands: Any, command: str | None) -> None:  # noqa: ARG001
@@ -52,7 +52,11 @@ def register(commands: Any, command: str | None) -> None:  # noqa: ARG001
         metavar="[NAME=]PATH",
         help="tokenizer folder or hub id; may be repeated; default: the bundled one",
     )
-    p.add_argument("--host", default="127.0.0.1", help="whom to serve; default: this machine alone")
-    p.add_argument("--port", type=int, help="default: the first free one from 7860 on")
-    p.add_argument("--browser", action="store_true", help="open the page in the browser")
+    p.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to serve on, 0.0.0.0 for the whole network; default: 127.0.0.1 (local)",
+    )
+    p.add_argument("--port", type=int, help="TCP port; default: the first free one from 7860 on")
+    p.add_argument("--browser", action="store_true", help="also open the page in the browser")
     add_device(p)

@@ -16,7 +16,7 @@ from tokenizer.saving import writing
 from tokenizer.transcoding.files import write_row
 
 EXAMPLE = Path(__file__).parents[1] / "assets" / "example.flac"
-BITRATES = (3, 10, 16, 24)
+BITRATES = (3_000, 10_000, 16_000, 24_000)  # bit/s and channel
 MAX_SECONDS = 60
 
 
@@ -43,9 +43,10 @@ def run_demo(tokenizer: LatentTokenizer, audio: str | Path | None, out: Path) ->
     continuous = code_clip(tokenizer, original, Condition(None, "continuous"))
     clips = {"continuous": continuous}
     for bitrate in BITRATES:
-        condition = Condition(tokenizer.codebooks_for(1000 * bitrate), tokenizer.codes_decoder)
-        coded = clips[f"{bitrate}kbps"] = code_clip(tokenizer, original, condition)
-        write_row(out / f"{bitrate}kbps.ltk", coded.row, tokenizer)
+        condition = Condition(tokenizer.codebooks_for(bitrate), tokenizer.codes_decoder)
+        name = f"{bitrate / 1000:g}kbps"
+        clips[name] = code_clip(tokenizer, original, condition)
+        write_row(out / f"{name}.ltk", clips[name].row, tokenizer)
     for name, coded in clips.items():
         sounds[name] = coded.audio
         size = ["", ""] if coded.codes is None else [f"{coded.num_bytes:,}", f"{coded.kbps:.1f}"]

@@ -141,7 +141,7 @@ def test_evaluate(model, folder, tmp_path, capsys):
 
 def test_demo(model, folder, tmp_path, capsys):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tokenizer.evaluation.demo.BITRATES", (0.4, 1.6))
+        patch.setattr("tokenizer.evaluation.demo.BITRATES", (400, 1600))
         assert latok("demo", folder / "1.wav", "--out", tmp_path / "demo", "--model", model) == 0
     names = {p.name for p in (tmp_path / "demo").iterdir()}
     assert names == {
