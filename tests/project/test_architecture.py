@@ -26,7 +26,7 @@ ROOMS = (
     "tokenizer.__init__",
     "tokenizer.app",
     "tokenizer.evaluation",
-    "tokenizer.training",
+    "tokenizer.saving", "tokenizer.training",
     "tokenizer.export",
     "tokenizer.transcoding",
     "tokenizer.codefile",
@@ -228,8 +228,8 @@ def test_imports_are_absolute():
 
 # Rooms of the tokenizer that the other packages build on, besides what it exports.
 SHARED = (
-    "tokenizer.command", "tokenizer.errors", "tokenizer.evaluation.report", "tokenizer.saving",
-    "tokenizer.training",
+    "tokenizer.audio", "tokenizer.command", "tokenizer.errors", "tokenizer.evaluation.report",
+    "tokenizer.saving", "tokenizer.training",
 )  # fmt: skip
 
 

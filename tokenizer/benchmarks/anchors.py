@@ -33,7 +33,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from tokenizer import LatentTokenizer, load_tokenizer
-from tokenizer.audio.inputs import open_audio
+from tokenizer.audio import open_audio
 from tokenizer.benchmarks.command import benchmark_parser, write_figures
 from tokenizer.errors import InputError, MissingFileError
 from tokenizer.evaluation.coding import Coded, Condition, code_clip

@@ -18,7 +18,7 @@ import soundfile
 from tqdm import tqdm
 
 from tokenizer import LatentTokenizer, load_tokenizer
-from tokenizer.audio.inputs import open_audio
+from tokenizer.audio import open_audio
 from tokenizer.benchmarks.command import benchmark_parser, write_figures
 from tokenizer.errors import StateError
 from tokenizer.evaluation.evaluate import as_table
