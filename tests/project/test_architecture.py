@@ -26,7 +26,7 @@ ROOMS = (
     "tokenizer.__init__",
     "tokenizer.app",
     "tokenizer.evaluation",
-    "tokenizer.saving", "tokenizer.training",
+    "tokenizer.training",
     "tokenizer.export",
     "tokenizer.transcoding",
     "tokenizer.codefile",
