@@ -6,40 +6,38 @@ quantization (2018).
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 
-from tokenizer.quantizers.base import LatentSource, Quantizer, check_at_least_one, check_values
-from tokenizer.quantizers.blocks import in_blocks
+from tokenizer.quantizers.base import check_at_least_one
+from tokenizer.quantizers.blocks import in_blocks, sum_of_entries
 from tokenizer.quantizers.faiss_bridge import (
-    as_training_set,
+    FaissQuantizer,
     bits_of,
     draw_seed,
-    require_faiss,
-    to_tensor,
+    learn_codebooks,
 )
 from tokenizer.quantizers.kmeans import argmax_rows, block_rows, half_squared_norms
-from tokenizer.quantizers.sources import sample_frames
 
 # Codes changed at once to leave a local optimum, as in faiss.
 _PERTURBED = 4
 
 
-class LocalSearchQuantizer(Quantizer):
+class LocalSearchQuantizer(FaissQuantizer):
     """K codebooks whose entries add up, learned together and searched together.
 
     Unlike residual codebooks they have no order: the codes of n < K codebooks are searched for
-    among the first n only, and far from the best that n codebooks could be. Fit one for each rate.
+    among the first n only, and are far from the best that n codebooks could do. Fit one quantizer
+    for each rate.
 
-    Training solves a dense system of K S unknowns in float64 in each iteration: for 16 codebooks of
-    1,024 entries it has 2 GB.
+    Each iteration of training solves a dense system of K S unknowns in float64: 2 GB for 16
+    codebooks of 1,024 entries.
 
-    faiss perturbs codes at random, so what it finds for a frame depends on the frames before it.
-    Here the perturbations are the same for all frames and calls.
+    faiss perturbs codes at random, so the codes of a frame depend on the frames before it. Here the
+    perturbations are the same for all frames and calls.
 
     Args:
         dim: D.
@@ -59,8 +57,6 @@ class LocalSearchQuantizer(Quantizer):
     """
 
     kind: ClassVar[str] = "lsq"
-    mean: Tensor
-    codebooks: Tensor
 
     def __init__(
         self,
@@ -72,20 +68,10 @@ class LocalSearchQuantizer(Quantizer):
         max_points: int = 50_000,
         iterations: int = 10,
     ) -> None:
-        super().__init__(dim, (codebook_size,) * num_codebooks)
-        check_at_least_one(
-            descents=descents,
-            search_rounds=search_rounds,
-            max_points=max_points,
-            iterations=iterations,
-        )
-        bits_of(codebook_size)
-        self.codebook_size = codebook_size
+        super().__init__(dim, num_codebooks, codebook_size, max_points, iterations)
+        check_at_least_one(descents=descents, search_rounds=search_rounds)
         self.search_rounds = search_rounds
         self.descents = descents
-        self.max_points = max_points
-        self.iterations = iterations
-        self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("codebooks", torch.zeros(num_codebooks, codebook_size, dim))
 
     @property
@@ -93,32 +79,16 @@ class LocalSearchQuantizer(Quantizer):
         """False: all codes are searched for together."""
         return False
 
-    @torch.no_grad()
-    def fit(
-        self, latents: LatentSource, *, generator: torch.Generator, progress: bool = False
-    ) -> LocalSearchQuantizer:
-        """Trains with faiss on a sample of the latents.
-
-        Raises:
-            ImportError: If faiss is not installed.
-            ValueError: If the latents are of another dimension, not finite, or fewer than a
-                codebook has entries.
-        """
-        faiss = require_faiss()
-        self.check_source(latents)
-        frames = sample_frames(latents, self.max_points, generator)
-        check_values(frames)
-        self.fitted.fill_(False)
-        mean = frames.mean(0)
+    def learn(
+        self, faiss: Any, centred: Float[Tensor, "M D"], generator: torch.Generator, progress: bool
+    ) -> None:
+        """See `FaissQuantizer.learn`."""
         count, size, dim = self.codebooks.shape
         quantizer = faiss.LocalSearchQuantizer(dim, count, bits_of(size))
         quantizer.train_iters = self.iterations
         quantizer.random_seed = draw_seed(generator)
         quantizer.verbose = progress
-        quantizer.train(as_training_set(frames - mean, size))
-        self.mean.copy_(mean)
-        self.codebooks.copy_(to_tensor(quantizer.codebooks, count, size, dim))
-        return self.measure(latents, progress=progress)
+        self.codebooks.copy_(learn_codebooks(quantizer, centred, self.codebooks.shape))
 
     @torch.no_grad()
     def encode(
@@ -135,9 +105,8 @@ class LocalSearchQuantizer(Quantizer):
     def decode(self, codes: Int[Tensor, "M n"]) -> Float[Tensor, "M D"]:
         """Latents, as the mean and a sum of entries."""
         codes = self.checked_codes(codes)
-        first = torch.arange(codes.shape[1], device=codes.device) * self.codebook_size
-        table = self.codebooks[: codes.shape[1]].flatten(0, 1).float()
-        return functional.embedding_bag(codes + first, table, mode="sum") + self.mean.float()
+        table = self.codebooks[: codes.shape[1]].flatten(0, 1)
+        return sum_of_entries(codes, table, self.codebook_sizes) + self.mean.float()
 
 
 class _LocalSearch:
@@ -159,7 +128,7 @@ class _LocalSearch:
         error = residual.square().sum(1)
         generator = torch.Generator().manual_seed(0)
         for _ in range(rounds):
-            # No dependence on anything but the frame itself: the same shifts for all.
+            # The same shifts for all frames, so that codes depend on the frame alone.
             where = torch.randperm(len(self.books), generator=generator)[:_PERTURBED].tolist()
             shift = torch.randint(1, len(self.books[0]), (len(where),), generator=generator)
             tried, left = codes.clone(), residual
@@ -168,11 +137,11 @@ class _LocalSearch:
                 tried[:, k] = (codes[:, k] + by) % len(self.books[k])
                 left = left - self.books[k].index_select(0, tried[:, k])
             tried, left = self._descend(tried, left)
-            found = left.square().sum(1)
-            better = (found < error)[:, None]
+            tried_error = left.square().sum(1)
+            better = (tried_error < error)[:, None]
             codes = torch.where(better, tried, codes)
             residual = torch.where(better, left, residual)
-            error = torch.minimum(error, found)
+            error = torch.minimum(error, tried_error)
         return codes
 
     def _descend(self, codes: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
