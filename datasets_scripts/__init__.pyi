@@ -9,6 +9,7 @@ from .dataset.batches import (
 )
 from .dataset.hub import push_dataset as push_dataset, save_to_disk as save_to_disk
 from .dataset.manifest import Manifest as Manifest, read_manifest as read_manifest
+from .dataset.opening import open_prepared as open_prepared
 from .dataset.verify import verify_dataset as verify_dataset
 from .preparation.options import (
     Request as Request,
@@ -17,3 +18,4 @@ from .preparation.options import (
 )
 from .preparation.prepare import prepare_dataset as prepare_dataset
 from .preparation.ray_prepare import prepare_with_ray as prepare_with_ray
+from .sources.splits import SPLIT_WORDS as SPLIT_WORDS

@@ -75,7 +75,7 @@ class _Collator:
             )
         frames = np.asarray(values)
         groups = -(-int(row.get("num_channels") or 1) // self.joint_channels)
-        if frames.ndim != 2 or len(frames) == 0 or len(frames) % groups:
+        if frames.ndim != 2 or len(frames) == 0 or groups < 1 or len(frames) % groups:
             raise InputError(
                 f"{self.column!r} has shape {list(frames.shape)}; expected [T, ...] with the frames"
                 f" of {groups} channel group(s). Set joint_channels= to what the tokenizer codes"
@@ -126,6 +126,8 @@ class CodesCollator(_Collator):
         seed: Of the crops.
         labels: Names of the classes; their order gives ``label`` its meaning. Default: no labels.
         joint_channels: How many channels the tokenizer codes jointly (2 for stereo models).
+        codebook_sizes: Entries of each codebook, by which codes are checked. Default: only that
+            none is negative.
     """
 
     column = "codes"
@@ -137,8 +139,10 @@ class CodesCollator(_Collator):
         labels: Sequence[str] | None = None,
         *,
         joint_channels: int = 1,
+        codebook_sizes: Sequence[int] | None = None,
     ) -> None:
         super().__init__(crop_frames, seed, labels, joint_channels)
+        self._sizes = None if codebook_sizes is None else np.asarray(codebook_sizes)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Returns a batch.
@@ -154,11 +158,31 @@ class CodesCollator(_Collator):
             or None.
 
         Raises:
-            ValueError: If a row has no codes, or a label that is not in ``labels``.
+            ValueError: If a row has no codes or codes out of range, or a label that is not in
+                ``labels``.
         """
         crops = [self._crop(row) for row in rows]
+        for row, (frames, _) in zip(rows, crops, strict=True):
+            self._check(row, frames)
         items = [torch.from_numpy(frames.astype(np.int64)) for frames, _ in crops]
         return self._collate(items, [ended for _, ended in crops], rows)
+
+    def _check(self, row: Mapping[str, Any], codes: np.ndarray) -> None:
+        """Raises ValueError if a code is out of range: of a damaged dataset, or another model."""
+        sizes = np.iinfo(np.int64).max if self._sizes is None else self._sizes[: codes.shape[1]]
+        if self._sizes is not None and codes.shape[1] > len(self._sizes):
+            raise InputError(
+                f"Row {row.get('id')!r} has codes of {codes.shape[1]} codebooks; the tokenizer has"
+                f" {len(self._sizes)}."
+            )
+        wrong = (codes < 0) | (codes >= sizes)
+        if wrong.any():
+            frame, k = np.argwhere(wrong)[0]
+            raise InputError(
+                f"Row {row.get('id')!r}: the code {codes[frame, k]} of codebook {k} is out of range"
+                + ("." if self._sizes is None else f" 0 to {self._sizes[k] - 1}.")
+                + " Check the dataset: python -m datasets_scripts verify FOLDER."
+            )
 
 
 class LatentsCollator(_Collator):
@@ -209,7 +233,8 @@ class LatentsCollator(_Collator):
             and deviation 1 where the dataset has the given statistics; 0 where padded.
 
         Raises:
-            ValueError: If a row has no latents, or not D of them, or an unknown label.
+            ValueError: If a row has no latents, or not D of them, or some that are not finite, or
+                an unknown label.
         """
         items, ends = [], []
         for row in rows:
@@ -218,6 +243,11 @@ class LatentsCollator(_Collator):
             if frames.shape[1] != len(self.mean):
                 raise InputError(
                     f"The latents have {frames.shape[1]} dimensions, mean and std {len(self.mean)}."
+                )
+            if not bool(torch.isfinite(frames).all()):
+                raise InputError(
+                    f"Row {row.get('id')!r} has latents that are not finite. Check the dataset:"
+                    " python -m datasets_scripts verify FOLDER."
                 )
             items.append((frames - self.mean) / self.std)
             ends.append(ended)

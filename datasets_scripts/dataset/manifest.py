@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from datasets_scripts.dataset.schema import parse
 from datasets_scripts.dataset.shards import DATA, RowFormat
 from datasets_scripts.dataset.storage import Folder
 from tokenizer.errors import InputError
@@ -67,13 +68,30 @@ class ShardRecord:
     clip_ids: str
     failures: tuple[Failure, ...] = ()
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> ShardRecord:
-        """The inverse of ``dataclasses.asdict``; other keys are passed over."""
-        names = cls.__dataclass_fields__
-        known = {key: item for key, item in value.items() if key in names}
-        failures = tuple(Failure(**failure) for failure in value["failures"])
-        return cls(**{**known, "failures": failures})
+    def __post_init__(self) -> None:
+        check_shard_file(self.file)
+        if min(self.index, self.clips, self.rows, self.bytes) < 0:
+            raise InputError(
+                f"{self.file} has index {self.index}, {self.clips} clips, {self.rows} rows and"
+                f" {self.bytes} bytes; none can be negative."
+            )
+
+
+@dataclass(frozen=True)
+class ManifestOptions:
+    """The options in a manifest that say what rows hold; all are kept as they were.
+
+    Attributes:
+        codes: Whether rows have codes.
+        latents: Whether rows have latents.
+        segment_seconds: Length of a segment; None for a row a clip.
+        clips_per_shard: Clips of the corpus that a shard stands for.
+    """
+
+    codes: bool
+    latents: bool
+    segment_seconds: float | None = None
+    clips_per_shard: int = 500
 
 
 @dataclass(frozen=True)
@@ -119,6 +137,22 @@ class Manifest:
     failures: tuple[Failure, ...] = field(default=())
     format_version: int = FORMAT_VERSION
 
+    def __post_init__(self) -> None:
+        parse(ManifestOptions, self.options, "options")
+        sizes = {
+            "sampling_rate": self.sampling_rate,
+            "hop_length": self.hop_length,
+            "frame_rate": self.frame_rate,
+            "latent_dim": self.latent_dim,
+            "channels_coded_jointly": self.channels_coded_jointly,
+            **{f"codebook_sizes[{i}]": size for i, size in enumerate(self.codebook_sizes)},
+        }
+        for name, size in sizes.items():
+            if size <= 0:
+                raise InputError(f"{name} is {size}; it must be positive.")
+        if self.options["codes"] and not self.codebook_sizes:
+            raise InputError("codebook_sizes is empty, but the rows have codes.")
+
     @property
     def code_dtype(self) -> str:
         """The smaller of int16 and int32 that holds the codes."""
@@ -140,25 +174,27 @@ class Manifest:
         return value
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Manifest:
+    def from_json(cls, value: Mapping[str, Any], where: str = MANIFEST) -> Manifest:
         """The inverse of `to_json`.
+
+        Args:
+            value: The content of the file.
+            where: The file; for messages.
 
         Raises:
             ValueError: If a newer version of this library wrote it, or something else did.
         """
-        version = value.get("format_version")
-        if not isinstance(version, int) or version > FORMAT_VERSION:
+        version = value.get("format_version") if isinstance(value, Mapping) else None
+        if type(version) is not int or not 0 < version <= FORMAT_VERSION:
             raise InputError(
-                f"{MANIFEST} has format version {version}; this library reads up to"
-                f" {FORMAT_VERSION}. Update latent-tokenizer."
+                f"{where} has format version {version}; this library reads up to {FORMAT_VERSION}."
+                " Update latent-tokenizer."
             )
-        failures = tuple(Failure(**failure) for failure in value["failures"])
-        shards = tuple(ShardRecord.from_json({**s, "failures": ()}) for s in value["shards"])
-        for shard in shards:
-            check_shard_file(shard.file)
-        known = {key: item for key, item in value.items() if key in cls.__dataclass_fields__}
-        lists = {"codebook_sizes": tuple(value["codebook_sizes"]), "splits": tuple(value["splits"])}
-        return cls(**{**known, **lists, "shards": shards, "failures": failures})
+        shards = value.get("shards")
+        if not isinstance(shards, list) or not all(isinstance(one, Mapping) for one in shards):
+            raise InputError(f"{where}: shards is no list of objects.")
+        # Failures are listed once, not with their shards.
+        return parse(cls, {**value, "shards": [{**one, "failures": []} for one in shards]}, where)
 
     def differences(self, other: Manifest) -> list[str]:
         """In what two preparations differ such that their rows cannot be mixed."""
@@ -189,11 +225,7 @@ def read_manifest(folder: Folder) -> Manifest | None:
     """
     if not folder.exists(MANIFEST):
         return None
-    value = folder.read_json(MANIFEST)
-    try:
-        return Manifest.from_json(value)
-    except (TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{folder.path(MANIFEST)} is damaged: {error!r}.") from error
+    return Manifest.from_json(folder.read_json(MANIFEST), folder.path(MANIFEST))
 
 
 def progress_name(split: str, index: int) -> str:
@@ -215,7 +247,8 @@ def read_progress(folder: Folder, split: str) -> dict[int, ShardRecord]:
         if name.rpartition("-")[0] != split:
             continue
         value = folder.read_json(f"{PROGRESS}/{name}")
-        record = None if value is None else ShardRecord.from_json(value)
+        path = folder.path(f"{PROGRESS}/{name}")
+        record = None if value is None else parse(ShardRecord, value, path)
         # The record follows the shard, but somebody may have removed that.
         if record is not None and record.file.rpartition("/")[2] in written:
             found[record.index] = record

@@ -6,11 +6,46 @@ Sums are kept, not means, so that shards and splits that were measured apart can
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from datasets_scripts.dataset.schema import parse
 from tokenizer.errors import InputError
+
+
+@dataclass(frozen=True)
+class Sums:
+    """The sums of `Statistics` as they are stored.
+
+    Attributes:
+        rows: Number of rows.
+        num_samples: Of all rows.
+        frames: Of all rows.
+        code_counts: For each codebook, how often each entry occurs.
+        latents_sum: ``[D]``.
+        latents_square_sum: ``[D]``.
+    """
+
+    rows: int
+    num_samples: int
+    frames: int
+    code_counts: tuple[tuple[int, ...], ...]
+    latents_sum: tuple[float, ...]
+    latents_square_sum: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        counts = (
+            self.rows,
+            self.num_samples,
+            self.frames,
+            *(min(c) for c in self.code_counts if c),
+        )
+        if min(counts) < 0:
+            raise InputError("a count is negative.")
+        if len(self.latents_sum) != len(self.latents_square_sum):
+            raise InputError("latents_sum and latents_square_sum are not of the same length.")
 
 
 class Statistics:
@@ -73,15 +108,24 @@ class Statistics:
         }
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Statistics:
-        """The inverse of `to_json`; other keys are passed over."""
-        counts = [np.array(column, dtype=np.int64) for column in value["code_counts"]]
-        made = cls([len(column) for column in counts], len(value["latents_sum"]))
-        made.rows, made.num_samples = int(value["rows"]), int(value["num_samples"])
-        made.frames, made.code_counts = int(value["frames"]), counts
-        made.latents_sum = np.array(value["latents_sum"], dtype=np.float64)
-        made.latents_square_sum = np.array(value["latents_square_sum"], dtype=np.float64)
-        return made
+    def from_json(cls, value: Any, where: str = "statistics") -> Statistics:
+        """The inverse of `to_json`; other keys are ignored.
+
+        Args:
+            value: Of a file.
+            where: File and key; for messages.
+
+        Raises:
+            ValueError: If these are no sums.
+        """
+        sums: Sums = parse(Sums, value, where)
+        statistics = cls([len(counts) for counts in sums.code_counts], len(sums.latents_sum))
+        statistics.rows, statistics.num_samples = sums.rows, sums.num_samples
+        statistics.frames = sums.frames
+        statistics.code_counts = [np.array(counts, np.int64) for counts in sums.code_counts]
+        statistics.latents_sum = np.array(sums.latents_sum, np.float64)
+        statistics.latents_square_sum = np.array(sums.latents_square_sum, np.float64)
+        return statistics
 
     @property
     def latents_mean(self) -> np.ndarray:

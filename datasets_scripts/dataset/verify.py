@@ -16,13 +16,15 @@ from datasets_scripts.dataset.manifest import (
     ShardRecord,
     read_manifest,
 )
+from datasets_scripts.dataset.opening import read_statistics
 from datasets_scripts.dataset.shards import DATA, checksum, read_rows
 from datasets_scripts.dataset.storage import Folder
 from datasets_scripts.dataset.summary import Statistics
 from datasets_scripts.sources.ids import SeenIds
-from tokenizer.errors import MissingFileError
+from tokenizer.errors import InputError, MissingFileError
 
-_COLUMNS = ("id", "codes", "latents", "num_samples", "num_channels", "gain", "fingerprint")
+_REQUIRED = ("id", "num_samples", "num_channels", "gain", "fingerprint")
+_COLUMNS = ("codes", "latents", *_REQUIRED)
 
 
 def verify_dataset(address: str | Path, *, progress: bool = False) -> list[str]:
@@ -52,7 +54,11 @@ def verify_dataset(address: str | Path, *, progress: bool = False) -> list[str]:
         for name in folder.names(DATA)
         if manifest.complete and name not in listed
     ]
-    statistics = folder.read_json(STATISTICS) or {"splits": {}}
+    statistics: dict[str, Any] = {"splits": {}}
+    try:
+        statistics = read_statistics(folder, manifest) or statistics
+    except InputError as error:
+        problems.append(str(error))
     with tqdm(total=len(manifest.shards), unit="shard", disable=not progress) as bar:
         for split in manifest.splits:
             check = _Split(folder, manifest)
@@ -114,6 +120,15 @@ class _Split:
 
     def _row(self, row: dict[str, Any]) -> Iterator[str]:
         name = f"row {row['id']!r}"
+        if empty := [key for key in _REQUIRED if row[key] is None]:
+            yield f"{name}: {', '.join(empty)} is null"
+            return
+        for key in ("num_samples", "num_channels"):
+            if row[key] < 1:
+                yield f"{name}: {key} is {row[key]}"
+                return
+        if not all(gain is not None and 0 <= gain < float("inf") for gain in row["gain"]):
+            yield f"{name}: gain is {row['gain']}"
         if self._ids.add(str(row["id"])):
             yield f"{name}: the id occurs twice"
         if row["fingerprint"] != self._manifest.fingerprint:
@@ -125,16 +140,16 @@ class _Split:
             return
         if latents is not None and not np.isfinite(latents.astype(np.float32)).all():
             yield f"{name}: latents that are not finite"
-        for key, asked in (("codes", codes), ("latents", latents)):
-            if (asked is not None) != self._manifest.options[key]:
-                yield f"{name}: {key} are {'there' if asked is not None else 'missing'}"
+        for key, values in (("codes", codes), ("latents", latents)):
+            if (values is not None) != self._manifest.options[key]:
+                yield f"{name}: {key} are {'missing' if values is None else 'present'}"
                 return
         groups = -(-row["num_channels"] // self._manifest.channels_coded_jointly)
         for values in (codes, latents):
             if values is not None and (len(values) == 0 or len(values) % groups):
                 yield f"{name}: {len(values)} frames for {row['num_channels']} channels"
-        if len(row["gain"] or ()) != row["num_channels"]:
-            yield f"{name}: {len(row['gain'] or ())} gains for {row['num_channels']} channels"
+        if len(row["gain"]) != row["num_channels"]:
+            yield f"{name}: {len(row['gain'])} gains for {row['num_channels']} channels"
         self._sums.add_row({"codes": codes, "latents": latents, "num_samples": row["num_samples"]})
 
     def statistics(self, split: str, statistics: dict[str, Any]) -> Iterator[str]:

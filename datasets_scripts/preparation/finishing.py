@@ -13,6 +13,7 @@ from datasets_scripts.dataset.manifest import (
     read_progress,
     read_shard_statistics,
 )
+from datasets_scripts.dataset.opening import read_statistics
 from datasets_scripts.dataset.shards import split_name
 from datasets_scripts.dataset.storage import Folder
 from datasets_scripts.dataset.summary import Statistics, total
@@ -51,7 +52,7 @@ def finish_split(job: Job, split: str, num_shards: int) -> Job:
         failures=(*job.header.failures, *failures),
     )
     header = replace(header, complete=set(map(split_name, job.splits)) <= set(header.splits))
-    statistics = add_split(job.folder.read_json(STATISTICS), name, sums, header.sampling_rate)
+    statistics = add_split(read_statistics(job.folder, header), name, sums, header.sampling_rate)
     job.folder.write_json(STATISTICS, statistics)
     write_card(job.folder, job.info, header, statistics)
     # What makes the split count comes last, and then nothing is left to do but to clean up.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pyarrow.parquet as parquet
 from datasets import Array2D, Dataset, Features, List, Value
 from models import CODEBOOKS, RATE, tone
 
@@ -55,11 +56,36 @@ def write_prepared(folder, tokenizer, rows=None, *, columns=("codes", "latents")
     (folder / "data").mkdir(parents=True, exist_ok=True)
     dataset = Dataset.from_list(kept, features=features)
     dataset.to_parquet(str(folder / "data" / f"{split}-00000.parquet"))
+    write_manifest(folder, tokenizer, columns)
+    return folder
+
+
+def write_manifest(folder, tokenizer, columns=("codes", "latents")):
+    """Writes a manifest of the shards that are there."""
+    sizes = tokenizer.codebook_sizes if "codes" in columns else ()
+    shards = []
+    for path in sorted((folder / "data").glob("*.parquet")):
+        rows = parquet.read_metadata(path).num_rows
+        record = {"file": f"data/{path.name}", "split": path.name.partition("-")[0], "index": 0}
+        counts = {"clips": rows, "rows": rows, "bytes": path.stat().st_size, "failures": 0}
+        shards.append(record | counts | {"sha256": "", "clip_ids": ""})
     manifest = {
         "format_version": 1,
-        "complete": True,
+        "corpus": "audiofolder",
+        "root": "tones",
+        "tokenizer": None,
         "fingerprint": tokenizer.fingerprint,
         "codes_fingerprint": tokenizer.codes_fingerprint,
+        "sampling_rate": tokenizer.sampling_rate,
+        "hop_length": tokenizer.hop_length,
+        "frame_rate": tokenizer.frame_rate,
+        "latent_dim": tokenizer.latent_dim,
+        "channels_coded_jointly": tokenizer.autoencoder.num_channels,
+        "codebook_sizes": list(sizes),
+        "options": {name: name in columns for name in ("codes", "latents")},
+        "complete": True,
+        "splits": sorted({shard["split"] for shard in shards}),
+        "shards": shards,
+        "failures": [],
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    return folder

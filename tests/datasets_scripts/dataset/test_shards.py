@@ -204,7 +204,7 @@ def test_the_manifest_comes_back_as_it_was(prepared):
     manifest = Manifest(
         corpus="c", root="r", tokenizer=None, fingerprint="f", codes_fingerprint=None,
         sampling_rate=8000, hop_length=80, frame_rate=100.0, latent_dim=4,
-        channels_coded_jointly=1, codebook_sizes=(), options=RowOptions().to_json(),
+        channels_coded_jointly=1, codebook_sizes=(16,), options=RowOptions().to_json(),
         splits=("x",), shards=(record,), failures=(Failure("x", "a", "gone", 2),),
     )  # fmt: skip
     assert Manifest.from_json(json.loads(json.dumps(manifest.to_json()))) == manifest

@@ -1,0 +1,140 @@
+"""Prepared datasets are validated here, once, where they are opened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets_scripts.dataset.manifest import (
+    MANIFEST,
+    STATISTICS,
+    Manifest,
+    ShardRecord,
+    read_manifest,
+)
+from datasets_scripts.dataset.schema import parse
+from datasets_scripts.dataset.storage import Folder
+from datasets_scripts.dataset.summary import Sums
+from tokenizer.errors import InputError, MissingFileError
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `Statistics.summary` returns, as far as it is read again.
+
+    Attributes:
+        rows: Number of rows.
+        hours: Of audio.
+        frames: Number of frames.
+        bits_per_code: Mean entropy of the codebooks; None without codes.
+        latents_mean: ``[D]``; None without latents.
+        latents_std: ``[D]``; None without latents.
+    """
+
+    rows: int
+    hours: float
+    frames: int
+    bits_per_code: float | None
+    latents_mean: tuple[float, ...] | None
+    latents_std: tuple[float, ...] | None
+
+    def __post_init__(self) -> None:
+        if self.latents_std is not None and min(self.latents_std, default=0.0) < 0:
+            raise InputError(f"latents_std has the value {min(self.latents_std)}, below zero.")
+
+
+@dataclass(frozen=True)
+class SplitSummary(Summary):
+    """The summary of a split.
+
+    Attributes:
+        sums: From which the summary was made.
+    """
+
+    sums: Sums
+
+
+@dataclass(frozen=True)
+class AllSummaries(Summary):
+    """``statistics.json``.
+
+    Attributes:
+        splits: The summary of each split; the other values are those of all splits together.
+    """
+
+    splits: dict[str, SplitSummary]
+
+
+def read_statistics(folder: Folder, manifest: Manifest) -> dict[str, Any] | None:
+    """The content of ``statistics.json``, or None if there is no such file.
+
+    Raises:
+        ValueError: If it is damaged, or of other codebooks or dimensions than the manifest.
+    """
+    if not folder.has(STATISTICS):
+        return None
+    where = folder.path(STATISTICS)
+    value = folder.read_json(STATISTICS)
+    found: AllSummaries = parse(AllSummaries, value, where)
+    dim = manifest.latent_dim if manifest.options["latents"] else 0
+    for name, split in found.splits.items():
+        sizes = tuple(map(len, split.sums.code_counts))
+        if (sizes, len(split.sums.latents_sum)) != (manifest.codebook_sizes, dim):
+            raise InputError(
+                f"{where}: splits.{name}.sums are of codebooks {list(sizes)} and"
+                f" {len(split.sums.latents_sum)} dimensions, those of {MANIFEST} are"
+                f" {list(manifest.codebook_sizes)} and {dim}."
+            )
+    if found.latents_mean is not None and len(found.latents_mean) != dim:
+        raise InputError(f"{where}: latents_mean has {len(found.latents_mean)} values, not {dim}.")
+    return value
+
+
+def open_prepared(address: str | Path) -> Manifest:
+    """Validates a prepared dataset before its rows are read: manifest, statistics, columns.
+
+    Codes and latents themselves are checked by the collators, batch by batch.
+
+    Args:
+        address: Folder or fsspec address.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        FileNotFoundError: If there is no manifest, or a shard is missing.
+        ValueError: If something is damaged. Names the file, the key and the value.
+    """
+    folder = Folder(address)
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise MissingFileError(f"There is no {folder.path(MANIFEST)}: not a prepared dataset.")
+    read_statistics(folder, manifest)
+    expected = manifest.row_format().features().arrow_schema
+    for shard in manifest.shards:
+        _check_columns(folder, shard, expected)
+    return manifest
+
+
+def _check_columns(folder: Folder, shard: ShardRecord, expected: Any) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = folder.path(shard.file)
+    try:
+        with folder.open(shard.file) as stream:
+            file = pq.ParquetFile(stream)
+            schema, rows = file.schema_arrow, file.metadata.num_rows
+    except FileNotFoundError:
+        raise MissingFileError(f"There is no {path}, which {MANIFEST} lists.") from None
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InputError(f"{path} is no Parquet file that can be read: {error}") from None
+    if rows != shard.rows:
+        raise InputError(f"{path} has {rows} rows; {MANIFEST} says {shard.rows}.")
+    for field in expected:
+        if field.name not in schema.names:
+            raise InputError(f"{path} has no column {field.name!r}, only {schema.names}.")
+        found = schema.field(field.name).type
+        if found != field.type:
+            raise InputError(f"{path}: column {field.name!r} is {found}; expected {field.type}.")
