@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+import tokenizer
 from datasets_scripts.preparation.options import Resources, RowOptions
 from tokenizer.command import run_command
 from tokenizer.errors import InputError
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def _prepare(options: argparse.Namespace) -> int:
     if options.push_to_hub and "://" in options.out:
         raise InputError("--push-to-hub uploads from a local --out.")
-    asked: dict[str, Any] = {
+    request: dict[str, Any] = {
         "tokenizer": options.tokenizer,
         "splits": options.split,
         "options": RowOptions(
@@ -45,17 +46,13 @@ def _prepare(options: argparse.Namespace) -> int:
         from datasets_scripts.preparation.ray_prepare import connect, prepare_with_ray
 
         connect(options.ray)
-        actors = options.num_proc
-        manifest = prepare_with_ray(
-            options.corpus, options.root, options.out, num_actors=actors, **asked
-        )
+        request["num_actors"] = options.num_proc
+        manifest = prepare_with_ray(options.corpus, options.root, options.out, **request)
     else:
         from datasets_scripts.preparation.prepare import prepare_dataset
 
-        processes = 1 if options.num_proc is None else options.num_proc
-        manifest = prepare_dataset(
-            options.corpus, options.root, options.out, num_proc=processes, **asked
-        )
+        request["num_proc"] = 1 if options.num_proc is None else options.num_proc
+        manifest = prepare_dataset(options.corpus, options.root, options.out, **request)
     _report(manifest, options.out)
     if options.push_to_hub:
         from datasets_scripts.dataset.hub import push_dataset
@@ -65,23 +62,23 @@ def _prepare(options: argparse.Namespace) -> int:
 
 
 def _corpus_options(options: argparse.Namespace) -> dict[str, str]:
-    found = {}
+    values = {}
     for text in options.option:
         key, equals, value = text.partition("=")
         if not (key and equals):
             raise InputError(f"--option {text!r} is not KEY=VALUE.")
-        found[key] = value
-    return found
+        values[key] = value
+    return values
 
 
 def _download(options: argparse.Namespace) -> int:
     from datasets_scripts.corpora import find_corpus
 
     corpus = find_corpus(options.corpus)
-    theirs = _corpus_options(options)
-    corpus.INFO.check_options(theirs)
-    shown = sys.stderr.isatty()
-    print(corpus.download(options.root, options.split, progress=shown, **theirs))
+    corpus_options = _corpus_options(options)
+    corpus.INFO.check_options(corpus_options)
+    progress = sys.stderr.isatty()
+    print(corpus.download(options.root, options.split, progress=progress, **corpus_options))
     return 0
 
 
@@ -124,6 +121,8 @@ def _info(options: argparse.Namespace) -> int:
         info = describe_corpus(options.corpus, options.root, _corpus_options(options))
     for field in fields(info):
         value = getattr(info, field.name)
+        if field.name == "choices":  # The options' texts have them.
+            continue
         if field.name == "downloads":
             value = [f"{file.url} ({file.checksum or 'no checksum published'})" for file in value]
         elif isinstance(value, Mapping):
@@ -144,48 +143,109 @@ def _list(options: argparse.Namespace) -> int:  # noqa: ARG001
     return 0
 
 
-def _add_option(parser: argparse.ArgumentParser) -> None:
+def _add_corpus(parser: argparse.ArgumentParser, root: str, *, optional: bool = False) -> None:
+    parser.add_argument("corpus", help="name of a corpus; `list` prints them")
+    parser.add_argument("root", nargs="?" if optional else None, help=root)
     parser.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE",
-        help="an option of the corpus, as `info CORPUS` lists them",
+        help="an option of the corpus, as `info CORPUS` lists them; may be repeated; default: none",
     )  # fmt: skip
+
+
+def _add_prepare(commands: Any) -> None:
+    p = commands.add_parser("prepare", help="encode a corpus; resumes where it was stopped")
+    p.set_defaults(run=_prepare)
+    _add_corpus(p, "where the corpus is: a folder, or as `info CORPUS` says")
+    p.add_argument("--out", required=True, help="folder or fsspec address of the dataset to write")
+    p.add_argument("--tokenizer", metavar="T", help="folder or hub id; default: the bundled model")
+    p.add_argument("--split", nargs="+", help="splits to prepare; default: all of the corpus")
+    rows = p.add_argument_group("rows")
+    rows.add_argument(
+        "--codes", action="store_true", help="store codes; default: yes, unless --latents is given"
+    )
+    rows.add_argument(
+        "--latents", action="store_true", help="store latents, alone or with --codes; default: no"
+    )
+    rate = rows.add_mutually_exclusive_group()
+    rate.add_argument(
+        "--n-codebooks",
+        type=int,
+        metavar="N",
+        help="codebooks to store; default: all of the tokenizer",
+    )
+    rate.add_argument(
+        "--bitrate",
+        type=float,
+        metavar="KBIT",
+        help="instead of --n-codebooks: the most that fit into this many kbit/s and"
+        " channel; default: all",
+    )
+    rows.add_argument(
+        "--segment-seconds",
+        type=float,
+        metavar="S",
+        help="cut clips into rows of S seconds; default: a row a clip",
+    )
+    rows.add_argument(
+        "--downmix", action="store_true", help="average the channels into one; default: keep them"
+    )
+    rows.add_argument(
+        "--clips-per-shard",
+        type=int,
+        default=RowOptions.clips_per_shard,
+        metavar="N",
+        help="clips of a shard, the unit of resuming; default: %(default)s",
+    )
+    work = p.add_argument_group("work (none of these changes the rows)")
+    work.add_argument(
+        "--num-proc",
+        type=int,
+        metavar="N",
+        help="processes; with --ray, actors; default: 1, with --ray one per device",
+    )
+    work.add_argument(
+        "--device",
+        default="cpu",
+        help="torch device; cuda uses all GPUs in turn; default: %(default)s",
+    )
+    work.add_argument(
+        "--batch-seconds",
+        type=float,
+        default=Resources.batch_seconds,
+        metavar="S",
+        help="audio of a batch, in seconds; default: %(default)s",
+    )
+    work.add_argument(
+        "--readers",
+        type=int,
+        default=Resources.num_readers,
+        metavar="N",
+        help="threads of a process that read ahead; default: %(default)s",
+    )
+    work.add_argument(
+        "--strict",
+        action="store_true",
+        help="stop at the first unreadable clip; default: list it and continue",
+    )
+    work.add_argument(
+        "--push-to-hub",
+        metavar="REPO",
+        help="upload the dataset afterwards, as user/name; default: do not",
+    )
+    work.add_argument("--ray", nargs="?", const="local", metavar="ADDRESS",
+                      help="run on a Ray cluster: auto, HOST:PORT, or without an address one on"
+                      " this machine; default: do not")  # fmt: skip
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m datasets_scripts", description="Audio corpora as datasets of tokens."
     )
+    parser.add_argument(
+        "--version", action="version", version=f"latent-tokenizer {tokenizer.__version__}"
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    p = commands.add_parser("prepare", help="encode a corpus; goes on where it was stopped")
-    p.set_defaults(run=_prepare)
-    p.add_argument("corpus", help="name of the corpus; see `list`")
-    p.add_argument("root", help="where it is: a folder, or as `info CORPUS` says")
-    p.add_argument("--out", required=True, help="folder or fsspec address of the dataset")
-    p.add_argument("--tokenizer", help="folder or hub id; default: the bundled one")
-    p.add_argument("--split", nargs="+", help="default: all that the corpus has")
-    _add_option(p)
-    rows = p.add_argument_group("rows")
-    rows.add_argument("--codes", action="store_true", help="the default, unless --latents is given")
-    rows.add_argument("--latents", action="store_true", help="instead of codes, or with --codes")
-    rate = rows.add_mutually_exclusive_group()
-    rate.add_argument("--n-codebooks", type=int, help="default: all")
-    rate.add_argument("--bitrate", type=float, help="kbit/s and channel, instead of --n-codebooks")
-    rows.add_argument("--segment-seconds", type=float, help="cut longer clips; default: do not")
-    rows.add_argument("--downmix", action="store_true", help="average the channels into one")
-    rows.add_argument("--clips-per-shard", type=int, default=RowOptions.clips_per_shard,
-                      help="default: %(default)s")  # fmt: skip
-    work = p.add_argument_group("work (none of these changes the rows)")
-    work.add_argument("--num-proc", type=int, help="processes, or Ray actors; default: 1")
-    work.add_argument("--device", default="cpu", help="torch device; cuda uses all GPUs in turn")
-    work.add_argument("--batch-seconds", type=float, default=Resources.batch_seconds,
-                      help="audio of a batch; default: %(default)s")  # fmt: skip
-    work.add_argument("--readers", type=int, default=Resources.num_readers,
-                      help="threads that read ahead, a process; default: %(default)s")  # fmt: skip
-    work.add_argument("--strict", action="store_true", help="stop at the first unreadable clip")
-    work.add_argument("--push-to-hub", metavar="REPO", help="then upload it as user/name")
-    work.add_argument("--ray", nargs="?", const="local", metavar="ADDRESS",
-                      help="on a Ray cluster: auto, HOST:PORT; default: one here")  # fmt: skip
+    _add_prepare(commands)
 
     p = commands.add_parser("verify", help="check a prepared dataset against its manifest")
     p.set_defaults(run=_verify)
@@ -194,22 +254,18 @@ def _parser() -> argparse.ArgumentParser:
     p = commands.add_parser("export", help="write a prepared dataset for load_from_disk")
     p.set_defaults(run=_export)
     p.add_argument("dataset", help="folder or fsspec address")
-    p.add_argument("out", help="folder to write")
+    p.add_argument("out", help="folder to write; it must not exist")
 
-    p = commands.add_parser("info", help="what a corpus is, its splits, licence, citation")
+    p = commands.add_parser("info", help="what a corpus is: splits, licence, citation, options")
     p.set_defaults(run=_info)
-    p.add_argument("corpus", help="see `list`")
-    p.add_argument("root", nargs="?", help="tells the splits that are there")
-    _add_option(p)
+    _add_corpus(p, "where the corpus is; then only the splits that are there", optional=True)
 
     p = commands.add_parser("download", help="fetch a corpus from its official addresses")
     p.set_defaults(run=_download)
-    p.add_argument("corpus", help="see `list`")
-    p.add_argument("root", help="folder for it; what is there is not fetched again")
-    p.add_argument("--split", nargs="+", help="default: all")
-    _add_option(p)
+    _add_corpus(p, "folder for it; what is there is not fetched again")
+    p.add_argument("--split", nargs="+", help="splits to fetch; default: all")
 
-    p = commands.add_parser("list", help="the corpora that are known")
+    p = commands.add_parser("list", help="print the names of the corpora")
     p.set_defaults(run=_list)
     return parser
 

@@ -54,7 +54,8 @@ def make_collator(
     if data.column == "latents":
         mean, std = tokenizer.latents_mean.cpu(), tokenizer.latents_std.cpu()
         return partial(FirstLatents, mean[:latent_dim], std[:latent_dim], **shared)
-    return partial(FirstCodebooks, n_codebooks, **shared)
+    sizes = tokenizer.codebook_sizes
+    return partial(FirstCodebooks, n_codebooks, codebook_sizes=sizes, **shared)
 
 
 class FirstLatents(LatentsCollator):

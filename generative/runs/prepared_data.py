@@ -7,7 +7,6 @@ checkpoint sees the batches it would have seen.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,14 +14,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from datasets_scripts import SPLIT_WORDS, open_prepared
 from tokenizer.errors import InputError, MissingFileError, MissingPackageError
 
 # What is read of a row besides its codes or latents.
 COLUMNS = ("id", "source_id", "start", "num_samples", "num_channels", "gain", "label")
-# What the names of splits begin with: corpora have train.clean.100, dev.other, training, eval.
-TRAINING_WORDS = ("train", "training")
-VALIDATION_WORDS = ("validation", "valid", "val", "dev")
-TEST_WORDS = ("test", "testing", "eval", "evaluation")
 
 
 @dataclass(frozen=True)
@@ -65,10 +61,8 @@ def load_prepared(
             anything out.
     """
     root = Path(folder)
-    manifest_path = root / "manifest.json"
-    manifest = json.loads(manifest_path.read_text()) if manifest_path.exists() else {}
-    if not isinstance(manifest, dict):
-        raise InputError(f"{manifest_path} is damaged: it holds no JSON object.")
+    # Other programs write no manifest.
+    manifest = open_prepared(root).to_json() if (root / "manifest.json").exists() else {}
     shards, splits = _shards(root), training_splits(root)
     train, rest = (
         _open_all([shards[name] for name in names], column, root, captions) for names in splits
@@ -101,8 +95,8 @@ def choose_splits(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...
     def beginning(with_one_of: Sequence[str]) -> tuple[str, ...]:
         return tuple(name for name, word in words.items() if word in with_one_of)
 
-    validation, test = beginning(VALIDATION_WORDS), beginning(TEST_WORDS)
-    train = beginning(TRAINING_WORDS) or tuple(n for n in words if n not in validation + test)
+    validation, test = beginning(SPLIT_WORDS["validation"]), beginning(SPLIT_WORDS["test"])
+    train = beginning(SPLIT_WORDS["train"]) or tuple(n for n in words if n not in validation + test)
     if not train:
         raise InputError(
             f"No split to train on, only {', '.join(words)}: prepare another with --split."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,43 @@ import pyarrow.parquet as pq
 import soundfile
 from models import RATE, tone
 
+from datasets_scripts import Resources, RowOptions
 from datasets_scripts.dataset.shards import read_rows
+from datasets_scripts.sources.corpus import Corpus, CorpusClip, CorpusInfo, Missing
 
 COLUMNS = (
     "id", "source_id", "start", "codes", "latents", "gain", "num_samples", "num_channels", "label",
     "caption", "metadata", "fingerprint",
 )  # fmt: skip
+
+BOTH = RowOptions(codes=True, latents=True, clips_per_shard=4)
+# So short that clips of different lengths do not go together, and many windows are needed.
+SMALL = Resources(batch_seconds=0.5, num_readers=3)
+
+
+class StandIn(Corpus):
+    """A corpus that yields what a test says; errors are raised."""
+
+    def __init__(
+        self, *items: CorpusClip | Missing | Exception, splits: tuple = ("train",)
+    ) -> None:
+        self.INFO = CorpusInfo("x", "Stand-in", "nowhere", "CC0", splits=splits)
+        self.items = items
+
+    def describe(self, *_: Any, **__: Any) -> CorpusInfo:
+        return self.INFO
+
+    def prepare(self, *_: Any, **__: Any) -> Iterator[CorpusClip | Missing]:
+        for item in self.items:
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+
+def write(path: Path, seconds: float = 0.5) -> Path:
+    """A tone as a file."""
+    soundfile.write(path, tone(seconds).T, RATE)
+    return Path(path)
 
 
 def make_folder(root: Path, clips: int, *, seed: int = 0, longest: float = 2.0) -> list[str]:
