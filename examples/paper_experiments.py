@@ -95,6 +95,7 @@ def main() -> None:
         model = Competitor.parse(text)
         results[model.name] = run(model, options)
     claims = judge(results)
+    options.out.mkdir(parents=True, exist_ok=True)
     write_json(options.out / "experiments.json", {"claims": claims, "comparisons": results})
     text = report(results, claims)
     write_text(options.out / "experiments.md", text)

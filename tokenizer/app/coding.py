@@ -16,12 +16,12 @@ from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.transcoding.files import write_row
 
 MAX_SECONDS = 60
-# Those of a pair of loudspeakers; further ones are left out.
+# Further channels are left out.
 MAX_CHANNELS = 2
 
 
 @dataclass(frozen=True)
-class Shown:
+class SoundFiles:
     """A sound with its picture.
 
     Attributes:
@@ -34,8 +34,8 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Coded:
-    """What became of a file.
+class CodingResult:
+    """What the app shows of a file.
 
     Attributes:
         original: The beginning of the file, at the tokenizer's rate.
@@ -47,9 +47,9 @@ class Coded:
         notes: What was left out.
     """
 
-    original: Shown
-    continuous: Shown
-    coded: Shown
+    original: SoundFiles
+    continuous: SoundFiles
+    coded: SoundFiles
     codes: Path
     code_file: Path
     figures: dict[str, dict[str, float]]
@@ -58,8 +58,8 @@ class Coded:
 
 def code_audio(
     tokenizer: LatentTokenizer, audio: str | Path, n_codebooks: int, folder: Path
-) -> Coded:
-    """Codes the beginning of a file in both ways and writes what there is to hear and see.
+) -> CodingResult:
+    """Codes the beginning of a file in both ways and writes sounds, pictures and the code file.
 
     Args:
         tokenizer: A fitted tokenizer.
@@ -93,13 +93,17 @@ def code_audio(
         }
     # One scale for all three, so that what is missing looks darker.
     loudest = float(spectrogram_db(wave, rate).max())
-    shown = {name: show(sound, rate, folder / name, loudest) for name, sound in sounds.items()}
+    files = {name: show(sound, rate, folder / name, loudest) for name, sound in sounds.items()}
     picture = folder / "codes.png"
     draw_codes(row["codes"], tokenizer.codebook_sizes, picture)
-    return Coded(**shown, codes=picture, code_file=code_file, figures=figures, notes=tuple(notes))
+    return CodingResult(
+        **files, codes=picture, code_file=code_file, figures=figures, notes=tuple(notes)
+    )
 
 
-def show(wave: np.ndarray, sampling_rate: int, name: Path, loudest: float | None = None) -> Shown:
+def show(
+    wave: np.ndarray, sampling_rate: int, name: Path, loudest: float | None = None
+) -> SoundFiles:
     """Writes audio ``[C, N]`` as WAV, and its spectrogram as PNG.
 
     Args:
@@ -109,11 +113,11 @@ def show(wave: np.ndarray, sampling_rate: int, name: Path, loudest: float | None
         loudest: The level in dB of the brightest colour; default: that of this sound.
     """
     decibels = spectrogram_db(wave, sampling_rate)
-    shown = Shown(name.with_suffix(".wav"), name.with_suffix(".png"))
-    write_audio(shown.audio, wave, sampling_rate)
+    files = SoundFiles(name.with_suffix(".wav"), name.with_suffix(".png"))
+    write_audio(files.audio, wave, sampling_rate)
     top = float(decibels.max()) if loudest is None else loudest
-    draw_spectrogram(decibels, top, shown.picture)
-    return shown
+    draw_spectrogram(decibels, top, files.picture)
+    return files
 
 
 def draw_codes(codes: np.ndarray, codebook_sizes: tuple[int, ...], path: Path) -> None:

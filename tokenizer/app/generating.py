@@ -1,4 +1,4 @@
-"""What generates audio for the app: the app itself knows no generative model."""
+"""The interface of generators: the app itself depends on no generative model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Wish:
         label: Class; None for none.
         caption: Text; None for none.
         prompt: File that the clip begins with; None for none.
-        guidance: Scale of classifier-free guidance; 1 is none.
+        guidance: Scale of classifier-free guidance; 1 turns it off.
         seed: The same seed gives the same clip.
     """
 
@@ -32,12 +32,12 @@ class Wish:
 
 @dataclass(frozen=True)
 class AppGenerator:
-    """Something that the app can generate with, such as a trained run.
+    """A generative model for the app, such as a trained run.
 
     Attributes:
         name: What the page calls it.
         generate: Takes a `tokenizer.app.generating.Wish`; returns float32 audio ``[C, N]`` and its
-            sampling rate in Hz. Bad wishes raise ValueError, whose text the page shows.
+            sampling rate in Hz. The page shows the text of a ValueError that it raises.
         labels: Classes to choose from.
         takes_captions: Whether it was trained with texts.
     """

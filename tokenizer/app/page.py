@@ -1,4 +1,4 @@
-"""The page of the app: what is on it, and what its buttons do. Everything is made by Gradio."""
+"""The page of the app, built with Gradio: its layout, and what its buttons do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tokenizer.app.coding import Coded, Shown, code_audio, show
+from tokenizer.app.coding import CodingResult, SoundFiles, code_audio, show
 from tokenizer.app.generating import AppGenerator, Wish
 from tokenizer.errors import InputError, MissingPackageError
 from tokenizer.evaluation.demo import EXAMPLE
@@ -26,8 +26,8 @@ class Page:
 
     Args:
         models: Tokenizers by the names that the page shows; all of them have a quantizer.
-        generators: What else makes sounds.
-        root: Folder for the files of the last call; those before are removed.
+        generators: Generative models to offer.
+        root: Folder for the files of the last call; files of earlier calls are removed.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Page:
         self.generators = {generator.name: generator for generator in generators}
 
     def folder(self) -> Path:
-        """A new folder for the files of a call. Gradio has copied those of the one before."""
+        """A new folder for the files of a call. Gradio has its own copies of earlier files."""
         for old in self.root.iterdir():
             shutil.rmtree(old, ignore_errors=True)
         return Path(tempfile.mkdtemp(dir=self.root))
@@ -62,7 +62,7 @@ class Page:
             "info": f"{kbps[0]:.3g} kbit/s and channel for the first, {kbps[-1]:.3g} for all",
         }
 
-    def code(self, audio: str | None, name: str, n_codebooks: float | int) -> Coded:
+    def code(self, audio: str | None, name: str, n_codebooks: float | int) -> CodingResult:
         """Codes a file; errors as in `code_audio`."""
         if not audio:
             raise InputError("Drop an audio file first, or take the example clip.")
@@ -77,7 +77,7 @@ class Page:
         seconds: float | int,
         guidance: float | int,
         seed: float | int | None,
-    ) -> Shown:
+    ) -> SoundFiles:
         """Generates a clip."""
         wish = Wish(
             float(seconds),
@@ -92,7 +92,7 @@ class Page:
 
 
 @contextmanager
-def told(audio: str | None) -> Iterator[None]:
+def errors_shown(audio: str | None) -> Iterator[None]:
     """Turns an error into one message on the page, which stays until it is closed."""
     import gradio as gr
 
@@ -118,12 +118,12 @@ def import_gradio() -> Any:
     return gradio
 
 
-def figures_table(coded: Coded) -> str:
+def figures_table(coded: CodingResult) -> str:
     """The figures as a Markdown table."""
     lines = ["| | kbit/s | SI-SDR dB | mel distance |", "|---|---|---|---|"]
     for title, key in (("continuous latents", "continuous"), ("codes", "coded")):
-        found = coded.figures[key]
-        values = f"{found['kbps']:.1f} | {found['si_sdr']:.2f} | {found['mel']:.3f}"
+        figures = coded.figures[key]
+        values = f"{figures['kbps']:.1f} | {figures['si_sdr']:.2f} | {figures['mel']:.3f}"
         lines.append(f"| {title} | {values} |")
     notes = "".join(f"\n\n{note}" for note in coded.notes)
     return "\n".join(lines) + notes
@@ -195,11 +195,11 @@ def build_page(page: Page) -> Any:
             _add_generation(gr, page, audio, sound)
 
         def code_it(path: str | None, name: str, count: float) -> list[Any]:
-            with told(path):
-                found = page.code(path, name, count)
-            sounds = (found.original, found.continuous, found.coded)
-            files = [str(file) for shown in sounds for file in (shown.audio, shown.picture)]
-            return [*files, figures_table(found), str(found.codes), str(found.code_file)]
+            with errors_shown(path):
+                coded = page.code(path, name, count)
+            sounds = (coded.original, coded.continuous, coded.coded)
+            files = [str(file) for sound in sounds for file in (sound.audio, sound.picture)]
+            return [*files, figures_table(coded), str(coded.codes), str(coded.code_file)]
 
         example.click(lambda: str(EXAMPLE), outputs=audio, api_visibility="private")
         model.change(
@@ -236,40 +236,40 @@ def _add_generation(
                 seconds = gr.Number(5, label="Seconds", minimum=0.1, maximum=MAX_GENERATED)
                 guidance = gr.Number(2, label="Guidance", minimum=0, maximum=20)
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0)
-            go_on = gr.Checkbox(label="Go on from the audio file above")
+            continues = gr.Checkbox(label="Continue the audio file above")
             button = gr.Button("Generate", variant="primary", elem_id="generate")
         with gr.Column(elem_id="generated"):
             outputs = sound("Generated")
 
     def choose(name: str) -> list[Any]:
-        found = page.generators[name]
-        named = choices(found)
+        generator = page.generators[name]
+        labels = choices(generator)
         return [
-            gr.Dropdown(named, value=named[-1 if found.labels else 0]),
-            gr.Textbox(visible=found.takes_captions),
+            gr.Dropdown(labels, value=labels[-1 if generator.labels else 0]),
+            gr.Textbox(visible=generator.takes_captions),
         ]
 
     def generate_it(
         name: str,
         label: str,
         caption: str,
-        go_on: bool,
+        continues: bool,
         path: str | None,
         seconds: float,
         guidance: float,
         seed: float,
     ) -> list[str]:
-        with told(path):
-            if go_on and not path:
-                raise InputError("Drop an audio file first: it is what the clip goes on from.")
-            prompt = path if go_on else None
+        with errors_shown(path):
+            if continues and not path:
+                raise InputError("Drop an audio file first: the generated clip continues it.")
+            prompt = path if continues else None
             shown = page.generate(name, label, caption, prompt, seconds, guidance, seed)
         return [str(shown.audio), str(shown.picture)]
 
     run.change(choose, run, [label, caption], api_visibility="private")
     button.click(
         generate_it,
-        [run, label, caption, go_on, audio, seconds, guidance, seed],
+        [run, label, caption, continues, audio, seconds, guidance, seed],
         list(outputs),
         api_visibility="private",
     )

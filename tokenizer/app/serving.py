@@ -1,4 +1,4 @@
-"""Starts the app: on this machine only, unless it is told otherwise."""
+"""Starts the app, by default for this machine only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tokenizer.model.latent_tokenizer import LatentTokenizer
 HOST = "127.0.0.1"
 MAX_UPLOAD = "500mb"
 LAST_PORT = 65_535
-# Of the system: nothing is fetched.
+# Fonts of the system, so that nothing is fetched.
 _FONTS, _MONOSPACED = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
 
 
@@ -52,24 +52,24 @@ def launch_app(
     port: int | None = None,
     open_browser: bool = False,
 ) -> RunningApp:
-    """Serves a page that codes files, to listen to and to look at, and generates if it can.
+    """Serves a page that encodes and decodes files and, with generators, makes new audio.
 
-    Nothing is shared, counted or fetched: no tunnel, no telemetry, no fonts of others.
+    It opens no tunnel, sends no telemetry and fetches nothing, not even fonts.
 
     Args:
         models: Fitted tokenizers by the names that the page shows.
-        generators: What else makes sounds, such as trained runs.
-        host: Whom to serve. The default is this machine alone; "0.0.0.0" is everyone who can reach
-            it.
+        generators: Generative models to offer, such as trained runs.
+        host: Address to serve on. The default serves this machine only; "0.0.0.0" serves the whole
+            network.
         port: TCP port; None for the first free one from 7860 on.
         open_browser: Whether to open the page.
 
     Returns:
-        The page; call its ``wait()``, or ``close()`` in the end.
+        The page; call its ``wait()``, or ``close()`` at the end.
 
     Raises:
         ImportError: If Gradio is not installed.
-        ValueError: If there is no such port, no model, or one without a quantizer.
+        ValueError: If the port is out of range, there is no model, or a model has no quantizer.
         OSError: If the port is taken.
     """
     if port is not None and not 1 <= port <= LAST_PORT:

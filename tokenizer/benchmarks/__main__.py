@@ -31,11 +31,11 @@ PARTS = ("codecs", "encode", "kmeans", "fit", "startup", "growth")
 
 def codecs(options: argparse.Namespace, device: str, threads: int) -> list[dict[str, Any]]:
     """Ours at each rate, in bfloat16 too, and the peers."""
-    wanted = speed.names(options.peers)
+    names = speed.names(options.peers)
     if options.bf16:
-        wanted.insert(len(speed.OURS), "ours latents bf16")
+        names.insert(len(speed.OURS), "ours latents bf16")
     return speed.measure_all(
-        wanted, threads, seconds=options.seconds, device=device, repetitions=options.repetitions
+        names, threads, seconds=options.seconds, device=device, repetitions=options.repetitions
     )
 
 
@@ -95,8 +95,8 @@ def main() -> None:
         lines = startup_lines()
         add("start-up", lines, table(lines))
     if "growth" not in options.skip:
-        found = growth.run(options.out, options.threads[-1], list(growth.POINTS))
-        lines = [{"grows with": kind} | point for kind, each in found.items() for point in each]
+        growths = growth.run(options.out, options.threads[-1], list(growth.POINTS))
+        lines = [{"grows with": kind} | point for kind, each in growths.items() for point in each]
         add("growth", lines, table(lines))
     print(f"\nWritten to {options.out}/benchmark.md and .json")
 

@@ -117,20 +117,21 @@ def read_manifest(
     with path.open(newline="", encoding="utf-8") as file:
         recordings = [Recording.parse(folder, line) for line in csv.DictReader(file)]
     originals = {(r.page, r.clip): r for r in recordings if not r.codec}
-    made: dict[tuple[str, str], list[Recording]] = {key: [] for key in originals}
+    reconstructions: dict[tuple[str, str], list[Recording]] = {key: [] for key in originals}
     for recording in recordings:
-        if recording.codec and (recording.page, recording.clip) not in made:
+        if recording.codec and (recording.page, recording.clip) not in reconstructions:
             raise InputError(f"{path} has no original of {recording.path}.")
         if recording.codec and _is_chosen(recording.codec, codecs):
-            made[recording.page, recording.clip].append(recording)
+            reconstructions[recording.page, recording.clip].append(recording)
     pairs, counts = [], dict[tuple[str, str], int]()
     for key, original in originals.items():
         kind = (original.page, original.domain)
-        wanted = not domains or original.domain in domains
-        if not wanted or not made[key] or counts.get(kind, 0) == limit:
+        if domains and original.domain not in domains:
+            continue
+        if not reconstructions[key] or counts.get(kind, 0) == limit:
             continue
         counts[kind] = counts.get(kind, 0) + 1
-        pairs.append((original, made[key]))
+        pairs.append((original, reconstructions[key]))
     if not pairs:
         raise InputError(f"{path} has no clip of domains {domains} and codecs {codecs}.")
     return pairs
@@ -257,7 +258,7 @@ def compare(
 ) -> list[dict[str, Any]]:
     """One line for each reconstruction, with its metrics and ours at its rate."""
     lines = []
-    total = sum(len(made) for _, made in pairs)
+    total = sum(len(each) for _, each in pairs)
     with tqdm(total=total, unit="sound", disable=not progress) as bar:
         for original, reconstructions in pairs:
             scores = Scores(original, tokenizer, perceptual)
@@ -328,8 +329,8 @@ def as_markdown(results: Sequence[Mapping[str, Any]]) -> str:
     parts = []
     for domain in dict.fromkeys(result["domain"] for result in results):
         rows, wins = [], dict.fromkeys(names, 0)
-        chosen = [result for result in results if result["domain"] == domain]
-        for result in chosen:
+        group = [result for result in results if result["domain"] == domain]
+        for result in group:
             books = result["codebooks"]
             span = f"K = {books[0]}" if len(books) == 1 else f"K = {books[0]} to {books[-1]}"
             for title, side in ((result["codec"], "theirs"), (f"ours, {span}", "ours")):
@@ -341,7 +342,7 @@ def as_markdown(results: Sequence[Mapping[str, Any]]) -> str:
             rows.append(["*ours is better by*", "", "", *figures])
             for name in names:
                 wins[name] += better.get(name, 0) > 0
-        count = {name: sum(name in result["ours"] for result in chosen) for name in names}
+        count = {name: sum(name in result["ours"] for result in group) for name in names}
         ratio = (f"{wins[name]} of {count[name]}" if count[name] else "" for name in names)
         rows.append(["**ours is better**", "", "", *ratio])
         parts.append(f"**{domain}**\n\n{as_table(rows, ['codec', 'clips', 'kbit/s', *names])}")

@@ -81,19 +81,19 @@ def grow(kind: str, threads: int) -> list[dict[str, float]]:
     """All points of a kind."""
     if kind != "processes":
         return [_in_process(kind, value, threads) for value in POINTS[kind]]
-    found = []
+    points = []
     for count in POINTS[kind]:
         with ThreadPoolExecutor(int(count)) as pool:
             at_once = list(pool.map(lambda _: _in_process(kind, 1, 1), range(int(count))))
         # The slowest counts; their memory adds up.
-        found.append(
+        points.append(
             {
                 "value": count,
                 "seconds": max(point["seconds"] for point in at_once),
                 "peak_mib": sum(point["peak_mib"] for point in at_once),
             }
         )
-    return found
+    return points
 
 
 def plot(kind: str, points: list[dict[str, float]], path: Path) -> None:
@@ -116,12 +116,12 @@ def plot(kind: str, points: list[dict[str, float]], path: Path) -> None:
 def run(out: Path, threads: int, kinds: list[str]) -> dict[str, list[dict[str, float]]]:
     """Measures and draws."""
     out.mkdir(parents=True, exist_ok=True)
-    found = {}
+    results = {}
     for kind in kinds:
-        found[kind] = grow(kind, threads)
-        plot(kind, found[kind], out / f"growth-{kind}.png")
-    (out / "growth.json").write_text(json.dumps(found, indent=1))
-    return found
+        results[kind] = grow(kind, threads)
+        plot(kind, results[kind], out / f"growth-{kind}.png")
+    (out / "growth.json").write_text(json.dumps(results, indent=1))
+    return results
 
 
 def main() -> None:

@@ -21,11 +21,11 @@ from tokenizer import LatentTokenizer, load_tokenizer
 from tokenizer.audio import open_audio
 from tokenizer.benchmarks.command import benchmark_parser, write_figures
 from tokenizer.errors import StateError
+from tokenizer.evaluation.coding import Condition, code_clip
 from tokenizer.evaluation.evaluate import as_table
 from tokenizer.evaluation.metrics import quality
 from tokenizer.evaluation.perceptual import METRICS, PerceptualMetrics
 from tokenizer.training.data import Clip, scan
-from tokenizer.transcoding.files import coded_size
 
 
 def opus(audio: np.ndarray, rate: int, bitrate: float) -> tuple[np.ndarray, int]:
@@ -48,12 +48,12 @@ def opus(audio: np.ndarray, rate: int, bitrate: float) -> tuple[np.ndarray, int]
     return np.pad(decoded, ((0, 0), (0, audio.shape[-1] - decoded.shape[-1]))), size
 
 
-def opus_of_size(audio: np.ndarray, rate: int, wanted: int) -> tuple[np.ndarray, int]:
-    """Opus at the lowest setting of a few whose file is no smaller than ``wanted`` bytes."""
-    nominal = 8 * wanted * rate / audio.shape[-1]
+def opus_of_size(audio: np.ndarray, rate: int, min_bytes: int) -> tuple[np.ndarray, int]:
+    """Opus at the lowest setting of a few whose file is no smaller than ``min_bytes`` bytes."""
+    nominal = 8 * min_bytes * rate / audio.shape[-1]
     for factor in (0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0):
         decoded, size = opus(audio, rate, max(nominal * factor, 6000))
-        if size >= wanted:
+        if size >= min_bytes:
             break
     return decoded, size
 
@@ -66,26 +66,24 @@ def compare(
 ) -> list[dict[str, float | str]]:
     """One line a codec and rate: means over the clips."""
     rate = tokenizer.sampling_rate
-    found: dict[tuple[float, str], list[dict[str, float]]] = {}
+    results: dict[tuple[float, str], list[dict[str, float]]] = {}
     for clip in tqdm(clips, unit="clip"):
         original = open_audio(clip.audio, target_rate=rate).read().mean(0, keepdims=True)
         seconds = original.shape[-1] / rate
         for bitrate in bitrates:
-            row = tokenizer.encode_codes(
-                {"array": original, "sampling_rate": rate}, bitrate=1000 * bitrate
-            )
-            ours = coded_size(row, tokenizer)
+            n = tokenizer.codebooks_for(1000 * bitrate)
+            ours = code_clip(tokenizer, original, Condition(n, tokenizer.codes_decoder))
             coded = {
-                "Latent Tokenizer": (tokenizer.decode_codes(row), ours),
-                "Opus": opus_of_size(original, rate, ours),
+                "Latent Tokenizer": (ours.audio, ours.num_bytes),
+                "Opus": opus_of_size(original, rate, ours.num_bytes),
             }
             for codec, (decoded, size) in coded.items():
                 measured = quality(decoded, original, rate)
                 measured |= metrics(decoded, original, rate, clip.name)
                 measured["kbps"] = 8e-3 * size / seconds
-                found.setdefault((bitrate, codec), []).append(measured)
+                results.setdefault((bitrate, codec), []).append(measured)
     lines = []
-    for (bitrate, codec), values in found.items():
+    for (bitrate, codec), values in results.items():
         names = ("kbps", "si_sdr", "mel", *metrics.names)
         means = {n: float(np.mean([v[n] for v in values if n in v])) for n in names}
         lines.append({"codec": codec, "nominal": bitrate} | means)

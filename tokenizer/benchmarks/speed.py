@@ -77,12 +77,12 @@ def measure(
 
 
 def measure_all(
-    wanted: list[str], threads: int, *, seconds: float, device: str, repetitions: int,
+    codecs: list[str], threads: int, *, seconds: float, device: str, repetitions: int,
     model: str | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Each codec in a process of its own; a peer whose library is missing is left out."""
-    found = []
-    for name in wanted:
+    lines = []
+    for name in codecs:
         arguments = ["--one", name, "--seconds", str(seconds), "--threads", str(threads)]
         arguments += ["--device", device, "--repetitions", str(repetitions)]
         arguments += [] if model is None else ["--model", model]
@@ -93,27 +93,27 @@ def measure_all(
         if done.returncode:
             print(f"{name}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
             continue
-        found.append(json.loads(done.stdout.splitlines()[-1]) | {"threads": threads})
-    return found
+        lines.append(json.loads(done.stdout.splitlines()[-1]) | {"threads": threads})
+    return lines
 
 
 def table(lines: list[dict[str, Any]]) -> str:
     """Markdown."""
 
-    def shown(value: float | None, digits: int = 1) -> str:
+    def number(value: float | None, digits: int = 1) -> str:
         return "" if value is None else f"{value:.{digits}f}"
 
     rows = [
         [
             line["codec"],
             "" if line["kbps"] is None else f"{line['kbps']:g}",
-            shown(line["encode"]),
-            shown(line["decode"]),
-            shown(line["first_ms"], 0),
-            shown(line["waits_ms"], 0),
-            shown(line["peak_mib"], 0),
-            shown(line["encode_over_floor"], 2),
-            shown(line["decode_over_floor"], 2),
+            number(line["encode"]),
+            number(line["decode"]),
+            number(line["first_ms"], 0),
+            number(line["waits_ms"], 0),
+            number(line["peak_mib"], 0),
+            number(line["encode_over_floor"], 2),
+            number(line["decode_over_floor"], 2),
         ]
         for line in lines
     ]

@@ -37,7 +37,7 @@ def contenders(x: Tensor, codebooks: int, size: int, device: str) -> dict[str, E
     import importlib.util
 
     quantizer = fitted(x[: 8 * size].cpu(), codebooks, size, iterations=2).to(device)
-    found: dict[str, Encode] = {
+    encoders: dict[str, Encode] = {
         f"ours, {'greedy' if w == 1 else f'beam {w}'}": lambda v, w=w: quantizer.encode(
             v, beam_width=w
         )
@@ -49,7 +49,7 @@ def contenders(x: Tensor, codebooks: int, size: int, device: str) -> dict[str, E
 
         library = ResidualVQ(dim=dim, num_quantizers=codebooks, codebook_size=size).eval()
         library = library.to(device)
-        found["vector-quantize-pytorch"] = lambda v: library(v[None])[1]
+        encoders["vector-quantize-pytorch"] = lambda v: library(v[None])[1]
     from transformers import DacConfig, EncodecConfig
     from transformers.models.dac.modeling_dac import DacResidualVectorQuantizer
     from transformers.models.encodec.modeling_encodec import EncodecResidualVectorQuantizer
@@ -62,11 +62,11 @@ def contenders(x: Tensor, codebooks: int, size: int, device: str) -> dict[str, E
         layers.extend(layers[: codebooks - len(layers)])
     encodec.num_quantizers = codebooks
     encodec.get_num_quantizers_for_bandwidth = lambda *_: codebooks
-    found["transformers, EnCodec"] = lambda v: encodec.encode(v.T[None], None)
+    encoders["transformers, EnCodec"] = lambda v: encodec.encode(v.T[None], None)
     settings: Any = DacConfig(n_codebooks=codebooks, codebook_size=size)
     settings.hidden_size = dim
     dac: Any = DacResidualVectorQuantizer(settings).eval().to(device)
-    found["transformers, DAC (8-d)"] = lambda v: dac(v.T[None], codebooks)
+    encoders["transformers, DAC (8-d)"] = lambda v: dac(v.T[None], codebooks)
     if device == "cpu" and importlib.util.find_spec("faiss"):
         import faiss
 
@@ -76,8 +76,8 @@ def contenders(x: Tensor, codebooks: int, size: int, device: str) -> dict[str, E
         theirs.cp.niter, theirs.cp.min_points_per_centroid = 1, 1
         theirs.max_beam_size = 1
         theirs.train(x[: 2 * size].cpu().numpy())
-        found["faiss, greedy"] = lambda v: theirs.compute_codes(v.cpu().numpy())
-    return found
+        encoders["faiss, greedy"] = lambda v: theirs.compute_codes(v.cpu().numpy())
+    return encoders
 
 
 def encode_lines(
@@ -144,9 +144,9 @@ def kmeans_lines(train: Tensor, size: int) -> list[dict[str, Any]]:
         return float((train - centroids[nearest(train, centroids)]).square().sum(1).mean())
 
     start = time.perf_counter()
-    found = kmeans(train, size, generator=torch.Generator().manual_seed(0), iterations=12)
+    centroids = kmeans(train, size, generator=torch.Generator().manual_seed(0), iterations=12)
     lines = [
-        {"k-means": "ours", "seconds": time.perf_counter() - start, "distortion": error(found)}
+        {"k-means": "ours", "seconds": time.perf_counter() - start, "distortion": error(centroids)}
     ]
     for seed in range(3):
         theirs = faiss.Kmeans(train.shape[1], size, seed=seed)

@@ -61,8 +61,8 @@ def _compare(options: argparse.Namespace) -> None:
         bitrates = [n * per_book for n in options.codebooks]
     loop = None
     if options.finetune:
-        chosen = {name: getattr(options, name) for name in _LOOP_OPTIONS}
-        loop = LoopConfig(steps=options.finetune, seed=options.seed, **chosen)
+        settings = {name: getattr(options, name) for name in _LOOP_OPTIONS}
+        loop = LoopConfig(steps=options.finetune, seed=options.seed, **settings)
     result = compare(
         options.model,
         scan(options.train),

@@ -21,7 +21,7 @@ from tokenizer.errors import InputError, MissingPackageError
 METRICS = ("visqol", "zimtohrli", "pesq", "stoi")
 SPEECH_METRICS = ("pesq", "stoi")
 
-# What the metrics are defined at, in Hz; speech metrics at their wide-band rate.
+# Sampling rates in Hz that the metrics are defined at; wide-band for the speech metrics.
 _RATES = {"visqol": 48_000, "zimtohrli": 48_000, "pesq": 16_000, "stoi": 16_000}
 
 
@@ -128,12 +128,12 @@ class PerceptualMetrics:
             clip: Its path, for ``speech_clips``.
 
         Returns:
-            Each metric by its name, without those that say nothing about this clip.
+            Each metric by its name, without those that are undefined for this clip.
         """
         if estimate.shape != target.shape:
             raise InputError(f"The estimate has shape {estimate.shape}, the target {target.shape}.")
         speech = fnmatch(clip, self.speech_clips)
-        found = {}
+        values = {}
         for name in self.names:
             if name in SPEECH_METRICS and not speech:
                 continue
@@ -144,5 +144,5 @@ class PerceptualMetrics:
             )
             value = float(np.mean([_MEASURES[name](e, t) for e, t in pairs]))
             if np.isfinite(value):
-                found[name] = value
-        return found
+                values[name] = value
+        return values

@@ -19,7 +19,7 @@ from tokenizer import AppGenerator, LatentTokenizer, launch_app, write_audio
 from tokenizer.app import coding
 from tokenizer.app.coding import MAX_CHANNELS, MAX_SECONDS, code_audio, read_beginning
 from tokenizer.app.generating import Wish
-from tokenizer.app.page import Page, told
+from tokenizer.app.page import Page, errors_shown
 from tokenizer.cli import main
 from tokenizer.cli.showing import named_models
 from tokenizer.evaluation.evaluate import Condition, evaluate_clip
@@ -160,11 +160,11 @@ class FakeGradio:
 def test_errors_are_messages_for_the_page(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", FakeGradio)
     path = "/tmp/gradio/0123/a <b>.wav"
-    with pytest.raises(FakeError) as caught, told(path):
+    with pytest.raises(FakeError) as caught, errors_shown(path):
         raise ValueError(f"Cannot read {path}\nas audio.")
     assert str(caught.value) == "Cannot read a &lt;b&gt;.wav as audio."
     assert caught.value.options == {"duration": None, "print_exception": False}
-    with pytest.raises(KeyError), told(path):
+    with pytest.raises(KeyError), errors_shown(path):
         raise KeyError("a mistake in the code stays one")
 
 

@@ -1,4 +1,4 @@
-"""Held-out audio, encoded once, and what a quantizer makes of it at every rate."""
+"""Held-out audio, encoded once, and how well a quantizer codes it at every rate."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tokenizer.model.rows import Row, code_dtype
 from tokenizer.quantizers.base import Quantizer
 from tokenizer.training.data import Clip
 
-# Speed is measured on so many vectors.
+# How many vectors speed is measured on.
 _TIMED = 4096
 
 
@@ -63,8 +63,8 @@ class HeldOut:
         rows, start = [], 0
         for row in self.rows:
             stop = start + len(row["latents"])
-            kept = {k: row[k] for k in ("num_samples", "num_channels", "gain")}
-            rows.append({"codes": codes[start:stop]} | kept)
+            rest = {k: row[k] for k in ("num_samples", "num_channels", "gain")}
+            rows.append({"codes": codes[start:stop]} | rest)
             start = stop
         return rows
 
@@ -85,8 +85,8 @@ def measure_codes(
         held_out: Latents of the model that it belongs to.
         counts: Numbers of codebooks, most first.
         frame_rate: Of the latents in Hz.
-        same_latents: Whether its latents are the ones that are compared; the distortion of others
-            means nothing beside theirs, and is left out.
+        same_latents: Whether its latents are those of the comparison. The distortion of other
+            latents does not compare and is left out.
 
     Returns:
         The codes ``[M, n]`` and the figures for each number of codebooks, and how often each code
@@ -98,22 +98,23 @@ def measure_codes(
     sample = frames[
         torch.arange(min(_TIMED, len(frames))) * len(frames) // min(_TIMED, len(frames))
     ]
-    found: dict[int, np.ndarray] = {}
+    codes_by_count: dict[int, np.ndarray] = {}
     figures: list[dict[str, Any]] = []
     most = torch.zeros(0, 0, dtype=torch.int64)
     for n in counts:
         sizes = quantizer.codebook_sizes[:n]
         sample_codes, encoding = _time_twice(lambda n=n: quantizer.encode(sample, n), device)
-        # Where prefixes are what fewer codebooks give, they need not be searched for again.
-        codes = most[:, :n] if found and quantizer.prefix_codes else quantizer.encode(frames, n)
-        most = codes if not found else most
+        # Fewer codebooks need no search of their own where their codes are a prefix.
+        prefix = bool(codes_by_count) and quantizer.prefix_codes
+        codes = most[:, :n] if prefix else quantizer.encode(frames, n)
+        most = most if codes_by_count else codes
         _, decoding = _time_twice(lambda c=sample_codes: quantizer.decode(c), device)
         error = sum(
             float((x - quantizer.decode(c)).double().square().sum())
             for x, c in zip(frames.split(2**14), codes.split(2**14), strict=True)
         )
         array = codes.cpu().numpy().astype(code_dtype(quantizer.codebook_sizes))
-        found[n] = array
+        codes_by_count[n] = array
         ratio = error / deviation if deviation else 0.0
         figures.append(
             {
@@ -133,7 +134,7 @@ def measure_codes(
         torch.bincount(column, minlength=size).tolist()
         for column, size in zip(most.T, sizes, strict=True)
     ]
-    return found, figures, use
+    return codes_by_count, figures, use
 
 
 def _time_twice(function: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, float]:

@@ -18,7 +18,7 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of a picture: Okabe and Ito's, which the colour-blind can tell apart.
+    """Colours of a picture: Okabe and Ito's, which colour-blind people can tell apart.
 
     Attributes:
         name: For file names.
@@ -43,30 +43,30 @@ DARK = Theme(
     "dark", "#d7dce2", "#3a424c", "none",
     ("#56b4e9", "#ff8c42", "#2ec99a", "#e39ac4", "#f0e442", "#9cc9e8", "#b0b0b0"),
 )  # fmt: skip
-# Pictures that are looked at on their own have a background.
+# Pictures that are not part of the page need a background.
 PRINT = Theme("print", LIGHT.ink, LIGHT.grid, "white", LIGHT.colours)
 MARKERS = "osD^vPX"
 
 
 def curves(result: dict[str, Any], metric: str) -> list[dict[str, Any]]:
     """The lines of a picture: ``{"name", "decoder", "kbps", "values", "index"}``."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    lines: dict[tuple[str, str], dict[str, Any]] = {}
     for index, entry in enumerate(result["entries"]):
-        for rate, decoder, heard in points(entry):
+        for rate, decoder, quality in points(entry):
             # The latents do not know which decoder will follow.
             if metric == "distortion_db" and decoder != "continuous":
                 continue
-            value = rate[metric] if metric == "distortion_db" else heard[metric]
+            value = rate[metric] if metric == "distortion_db" else quality[metric]
             if value is None:
                 continue
             label = decoder_label(entry, decoder)
-            line = found.setdefault(
+            line = lines.setdefault(
                 (entry["name"], label),
                 {"name": entry["name"], "decoder": label, "kbps": [], "values": [], "index": index},
             )
             line["kbps"].append(rate["kbps"])
             line["values"].append(value)
-    return list(found.values())
+    return list(lines.values())
 
 
 def draw_curves(result: dict[str, Any], metric: str, path: Path, theme: Theme = PRINT) -> None:

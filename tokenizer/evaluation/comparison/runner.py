@@ -110,14 +110,14 @@ def read_comparison(folder: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise MissingFileError(f"No comparison.json in {folder}: make one with `latok compare`.")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged: {error}. Run compare again.") from None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise InputError(f"{path} is damaged: it holds no JSON object.")
-    if found.get("format_version") != FORMAT_VERSION:
-        raise InputError(f"{path} has format {found.get('format_version')}; run compare again.")
-    return found
+    if content.get("format_version") != FORMAT_VERSION:
+        raise InputError(f"{path} has format {content.get('format_version')}; run compare again.")
+    return content
 
 
 def _seconds(clips: Sequence[Clip]) -> float:

@@ -17,13 +17,13 @@ from tokenizer.errors import InputError, MissingFileError
 from tokenizer.quantizers import QUANTIZERS
 from tokenizer.quantizers.base import Quantizer
 
-# What every quantizer is given by the comparison, not by its specification.
-_GIVEN = ("self", "dim")
-# Of the specification itself, not of the quantizer.
+# Arguments of the constructor that the comparison sets, not the specification.
+_SET_BY_COMPARISON = ("self", "dim")
+# Keys of the specification itself; all others are options of the quantizer.
 _OWN = ("kind", "name", "per_rate")
 
-# The first codebooks of these are far from the best that so few codebooks could be: a fair
-# comparison gives every rate a quantizer of its own.
+# The first codebooks of these are a poor quantizer by themselves, so a fair comparison fits a
+# quantizer for each rate.
 FITTED_PER_RATE = ("pq", "opq", "lsq")
 
 
@@ -47,12 +47,12 @@ class QuantizerSpec:
     def __post_init__(self) -> None:
         if self.kind not in QUANTIZERS:
             raise InputError(f"Unknown quantizer {self.kind!r}; known: {', '.join(QUANTIZERS)}.")
-        known = self._parameters()
-        unknown = sorted(set(self.options) - set(known))
+        parameters = self._parameters()
+        unknown = sorted(set(self.options) - set(parameters))
         if unknown:
             raise InputError(
                 f"The quantizer {self.kind} has no option {unknown[0]!r}; it has "
-                f"{', '.join(known)}."
+                f"{', '.join(parameters)}."
             )
         object.__setattr__(self, "name", self.name or self._short_form())
         if self.per_rate is None:
@@ -60,7 +60,7 @@ class QuantizerSpec:
 
     def _parameters(self) -> list[str]:
         signature = inspect.signature(QUANTIZERS[self.kind].__init__)
-        return [name for name in signature.parameters if name not in _GIVEN]
+        return [name for name in signature.parameters if name not in _SET_BY_COMPARISON]
 
     def _short_form(self) -> str:
         options = (
@@ -76,18 +76,18 @@ class QuantizerSpec:
         readable = re.sub(r"[^A-Za-z0-9]+", "-", self.name).strip("-").lower()[:40]
         return f"{readable}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
 
-    def build(self, dim: int, **given: Any) -> Quantizer:
+    def build(self, dim: int, **defaults: Any) -> Quantizer:
         """An unfitted quantizer.
 
         Args:
             dim: D.
-            given: Used where the constructor takes such an argument and the options do not say it.
+            defaults: Arguments of the constructor, if it has them, that the options leave out.
 
         Raises:
             ValueError: If the constructor refuses the options.
         """
-        known = self._parameters()
-        extra = {k: v for k, v in given.items() if k in known and k not in self.options}
+        parameters = self._parameters()
+        extra = {k: v for k, v in defaults.items() if k in parameters and k not in self.options}
         try:
             return QUANTIZERS[self.kind](dim, **extra, **self.options)  # pyright: ignore
         except (TypeError, ValueError) as error:
@@ -215,10 +215,10 @@ def read_specs(arguments: Iterable[str]) -> list[QuantizerSpec]:
             raise MissingFileError(f"No file of quantizers at {path}.")
         try:
             text = path.read_text(encoding="utf-8")
-            found = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+            content = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
         except (ValueError, RecursionError) as error:
             raise InputError(f"Cannot read {path}: {error}.") from None
-        entries = found.get("quantizers") if isinstance(found, dict) else found
+        entries = content.get("quantizers") if isinstance(content, dict) else content
         if not isinstance(entries, list) or not entries:
             raise InputError(f"{path} holds no list 'quantizers'.")
         specs += [_from_mapping(entry, f"Entry {i} of {path}") for i, entry in enumerate(entries)]

@@ -11,7 +11,7 @@ DECODERS = ("continuous", "finetuned")
 
 
 def points(entry: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, dict[str, Any]]]:
-    """Every (rate, decoder, what was heard) of an entry, the highest rate first."""
+    """Every (rate, decoder, what was quality) of an entry, the highest rate first."""
     for decoder in DECODERS:
         for rate in entry["rates"]:
             if decoder in rate:
@@ -24,7 +24,7 @@ def decoder_label(entry: dict[str, Any], decoder: str) -> str:
 
 
 def number(value: float | int | None, digits: int) -> str:
-    """A figure, or nothing where there is none."""
+    """A figure as text; empty for None."""
     return "" if value is None else f"{value:,.{digits}f}"
 
 
@@ -38,7 +38,7 @@ def quality_table(result: dict[str, Any]) -> str:
     rows = [["continuous latents", "continuous", "", "", "", "", number(exact["si_sdr"], 2),
              number(exact["mel"], 3), "", ""]]  # fmt: skip
     for entry in result["entries"]:
-        for rate, decoder, heard in points(entry):
+        for rate, decoder, quality in points(entry):
             rows.append(
                 [
                     entry["name"],
@@ -47,8 +47,8 @@ def quality_table(result: dict[str, Any]) -> str:
                     number(rate["kbps"], 2),
                     number(rate["kbps_coded"], 2),
                     number(rate["distortion_db"], 2),
-                    number(heard["si_sdr"], 2),
-                    number(heard["mel"], 3),
+                    number(quality["si_sdr"], 2),
+                    number(quality["mel"], 3),
                     f"{rate['utilization']:.0%}",
                     number(rate["entropy"], 2),
                 ]
@@ -64,7 +64,7 @@ def cost_table(result: dict[str, Any]) -> str:
     ]  # fmt: skip
     rows = []
     for entry in result["entries"]:
-        rate, _, heard = next(points(entry))
+        rate, _, quality = next(points(entry))
         fits = entry.get("fits", [])
         peaks = [fit["peak_mib"] for fit in fits if fit["peak_mib"] is not None]
         tuned = [fit["finetune_seconds"] for fit in fits if "finetune_seconds" in fit]
@@ -79,7 +79,7 @@ def cost_table(result: dict[str, Any]) -> str:
                 number(rate["encode_vectors_per_second"], 0),
                 number(rate["decode_vectors_per_second"], 0),
                 number(rate["encode_x"], 0),
-                number(heard["decode_x"], 0),
+                number(quality["decode_x"], 0),
             ]
         )
     return as_table(rows, header)

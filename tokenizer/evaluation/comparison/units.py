@@ -1,4 +1,4 @@
-"""Pieces of work that survive a kill: each leaves one JSON file, written as a whole."""
+"""Units of work that survive a kill: the result of each is stored as one JSON file."""
 
 from __future__ import annotations
 

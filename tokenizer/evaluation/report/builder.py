@@ -107,14 +107,14 @@ def build_report(
             device=device,
             advance=bar.update,
         )
-    shown = compared or _of_this_page(sounds, sections[0])
+    curve_data = compared or _of_this_page(sounds, sections[0])
     tables = [_table(section, sounds) for section in sections]
     page = environment.get_template("page.html.j2").render(
         title=config.title,
         facts=_facts(tokenizer, path),
         tables=tables,
-        curves=_curves(shown, partial),
-        figures=_figures(shown),
+        curves=_curves(curve_data, partial),
+        figures=_figures(curve_data),
         held_out=None if compared is None else compared["held_out"],
         heatmaps=_heatmaps(sounds, sections[0], compared, partial),
         picture={"width": WIDTH, "height": HEIGHT, "range": RANGE_DB},
@@ -122,17 +122,17 @@ def build_report(
     )
     (partial / "index.html").write_text(page, encoding="utf-8")
     size = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
-    found = {
+    content = {
         "model": path,
         "fingerprint": tokenizer.fingerprint,
         "clips": sounds.names,
         "tables": tables,
         "bytes": size,
     }
-    (partial / _MARK).write_text(json.dumps(found, indent=1), encoding="utf-8")
+    (partial / _MARK).write_text(json.dumps(content, indent=1), encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     partial.replace(out)
-    return found
+    return content
 
 
 def _sections(
@@ -154,19 +154,19 @@ def _sections(
                 f"{tokenizer.sampling_rate} Hz: they do not fit on one page."
             )
         sections.append(standardization(compared, folder, config.focus))
-        named = {other.name for other in others}
+        names = {other.name for other in others}
         competitors += [
             Competitor(entry["name"], entry["model"])
             for entry in compared["entries"]
-            if entry["source"] == "also" and entry["name"] not in named
+            if entry["source"] == "also" and entry["name"] not in names
         ]
     # This model itself is in the table anyway.
     models = [(other, load_tokenizer(other.path)) for other in competitors]
     models = [(o, m) for o, m in models if m.fingerprint != tokenizer.fingerprint]
-    for other, found in models:
-        if found.sampling_rate != tokenizer.sampling_rate:
+    for other, model in models:
+        if model.sampling_rate != tokenizer.sampling_rate:
             raise InputError(
-                f"{other.name} works at {found.sampling_rate} Hz, the model at "
+                f"{other.name} works at {model.sampling_rate} Hz, the model at "
                 f"{tokenizer.sampling_rate} Hz: they do not fit on one page."
             )
     sections.append(end_to_end(tokenizer, path, models, config.focus))
@@ -190,7 +190,7 @@ def _table(section: Section, sounds: Sounds) -> dict[str, Any]:
     columns = [{"label": c.label, "note": c.note} for c in section.columns]
     rows = []
     for clip, name in enumerate(sounds.names):
-        cells = [vars(sounds.found[c.way][clip]) for c in section.columns]
+        cells = [vars(sounds.by_way[c.way][clip]) for c in section.columns]
         rows.append({"name": name, "seconds": sounds.seconds[clip], "cells": cells})
     means = [
         {figure: sounds.mean(c.way, figure) for figure in ("si_sdr", "mel", "kbps")}
@@ -233,25 +233,25 @@ def _figures(result: dict[str, Any]) -> list[dict[str, Any]]:
             "decoder": decoder_label(entry, decoder),
             "kbps": rate["kbps"],
             "distortion_db": rate["distortion_db"],
-            "si_sdr": heard["si_sdr"],
-            "mel": heard["mel"],
+            "si_sdr": quality["si_sdr"],
+            "mel": quality["mel"],
             "utilization": rate["utilization"],
             "entropy": rate["entropy"],
         }
         for entry in result["entries"]
-        for rate, decoder, heard in points(entry)
+        for rate, decoder, quality in points(entry)
     ]
 
 
 def _curves(result: dict[str, Any], out: Path) -> list[dict[str, str]]:
-    found = []
+    pictures = []
     for metric, title in METRICS.items():
         if not any(figure[metric] is not None for figure in _figures(result)):
             continue
         for theme in (LIGHT, DARK):
             draw_curves(result, metric, out / "pictures" / f"{metric}-{theme.name}.svg", theme)
-        found.append({"file": f"pictures/{metric}", "title": title})
-    return found
+        pictures.append({"file": f"pictures/{metric}", "title": title})
+    return pictures
 
 
 def _heatmaps(
@@ -259,15 +259,15 @@ def _heatmaps(
 ) -> list[dict[str, str]]:
     """This model's codebooks on this page's clips, and those of a comparison."""
     first: Way = section.columns[2].way
-    shown = [("this model, on the clips of this page", sounds.code_counts[first])]
+    books = [("this model, on the clips of this page", sounds.code_counts[first])]
     for entry in compared["entries"] if compared else []:
-        shown.append((f"{entry['name']}, on the comparison's clips", entry["code_counts"]))
-    found = []
-    for index, (name, counts) in enumerate(shown):
+        books.append((f"{entry['name']}, on the comparison's clips", entry["code_counts"]))
+    pictures = []
+    for index, (name, counts) in enumerate(books):
         for theme in (LIGHT, DARK):
             draw_code_use(counts, out / "pictures" / f"codes-{index}-{theme.name}.svg", theme)
         used = [sum(n > 0 for n in book) / len(book) for book in counts]
-        found.append(
+        pictures.append(
             {
                 "file": f"pictures/codes-{index}",
                 "title": name,
@@ -275,4 +275,4 @@ def _heatmaps(
                 "entries occur",
             }
         )
-    return found
+    return pictures

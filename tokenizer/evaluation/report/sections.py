@@ -1,4 +1,4 @@
-"""Which tables a report has, from what there is: a model, a comparison, other tokenizers."""
+"""The tables of a report, as its inputs allow: a model, a comparison, other tokenizers."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Column:
 
     Attributes:
         label: Its head.
-        note: What the head leaves out.
-        way: What is heard in it.
+        note: Second line of the head.
+        way: How its sounds are made.
     """
 
     label: str
@@ -50,7 +50,7 @@ ORIGINAL = Column("original", "", Way())
 
 
 def kbps(bitrate: float | int) -> str:
-    """A rate in bit/s for people."""
+    """A rate in bit/s as text, in kbit/s."""
     return f"{bitrate / 1000:.3g} kbit/s"
 
 
@@ -105,13 +105,13 @@ def standardization(
             continue
         rest = {k: v for k, v in entry["spec"].items() if k not in ("name", "standardization")}
         groups.setdefault(repr(sorted(rest.items())), []).append(entry)
-    chosen = max(groups.values(), key=len, default=[])
-    if len(chosen) < 2:
+    group = max(groups.values(), key=len, default=[])
+    if len(group) < 2:
         return None
-    tuned = all("finetuned_model" in fit for entry in chosen for fit in entry["fits"])
+    tuned = all("finetuned_model" in fit for entry in group for fit in entry["fits"])
     labels = {"none": "none", "channel": "per channel (the paper's)", "decoder": "the decoder's"}
     columns = []
-    for entry in chosen:
+    for entry in group:
         mode = str(entry["spec"].get("standardization", "none"))
         way, rate = _at(entry, folder, bitrate, tuned)
         columns.append(Column(labels.get(mode, mode), kbps(1000 * rate["kbps"]), way))

@@ -1,4 +1,4 @@
-"""The sounds of a report: every clip in every way, once each, however many tables show it."""
+"""The sounds of a report: each clip in each way, made once even if several tables show it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.model.loading import load_tokenizer
 from tokenizer.training.data import Clip
 
-# More channels than a pair of loudspeakers are left out.
+# Further channels are left out.
 _MAX_CHANNELS = 2
 
 
 @dataclass(frozen=True)
 class Way:
-    """A way from the original to what is heard; two equal ones share their files.
+    """How a sound is made from the original; equal ways share their files.
 
     Attributes:
         tokenizer: Checkpoint; None for the original itself.
@@ -40,7 +40,7 @@ class Way:
 
 @dataclass
 class Sound:
-    """One clip heard in one way.
+    """One clip made in one way.
 
     Attributes:
         audio: File, relative to the page.
@@ -64,20 +64,20 @@ class Sounds:
     Attributes:
         names: Of the clips.
         seconds: Their lengths, after they were cut.
-        found: For each way, a sound for each clip.
+        by_way: For each way, a sound for each clip.
         code_counts: For each way with codes, how often each entry of each codebook occurred.
         code_use: The same in figures; see `tokenizer.evaluation.metrics.code_use`.
     """
 
     names: list[str]
     seconds: list[float]
-    found: dict[Way, list[Sound]] = field(default_factory=dict)
+    by_way: dict[Way, list[Sound]] = field(default_factory=dict)
     code_counts: dict[Way, list[list[int]]] = field(default_factory=dict)
     code_use: dict[Way, dict[str, float]] = field(default_factory=dict)
 
     def mean(self, way: Way, figure: str) -> float | None:
         """The mean over clips of a figure; None if there is none."""
-        values = [getattr(sound, figure) for sound in self.found[way]]
+        values = [getattr(sound, figure) for sound in self.by_way[way]]
         return None if None in values else float(np.mean(values))
 
 
@@ -95,7 +95,7 @@ def make_sounds(
 
     Args:
         clips: What to listen to.
-        ways: How; the original is always made.
+        ways: How; the original is always there.
         out: Folder of the page; files go to ``audio/`` and ``pictures/``.
         sampling_rate: Hz, of all tokenizers.
         seconds: Longer clips are cut.
@@ -113,7 +113,7 @@ def make_sounds(
     sounds = Sounds(names, [wave.shape[-1] / sampling_rate for wave in originals])
 
     def put(way: Way, index: int, clip: int, wave: np.ndarray) -> Sound:
-        # Made of nothing that the user's file names could break.
+        # The user's file names may hold any character, so they are no part of it.
         stem = f"{clip + 1:02d}-{index:02d}-{_slug(way)}"
         sound = Sound(f"audio/{stem}.flac", f"pictures/{stem}.png")
         write_audio(out / sound.audio, wave, sampling_rate, subtype="PCM_16")
@@ -123,16 +123,16 @@ def make_sounds(
         return sound
 
     original = Way()
-    sounds.found[original] = [put(original, 0, i, wave) for i, wave in enumerate(originals)]
+    sounds.by_way[original] = [put(original, 0, i, wave) for i, wave in enumerate(originals)]
     references = [MelReference(torch.from_numpy(wave), sampling_rate) for wave in originals]
     loaded: tuple[str, LatentTokenizer] | None = None
-    # In order of tokenizers: only one is in memory.
-    wanted = [way for way in dict.fromkeys(ways) if way.tokenizer is not None]
-    for index, way in enumerate(sorted(wanted, key=lambda way: str(way.tokenizer)), 1):
+    # Sorted by tokenizer, so that only one is in memory at a time.
+    coded_ways = [way for way in dict.fromkeys(ways) if way.tokenizer is not None]
+    for index, way in enumerate(sorted(coded_ways, key=lambda way: str(way.tokenizer)), 1):
         assert way.tokenizer is not None
         if loaded is None or loaded[0] != way.tokenizer:
             loaded = way.tokenizer, load_tokenizer(way.tokenizer).to(device_of(device))  # pyright: ignore
-        tokenizer, made, codes = loaded[1], [], []
+        tokenizer, clip_sounds, codes = loaded[1], [], []
         for i, wave in enumerate(originals):
             coded = code_clip(tokenizer, wave, Condition(way.n_codebooks, way.decoder))
             sound = put(way, index, i, coded.audio)
@@ -142,8 +142,8 @@ def make_sounds(
             if coded.codes is not None:
                 sound.kbps = coded.kbps
                 codes.append(coded.codes)
-            made.append(sound)
-        sounds.found[way] = made
+            clip_sounds.append(sound)
+        sounds.by_way[way] = clip_sounds
         if codes:
             array, sizes = np.concatenate(codes), tokenizer.codebook_sizes
             sounds.code_use[way] = code_use(array, sizes)
