@@ -38,7 +38,7 @@ _BLOCK = 2**20
 # What transformers, diffusers, torch and safetensors raise for a model that is damaged or none.
 _UNREADABLE = (
     SafetensorError, TypeError, KeyError, IndexError, AttributeError, AssertionError,
-    ArithmeticError, MemoryError, ImportError,
+    ArithmeticError,
 )  # fmt: skip
 
 
@@ -213,8 +213,9 @@ def load_pretrained(
         options |= {"output_loading_info": True, "use_safetensors": True}
         model, info = load(name, **options)
     except _UNREADABLE as error:
-        # A model may come from anywhere, and the libraries believe what is in its files.
-        raise InputError(f"{name} is damaged, or no {kind}: {error!r}.") from error
+        # A model may come from anywhere, and the libraries do not validate its files. A missing
+        # package or too little memory is not the model's fault: those errors pass.
+        raise InputError(f"{name} is damaged, or not a {kind}: {error!r}.") from error
     wrong = {
         what: sorted(map(str, info[what]))
         for what in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
@@ -222,8 +223,8 @@ def load_pretrained(
     }
     if wrong:
         raise InputError(f"The weights in {name} do not fit its config.json: {wrong}.")
-    # Files are mapped into memory at odd addresses, where matrix products differ in their last
-    # bits: copies are aligned like those of the model that was saved.
+    # Files are mapped into memory at unaligned addresses, where matrix products can differ in their
+    # last bits. Copies are aligned like the weights of the model that was saved.
     for tensor in chain(model.parameters(), model.buffers()):
         tensor.data = tensor.data.clone()
     return model, info

@@ -35,6 +35,7 @@ from datasets_scripts.dataset.manifest import read_manifest
 from datasets_scripts.dataset.storage import Folder
 from datasets_scripts.sources.archives import unpack
 from tokenizer.audio import open_audio
+from tokenizer.cli.coding import describe
 from tokenizer.codefile import CodeFileHeader, read_codes, truncate_codes, write_codes
 from tokenizer.codefile.header import CRC, PREFIX, RECORD
 from tokenizer.evaluation.comparison import read_comparison
@@ -46,7 +47,6 @@ from tokenizer.training.checkpoint import (
     load_checkpoint,
     make_optimizer,
 )
-from tokenizer.transcoding.files import describe
 
 # OSError: what the system refuses, such as a name that is too long. RecursionError is a
 # RuntimeError, but "maximum recursion depth exceeded" tells nobody what to do.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +13,10 @@ from tokenizer.audio import AudioSource, SignalInfo
 from tokenizer.autoencoders.lapped.model import LappedAutoencoder, LappedConfig
 from tokenizer.autoencoders.lapped.paths import LevelStatistics
 from tokenizer.model.latent_tokenizer import LatentTokenizer
+from tokenizer.model.rows import code_dtype
 from tokenizer.quantizers.residual import ResidualVectorQuantizer
 from tokenizer.quantizers.sources import TensorSource
+from tokenizer.transcoding.files import file_gain, open_codes
 
 # Under the type checker of the tests a wrong type is refused before our own check sees it.
 REFUSED = (ValueError, TypeCheckError)
@@ -88,3 +91,15 @@ def generated_source(
     decode: Callable[[], Iterator[np.ndarray]], rate: int = RATE, target_rate: int = RATE
 ) -> AudioSource:
     return AudioSource(GeneratedSignal(decode, rate), target_rate=target_rate)
+
+
+def read_row(source: Any, tokenizer: LatentTokenizer) -> dict[str, Any]:
+    """A code file as the row that `LatentTokenizer.encode_codes` had given."""
+    with open_codes(source, tokenizer, None) as (reader, _):
+        codes, header = reader.read_all(), reader.header
+    return {
+        "codes": codes.reshape(-1, codes.shape[-1]).astype(code_dtype(header.codebook_sizes)),
+        "num_samples": header.num_samples,
+        "num_channels": header.num_channels,
+        "gain": file_gain(header),
+    }

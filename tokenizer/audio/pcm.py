@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from tokenizer.audio.source import check_rate
+from tokenizer.audio.resampling import check_rate
 from tokenizer.errors import InputError
 
 # Bytes read at once, at most.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizer.cli.options import add_model, add_rate, add_search, load, tty
-from tokenizer.errors import InputError
+from tokenizer.errors import InputError, MissingFileError
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -112,9 +112,48 @@ def _decode(options: argparse.Namespace) -> None:
         print(f"{name}: {seconds:.2f} s at {tokenizer.sampling_rate} Hz")
 
 
-def _info(options: argparse.Namespace) -> None:
-    from tokenizer.transcoding.files import describe
+def describe(what: str | Path | None) -> dict[str, Any]:
+    """What a code file, or a tokenizer (None: the bundled one), is; for people to read."""
+    from tokenizer.codefile import read_info
+    from tokenizer.model.loading import load_tokenizer
 
+    if what is not None and Path(what).is_file():
+        info = read_info(what)
+        h = info.header
+        return {
+            "file": str(what),
+            "model": h.model_fingerprint,
+            "duration": f"{info.seconds:.3f} s, {h.num_samples} samples at {h.sampling_rate} Hz",
+            "channels": h.num_channels,
+            "frames": f"{h.num_frames} at {h.sampling_rate / h.hop_length:.2f} Hz",
+            "codebooks": f"{len(h.codebook_sizes)} of {sorted(set(h.codebook_sizes))} entries",
+            "bitrate": f"{info.bitrate / 1000:.3f} kbit/s in {info.num_bytes} bytes",
+            "range-coded chunks": f"{info.num_static_chunks} of {info.num_chunks}",
+        }
+    if what is not None and not Path(what).exists() and Path(what).suffix == ".ltk":
+        raise MissingFileError(f"No such file: {what}.")
+    tokenizer = load_tokenizer(what)
+    facts: dict[str, Any] = {
+        "tokenizer": "bundled" if what is None else str(what),
+        "fingerprint": tokenizer.fingerprint,
+        "autoencoder": tokenizer.autoencoder.kind,
+        "parameters": f"{sum(p.numel() for p in tokenizer.parameters()) / 1e6:.1f} M",
+        "audio": f"{tokenizer.sampling_rate} Hz, coded {tokenizer.autoencoder.num_channels} "
+        "channel(s) at a time",
+        "latents": f"{tokenizer.latent_dim} dimensions at {tokenizer.frame_rate:.2f} Hz",
+    }
+    if tokenizer.quantizer is None:
+        return facts | {"quantizer": "none yet: latok fit"}
+    return facts | {
+        "quantizer": tokenizer.quantizer.kind,
+        "codebooks": f"{tokenizer.num_codebooks} of {sorted(set(tokenizer.codebook_sizes))} "
+        "entries",
+        "bitrate": f"{tokenizer.bitrate(1) / 1000:.3f} to {tokenizer.bitrate() / 1000:.3f} kbit/s",
+        "decoders": "continuous" + (", finetuned" if tokenizer.finetuned_decoder else ""),
+    }
+
+
+def _info(options: argparse.Namespace) -> None:
     for name, value in describe(options.what).items():
         print(f"{name}: {value}")
 

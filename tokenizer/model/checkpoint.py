@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import weakref
+from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load as load_tensors, save as save_tensors
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tokenizer.errors import InputError, MissingFileError
@@ -55,13 +58,15 @@ class Checkpoint(PreTrainedModel):
         Raises:
             FileNotFoundError: If a folder was named that is not there or holds no checkpoint.
             ValueError: If the checkpoint lacks weights or has others than its configuration says,
-                or is damaged, or no checkpoint at all.
+                or is damaged, or not a checkpoint at all.
         """
         name = str(pretrained_model_name_or_path)
         if name.count("/") != 1 and not Path(name).exists():
             raise MissingFileError(f"No such checkpoint folder: {name}.")
         if Path(name).exists() and not (Path(name) / "config.json").exists():
-            raise MissingFileError(f"{name} holds no config.json: it is no tokenizer checkpoint.")
+            raise MissingFileError(
+                f"{name} holds no config.json: it is not a tokenizer checkpoint."
+            )
         # Weights may be stored in half precision; the tokenizer computes in float32 all the same.
         kwargs.setdefault("dtype", torch.float32)
         want_info = kwargs.pop("output_loading_info", False)
@@ -88,10 +93,10 @@ class Checkpoint(PreTrainedModel):
         check_size(expected, stored, str(folder))
 
     def _check_weights(self, name: str) -> None:
-        """Raises ValueError for weights that were damaged, or never were any good."""
+        """Raises ValueError for weights that are damaged or not finite."""
         weights = self.state_dict()
-        said = self.config.weights_checksum
-        if said is not None and weights_checksum(weights) != said:
+        checksum = self.config.weights_checksum
+        if checksum is not None and weights_checksum(weights) != checksum:
             raise InputError(
                 f"The weights in {name} are damaged, or not those that its config.json was saved "
                 "with (their checksum is wrong): fetch or save it again."
@@ -127,22 +132,48 @@ class Checkpoint(PreTrainedModel):
     @property
     def fingerprint(self) -> str:
         """Sixteen hex digits: a hash of configuration and weights, on any device."""
-        return hashlib.sha256(self._as_bytes()).hexdigest()[:16]
+        return self.cached_hash(
+            "all", (self,), lambda: hashlib.sha256(self._as_bytes()).hexdigest()[:16]
+        )
+
+    def cached_hash(
+        self, name: str, modules: Sequence[nn.Module], compute: Callable[[], str]
+    ) -> str:
+        """A hash of configuration and weights, computed again only after one of them has changed.
+
+        To hash all weights takes longer than to encode a clip. A change is noticed if a tensor is
+        replaced, moved or changed in place; changes through ``tensor.data`` or a NumPy view are
+        not.
+
+        Args:
+            name: Of the hash.
+            modules: Those whose weights it covers.
+            compute: Computes it.
+        """
+        config = self._config_json()
+        tensors = [x for m in modules for x in chain(m.parameters(), m.buffers())]
+        if any(tensor.is_inference() for tensor in tensors):
+            return compute()  # Such tensors do not count their changes.
+        cache = self.__dict__.setdefault("_hashes", {})
+        entry = cache.get(name)
+        if entry is None or not entry.covers(config, tensors):
+            entry = cache[name] = _Hash(config, tensors, compute())
+        return entry.digest
 
     def update_config(self) -> None:
-        """Writes into ``config`` what the model is made of now; a class with such parts does it.
+        """Writes into ``config`` what the model is made of now.
 
-        It is called before anything is told or made of ``config``: a copy would otherwise not be
-        the model that a user changed, and a cache would serve what another one had made.
+        It is called before ``config`` is used. Otherwise a copy could differ from a model whose
+        parts were changed, and a cache could return the results of another model.
         """
 
-    def _as_bytes(self) -> bytes:
+    def _config_json(self) -> str:
         self.update_config()
-        config = {
-            key: getattr(self.config, key)
-            for key in ("autoencoder", "quantizer", "has_finetuned_decoder", "default_gain")
-        }
-        header = json.dumps(config, sort_keys=True).encode()
+        names = ("autoencoder", "quantizer", "has_finetuned_decoder", "default_gain")
+        return json.dumps({name: getattr(self.config, name) for name in names}, sort_keys=True)
+
+    def _as_bytes(self) -> bytes:
+        header = self._config_json().encode()
         return len(header).to_bytes(8, "little") + header + module_bytes(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -156,6 +187,26 @@ class Checkpoint(PreTrainedModel):
         return _from_bytes(type(self), self._as_bytes()).to(self.device)  # pyright: ignore
 
 
+class _Hash:
+    """A hash, and which configuration and tensors it was computed from."""
+
+    def __init__(self, config: str, tensors: Sequence[Tensor], digest: str) -> None:
+        self._config = config
+        # References that keep no replaced tensor alive, and tell it from a new one at its address.
+        self._tensors = [(weakref.ref(x), x.data_ptr(), x._version) for x in tensors]
+        self.digest = digest
+
+    def covers(self, config: str, tensors: Sequence[Tensor]) -> bool:
+        return (
+            self._config == config
+            and len(self._tensors) == len(tensors)
+            and all(
+                reference() is x and (address, version) == (x.data_ptr(), x._version)
+                for (reference, address, version), x in zip(self._tensors, tensors, strict=True)
+            )
+        )
+
+
 def module_bytes(module: nn.Module) -> bytes:
     """All parameters and buffers of a module as safetensors, the same on any device."""
     weights = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
@@ -165,7 +216,7 @@ def module_bytes(module: nn.Module) -> bytes:
 def _from_bytes(kind: type[T], data: bytes) -> T:
     if os.getpid() != _IMPORTED_IN:
         # A forked worker, e.g. of Dataset.map(num_proc=...). OpenMP's threads did not survive the
-        # fork: whoever waits for them waits for ever. DataLoader's workers do the same.
+        # fork, and waiting for them would never end. DataLoader's workers do the same.
         torch.set_num_threads(1)
     size = int.from_bytes(data[:8], "little")
     model = kind(LatentTokenizerConfig(**json.loads(data[8 : 8 + size])))

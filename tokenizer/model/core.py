@@ -38,6 +38,23 @@ def check_finite(x: Tensor, what: str) -> Tensor:
     return x
 
 
+def as_gains(gain: Any, count: int) -> Float32[np.ndarray, " count"]:
+    """The gains of ``count`` channels, from a number for all or one for each.
+
+    Raises:
+        ValueError: If they are not positive and finite, or not one or ``count`` numbers.
+    """
+    try:
+        values = np.asarray(gain, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise InputError(f"gain={gain!r:.60} is not a number.") from None
+    if values.ndim > 1 or values.size not in (1, count):
+        raise InputError(f"gain has shape {values.shape}; expected one number, or {count}.")
+    if not bool((np.isfinite(values) & (values > 0)).all()):
+        raise InputError(f"gain={gain!r:.60} must be positive and finite.")
+    return np.broadcast_to(values.reshape(-1), (count,)).copy()
+
+
 def _lengths(mask: Tensor, num_items: int, num_samples: int) -> list[int]:
     """Samples of each item of a batch that is padded on the right."""
     if tuple(mask.shape) != (num_items, num_samples):
@@ -53,7 +70,11 @@ def _lengths(mask: Tensor, num_items: int, num_samples: int) -> list[int]:
 
 
 def _without_gradients(tiles: Iterator[Tensor]) -> Iterator[Tensor]:
-    """Computes tiles without gradients; between them, whoever takes them has their own mode."""
+    """Computes each tile without gradients; the caller's grad mode is restored between tiles.
+
+    A plain ``with torch.no_grad()`` around a loop of ``yield`` would hold for the caller's code
+    too.
+    """
     while True:
         with torch.no_grad():
             tile = next(tiles, None)
@@ -181,16 +202,21 @@ class TokenizerCore(Checkpoint):
     def codes_fingerprint(self) -> str:
         """Sixteen hex digits: a hash of encoder and quantizer, which decide what codes mean.
 
-        Other than `fingerprint` it stays the same when a decoder is finetuned or detail added.
+        Unlike `fingerprint`, it does not change when a decoder is finetuned or detail is added.
         """
-        quantizer, coded = self._fitted_quantizer(), self.autoencoder.without_detail()
-        config = self.config.autoencoder
-        if coded is not self.autoencoder:
-            config = {"kind": coded.kind, **coded.to_config()}
-        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-        for part in (coded.encoder, quantizer):
-            digest.update(module_bytes(part))
-        return digest.hexdigest()[:16]
+        quantizer = self._fitted_quantizer()
+
+        def compute() -> str:
+            coded = self.autoencoder.without_detail()
+            config = self.config.autoencoder
+            if coded is not self.autoencoder:
+                config = {"kind": coded.kind, **coded.to_config()}
+            digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+            for part in (coded.encoder, quantizer):
+                digest.update(module_bytes(part))
+            return digest.hexdigest()[:16]
+
+        return self.cached_hash("codes", (self.autoencoder, quantizer), compute)
 
     @property
     def code_counts(self) -> np.ndarray | None:
@@ -236,7 +262,8 @@ class TokenizerCore(Checkpoint):
 
     # Tensors in, tensors out
 
-    # Not in inference mode: autograd refuses its tensors, also as constants, for ever after.
+    # These methods use no_grad and not inference_mode: tensors that are made in inference mode can
+    # never again take part in training, not even as constants.
     @torch.no_grad()
     def encode(
         self,
@@ -256,8 +283,8 @@ class TokenizerCore(Checkpoint):
                 know.
 
         Raises:
-            ValueError: For a wrong number of channels, empty items, NaN or infinity, or a gain that
-                is none.
+            ValueError: For a wrong number of channels, empty items, NaN or infinity, or an invalid
+                gain.
         """
         channels = self.autoencoder.num_channels
         if input_values.ndim != 3 or input_values.shape[1] != channels:
@@ -277,12 +304,12 @@ class TokenizerCore(Checkpoint):
             lengths = _lengths(padding_mask, len(x), x.shape[-1])
         if x.shape[-1] == 0 or min(lengths, default=1) == 0:
             raise InputError("input_values holds an item without samples.")
-        given = None if gain is None else self.check_gain(gain.cpu().numpy(), len(x)).tolist()
+        fixed = None if gain is None else self.check_gain(gain.cpu().numpy(), len(x)).tolist()
         gains, latents = [], []
         for i, (item, length) in enumerate(zip(x, lengths, strict=True)):
             audio = item[:, :length]
             measured = self.measure_gain(audio.double().square().mean())
-            gains.append(measured if given is None else given[i])
+            gains.append(measured if fixed is None else fixed[i])
             tiles = encode_tiles(self.autoencoder, [audio[None] / gains[-1]])
             latents.append(check_finite(torch.cat(list(tiles), dim=-1)[0], "The audio's latents"))
         frames = [z.shape[-1] for z in latents]
@@ -300,27 +327,19 @@ class TokenizerCore(Checkpoint):
         return float(torch.tensor(float(mean_square) ** 0.5 + GAIN_FLOOR, dtype=torch.float32))
 
     def check_gain(self, gain: Any, count: int) -> Float32[np.ndarray, " count"]:
-        """A gain that somebody gives in place of the measured one, for each of ``count`` channels.
+        """Checks a gain that replaces the measured one, for each of ``count`` channels.
 
         Args:
             gain: A number for all, or one for each. None: `default_gain`.
             count: How many are needed.
 
         Raises:
-            ValueError: If it is not positive and finite, not one or ``count`` numbers, or the model
-                does not normalise and the gain is not 1.
+            ValueError: As `as_gains`, or if the model does not normalise and the gain is not 1.
         """
-        try:
-            values = np.asarray(self.default_gain if gain is None else gain, dtype=np.float32)
-        except (TypeError, ValueError):
-            raise InputError(f"gain={gain!r:.60} is no number.") from None
-        if values.ndim > 1 or values.size not in (1, count):
-            raise InputError(f"gain has shape {values.shape}; expected one number, or {count}.")
-        if not bool((np.isfinite(values) & (values > 0)).all()):
-            raise InputError(f"gain={gain!r:.60} must be positive and finite.")
+        values = as_gains(self.default_gain if gain is None else gain, count)
         if not self.autoencoder.normalize and bool((values != 1).any()):
             raise InputError(f"gain={gain!r:.60}, but this model takes audio at its own level.")
-        return np.broadcast_to(values.reshape(-1), (count,)).copy()
+        return values
 
     @torch.no_grad()
     def quantize(
@@ -332,9 +351,8 @@ class TokenizerCore(Checkpoint):
         n = self._check_n_codebooks(n_codebooks)
         quantizer = self._fitted_quantizer()
         z = self.pad_detail(latents)[:, : self.coded_dim].transpose(1, 2)
-        # Quantizers code a frame in the same way whichever frames it comes with.
-        # A search is many small steps, and inference mode saves a twentieth of it; a copy of the
-        # codes is free of that mode.
+        # A search is many small steps, and inference mode makes it 5% faster. The copy below is
+        # made outside of that mode, so it can be used for training.
         with torch.inference_mode():
             codes = quantizer.encode(z.reshape(-1, self.coded_dim).contiguous(), n)
         return codes.clone().reshape(len(z), -1, n).transpose(1, 2)
@@ -355,7 +373,8 @@ class TokenizerCore(Checkpoint):
         flat = codes.transpose(1, 2).reshape(-1, codes.shape[1])
         z = self._fitted_quantizer().decode(flat)
         z = self.pad_detail(z.reshape(len(codes), codes.shape[2], -1).transpose(1, 2))
-        # As a view made without gradients it could not be added to in place with them.
+        # A view that was made under no_grad cannot be changed in place when gradients are on;
+        # detach() gives a tensor that can.
         return z.detach()
 
     def pad_detail(self, latents: Float[Tensor, "B d T"]) -> Float[Tensor, "B D T"]:

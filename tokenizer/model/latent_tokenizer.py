@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModel
 from tokenizer.audio import AudioSource, is_batch, open_audio, open_batch
 from tokenizer.errors import InputError
 from tokenizer.model.config import LatentTokenizerConfig
-from tokenizer.model.core import DecoderName, TokenizerCore
+from tokenizer.model.core import DecoderName, TokenizerCore, as_gains
 from tokenizer.model.rows import (
     Row,
     SignalStream,
@@ -76,7 +76,7 @@ class LatentTokenizer(TokenizerCore):
         n = self.resolve_codebooks(n_codebooks, bitrate)
 
         def encode(source: AudioSource) -> Row:
-            signal = SignalStream(self, source, gain)
+            signal = SignalStream.measure(self, source, gain)
             tiles = [self.quantize(z, n) for z in signal.latents()]
             codes = torch.cat(tiles, dim=-1).transpose(1, 2).flatten(0, 1).cpu().numpy()
             return {"codes": codes.astype(code_dtype(self.codebook_sizes))} | signal.row()
@@ -98,7 +98,7 @@ class LatentTokenizer(TokenizerCore):
         """
 
         def encode(source: AudioSource) -> Row:
-            signal = SignalStream(self, source, gain)
+            signal = SignalStream.measure(self, source, gain)
             latents = torch.cat(list(signal.latents()), dim=-1).transpose(1, 2).flatten(0, 1)
             return {"latents": latents.cpu().numpy()} | signal.row()
 
@@ -126,8 +126,8 @@ class LatentTokenizer(TokenizerCore):
     ) -> StreamEncoder:
         """Starts to encode audio that comes in chunks.
 
-        What comes out is, bit for bit on a CPU, what `encode_codes` or `encode_latents` with the
-        same gain make of the whole.
+        On a CPU the codes or latents are bit for bit those that `encode_codes` or `encode_latents`
+        give for the whole with the same gain (docs/exactness.md).
 
         Args:
             gain: What the audio is divided by, for all channels or each: about its root mean
@@ -231,8 +231,10 @@ class LatentTokenizer(TokenizerCore):
         latents = torch.as_tensor(as_latents(row["latents"]))
         grouped = self._grouped(latents, dict(row)).transpose(1, 2)
         codes = self.quantize(grouped, n_codebooks).transpose(1, 2).flatten(0, 1).cpu().numpy()
-        kept = {name: row[name] for name in ("num_samples", "num_channels", "gain") if name in row}
-        return {"codes": codes.astype(code_dtype(self.codebook_sizes))} | kept
+        shared = {
+            name: row[name] for name in ("num_samples", "num_channels", "gain") if name in row
+        }
+        return {"codes": codes.astype(code_dtype(self.codebook_sizes))} | shared
 
     def _grouped(self, frames: Tensor, row: Row) -> Tensor:
         groups = -(-number_in(row, "num_channels", 1, low=1) // self.autoencoder.num_channels)
@@ -257,7 +259,7 @@ class LatentTokenizer(TokenizerCore):
         ones = latents.new_ones(len(latents))
         audio = self.decode(latents, decoder=decoder, n_codebooks=n, gain=ones)
         wave = audio.flatten(0, 1)[:num_channels, :num_samples].cpu().numpy()
-        return apply_gain(wave, row.get("gain", self.default_gain))
+        return apply_gain(wave, as_gains(row.get("gain", self.default_gain), num_channels))
 
 
 AutoConfig.register("latent_tokenizer", LatentTokenizerConfig)

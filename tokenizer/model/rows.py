@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from tokenizer.audio import AudioSource
+from tokenizer.audio import AudioSource, is_column
 from tokenizer.errors import InputError
 from tokenizer.model.core import TokenizerCore, check_finite
 
@@ -42,7 +42,7 @@ def stack_rows(rows: list[Row]) -> Row:
 
 
 class SignalStream:
-    """One signal on its way in: its gain is measured or given, then it can be read as latents.
+    """A signal with its gain, to be read as latents; `measure` makes one.
 
     Attributes:
         gain: Float32 ``[C]``.
@@ -50,33 +50,45 @@ class SignalStream:
         num_samples: N.
     """
 
-    def __init__(self, tokenizer: TokenizerCore, source: AudioSource, gain: Any = None) -> None:
-        """Reads the signal once.
+    def __init__(
+        self,
+        tokenizer: TokenizerCore,
+        source: AudioSource,
+        gain: Float32[np.ndarray, " C"],
+        num_samples: int,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._source = source
+        self.num_channels = source.num_channels
+        self.num_samples = num_samples
+        self.gain = gain
+
+    @classmethod
+    def measure(
+        cls, tokenizer: TokenizerCore, source: AudioSource, gain: Any = None
+    ) -> SignalStream:
+        """Reads the signal once, for its length and level.
 
         Args:
             tokenizer: What will encode it.
             source: The signal.
             gain: What its channels are divided by: see `TokenizerCore.check_gain`. None: their root
                 mean square.
+
+        Raises:
+            ValueError: If there are no samples, or the gain is invalid.
         """
-        self._tokenizer, self._source = tokenizer, source
-        self.num_channels = source.num_channels
-        given = None if gain is None else tokenizer.check_gain(gain, self.num_channels)
-        squares = np.zeros(self.num_channels)
-        self.num_samples = 0
+        gains = None if gain is None else tokenizer.check_gain(gain, source.num_channels)
+        squares, num_samples = np.zeros(source.num_channels), 0
         for block in source.blocks():
             squares += np.square(block, dtype=np.float64).sum(-1)
-            self.num_samples += block.shape[-1]
-        if self.num_samples == 0:
+            num_samples += block.shape[-1]
+        if num_samples == 0:
             raise InputError(f"{source.name} holds no samples: there is nothing to encode.")
-        means = squares / self.num_samples
-        measured = np.array([tokenizer.measure_gain(m) for m in means], dtype=np.float32)
-        self.gain = measured if given is None else given
-
-    @property
-    def num_groups(self) -> int:
-        """Groups of jointly coded channels."""
-        return -(-self.num_channels // self._tokenizer.autoencoder.num_channels)
+        if gains is None:
+            levels = [tokenizer.measure_gain(square / num_samples) for square in squares]
+            gains = np.array(levels, dtype=np.float32)
+        return cls(tokenizer, source, gains, num_samples)
 
     def _blocks(self) -> Iterator[Tensor]:
         for block in self._source.blocks():
@@ -139,14 +151,18 @@ def _table(value: Any, name: str, shape: str) -> np.ndarray:
     try:
         table = np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:  # lists of different lengths, say
-        raise InputError(f"{name} are no table {shape}: {error}.") from None
+        raise InputError(f"{name} are not a table {shape}: {error}.") from None
     if table.ndim != 2:
         raise InputError(f"{name} have shape {table.shape}; expected {shape}.")
     return table
 
 
 def number_in(row: Row, name: str, default: int, *, low: int) -> int:
-    """A count that a row says, or the default where it does not; ValueError if it is none."""
+    """A count in a row, or the default where it is missing.
+
+    Raises:
+        ValueError: If it is not a whole number from ``low`` on.
+    """
     value = row.get(name, default)
     try:
         number = int(value)
@@ -155,37 +171,23 @@ def number_in(row: Row, name: str, default: int, *, low: int) -> int:
         number = low - 1
         whole = False
     if not whole or number < low:
-        raise InputError(f"{name}={value!r:.60} is no whole number from {low} on.")
+        raise InputError(f"{name}={value!r:.60} is not a whole number from {low} on.")
     return number
 
 
-def apply_gain(wave: np.ndarray, gain: Any) -> np.ndarray:
-    """Multiplies each channel ``[C, N]`` with its gain.
+def apply_gain(
+    wave: Float32[np.ndarray, "C N"], gain: Float32[np.ndarray, " C"]
+) -> Float32[np.ndarray, "C N"]:
+    """Multiplies each channel with its gain.
 
     Raises:
-        ValueError: If there are not as many gains as channels (or one for all), one is not positive
-            and finite, or the result is beyond float32.
+        ValueError: If the result is beyond float32.
     """
-    try:
-        gains = np.asarray(gain, dtype=np.float32).reshape(-1, 1)
-    except (TypeError, ValueError):
-        raise InputError(f"gain={gain!r:.60} is no number for each channel.") from None
-    if len(gains) not in (1, len(wave)) or not (np.isfinite(gains) & (gains > 0)).all():
-        raise InputError(
-            f"gain={gains.ravel().tolist()!r:.60} for {len(wave)} channel(s); expected a positive "
-            "finite number for each."
-        )
     with np.errstate(over="ignore"):
-        scaled = wave * gains
+        scaled = wave * gain[:, None]
     if not np.isfinite(scaled).all():
-        raise InputError(f"gain={gains.max():g} makes samples that float32 cannot hold.")
+        raise InputError(f"gain={gain.max():g} makes samples that float32 cannot hold.")
     return scaled
-
-
-def _is_column(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) or (
-        isinstance(value, (np.ndarray, Tensor)) and value.ndim > 0
-    )
 
 
 def decode_rows(row: Any, column: str, decode: Any) -> Any:
@@ -205,7 +207,7 @@ def decode_rows(row: Any, column: str, decode: Any) -> Any:
         )
         if not batched:
             return decode({k: row[k] for k in shared})
-        lengths = {k: len(row[k]) if _is_column(row[k]) else None for k in shared}
+        lengths = {k: len(row[k]) if is_column(row[k]) else None for k in shared}
         if len(set(lengths.values())) > 1:
             raise InputError(f"The columns of the batch differ in length: {lengths}.")
         return [decode({k: row[k][i] for k in shared}) for i in range(len(values))]

@@ -1,12 +1,10 @@
-"""Long signals piece by piece, with the result of the whole.
+"""Encoders and decoders run over long signals piece by piece, with the result of the whole.
 
-A network that works step by step (`tokenizer.networks.stepping`) is fed with whatever comes. Any
-other is
-run over tiles on one fixed grid: `tile_frames` latent frames plus as much context on either side as
-the network sees; where a tile meets the end of the signal it ends there, so the network's own
-padding acts as it would on the whole. All routes (one array, blocks of a file, a live stream, alone
-or in a batch) go through these functions and compute the same products on the same shapes; that is
-why they agree exactly, not nearly.
+A network that works step by step (`tokenizer.networks.stepping`) takes whatever arrives. Any other
+network runs over tiles on one fixed grid: `tile_frames` latent frames, plus as much context on
+either side as the network sees. At the ends of the signal a tile ends too, so the network's own
+padding acts as it would on the whole. Every route (an array, a file, a stream, alone or in a batch)
+goes through these functions; docs/exactness.md explains why they agree bit for bit.
 """
 
 from __future__ import annotations
@@ -58,7 +56,14 @@ def encoder_pieces(autoencoder: Autoencoder, *, eager: bool = False) -> Pieces:
         return _Steps(first, encoder.stepper, sizes, _PIECE * hop, eager=eager)
     if encoder.context is None:
         return _Whole(encoder, autoencoder.latent_dim)
-    return _EncoderTiles(autoencoder, encoder.context)
+    return _Tiles(
+        encoder,
+        autoencoder.latent_dim,
+        autoencoder.num_frames,
+        (hop, 1),
+        tile_frames(hop),
+        encoder.context,
+    )
 
 
 def decoder_pieces(
@@ -74,7 +79,8 @@ def decoder_pieces(
         return _Steps(first, partial(decoder.stepper, noise_level), sizes, _PIECE, eager=eager)
     if decoder.context is None:
         return _Whole(run, autoencoder.num_channels)
-    return _DecoderTiles(autoencoder, run, decoder.context)
+    hop = autoencoder.hop_length
+    return _Tiles(run, autoencoder.num_channels, int, (1, hop), tile_frames(hop), decoder.context)
 
 
 def encoder_lookahead(autoencoder: Autoencoder) -> int | None:
@@ -161,8 +167,8 @@ def _drive(pieces: Pieces, arriving: Iterable[Tensor], size: int, nothing: str) 
 def _rows(
     function: Callable[[Tensor], Tensor], x: Float[Tensor, "G ..."]
 ) -> Float[Tensor, "G ..."]:
-    # One row at a time, contiguous: a matrix product's last bits depend on its shape and strides,
-    # and a code can hang on a last bit.
+    # One row at a time, contiguous: the last bits of a matrix product depend on its shape and
+    # strides, and a one-bit difference can change which code is chosen.
     return torch.cat([function(row[None].contiguous()) for row in x])
 
 
@@ -178,7 +184,10 @@ class _Steps(Pieces):
         *,
         eager: bool,
     ) -> None:
-        self._another, self._sizes, self._piece, self._eager = another, sizes, piece, eager
+        self._another = another
+        self._sizes = sizes
+        self._piece = piece
+        self._eager = eager
         self._steppers: list[Stepper | None] = [first]
 
     def push(self, x: Tensor, *, final: bool = False) -> Tensor:
@@ -192,21 +201,22 @@ class _Steps(Pieces):
         # Samples or frames first; a channel of its own is no axis of a stepper.
         x = row[0] if self._sizes[0] == 1 else row.T
         cuts = range(0, max(len(x), 1), self._piece)
-        found = [
+        pieces = [
             stepper.push(
                 x[cut : cut + self._piece], final=final and cut == cuts[-1], eager=self._eager
             )
             for cut in cuts
         ]
-        out = torch.cat(found)
+        out = torch.cat(pieces)
         return out[None] if self._sizes[1] == 1 else out.T
 
 
 class _Whole(Pieces):
-    """What depends on the whole signal: nothing comes before its end."""
+    """A network whose output depends on the whole signal: nothing comes before its end."""
 
-    def __init__(self, function: Callable[[Tensor], Tensor], rows: int) -> None:
-        self._function, self._num_rows = function, rows
+    def __init__(self, function: Callable[[Tensor], Tensor], num_rows: int) -> None:
+        self._function = function
+        self._num_rows = num_rows
         self._waiting: list[Tensor] = []
 
     def push(self, x: Tensor, *, final: bool = False) -> Tensor:
@@ -216,73 +226,66 @@ class _Whole(Pieces):
         return x.new_zeros(len(x), self._num_rows, 0)
 
 
-class _EncoderTiles(Pieces):
-    def __init__(self, autoencoder: Autoencoder, context: int) -> None:
-        self._autoencoder, self._context = autoencoder, context
-        self._hop, self._size = autoencoder.hop_length, tile_frames(autoencoder.hop_length)
+class _Tiles(Pieces):
+    """A network run over tiles with context.
+
+    Args:
+        function: The network on a piece ``[1, rows, n]``.
+        num_rows: Rows of its output.
+        num_frames: Latent frames of an input of so many samples, or frames for a decoder.
+        sizes: Input and output values per latent frame: ``(hop, 1)`` of an encoder, ``(1, hop)`` of
+            a decoder.
+        tile: Frames of a tile.
+        context: Frames that the network sees on either side.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Tensor], Tensor],
+        num_rows: int,
+        num_frames: Callable[[int], int],
+        sizes: tuple[int, int],
+        tile: int,
+        context: int,
+    ) -> None:
+        self._function = function
+        self._num_rows = num_rows
+        self._num_frames = num_frames
+        self._size_in, self._size_out = sizes
+        self._tile = tile
+        self._context = context
         self._buffer: Tensor | None = None
         self._origin = 0  # frame at which the buffer begins
         self._first = 0  # first frame of the next tile
 
     def push(self, x: Tensor, *, final: bool = False) -> Tensor:
-        encoder, hop, size = self._autoencoder.encoder, self._hop, self._size
         buffer = x if self._buffer is None else torch.cat([self._buffer, x], dim=-1)
-        found = [x.new_zeros(len(x), self._autoencoder.latent_dim, 0)]
-        # Strictly more than a tile reaches, so that the signal is known to go on.
-        while buffer.shape[-1] > (end := (self._first - self._origin + size + self._context) * hop):
-            skip = self._first - self._origin
-            found.append(_rows(encoder, buffer[..., :end])[..., skip : skip + size])
-            self._first += size
+        tiles = [x.new_zeros(len(x), self._num_rows, 0)]
+        # Strictly more than the tile and its context, so that this is not the end of the signal.
+        while buffer.shape[-1] > (
+            (self._first - self._origin + self._tile + self._context) * self._size_in
+        ):
+            tiles.append(self._next(buffer, self._first + self._tile, None))
             start = max(0, self._first - self._context)
-            buffer = buffer[..., (start - self._origin) * hop :]
+            buffer = buffer[..., (start - self._origin) * self._size_in :]
             self._origin = start
         self._buffer = buffer
-        if not final:
-            return torch.cat(found, dim=-1)
-        num_frames = self._origin + self._autoencoder.num_frames(buffer.shape[-1])
-        while self._first < num_frames:
-            stop = min(self._first + size, num_frames)
-            last = min(stop + self._context, num_frames)
-            skip = min(self._first, self._context)
-            audio = buffer[..., (self._first - skip - self._origin) * hop :]
-            if last < num_frames:
-                audio = audio[..., : (last - self._first + skip) * hop]
-            found.append(_rows(encoder, audio)[..., skip : skip + stop - self._first])
-            self._first = stop
-        return torch.cat(found, dim=-1)
+        if final:
+            num_frames = self._origin + self._num_frames(buffer.shape[-1])
+            while self._first < num_frames:
+                stop = min(self._first + self._tile, num_frames)
+                tiles.append(self._next(buffer, stop, num_frames))
+        return torch.cat(tiles, dim=-1)
 
-
-class _DecoderTiles(Pieces):
-    def __init__(
-        self, autoencoder: Autoencoder, run: Callable[[Tensor], Tensor], context: int
-    ) -> None:
-        self._run, self._context, self._channels = run, context, autoencoder.num_channels
-        self._hop, self._size = autoencoder.hop_length, tile_frames(autoencoder.hop_length)
-        self._buffer: Tensor | None = None
-        self._origin = self._first = 0
-
-    def push(self, x: Tensor, *, final: bool = False) -> Tensor:
-        hop, size, context = self._hop, self._size, self._context
-        buffer = x if self._buffer is None else torch.cat([self._buffer, x], dim=-1)
-        found = [x.new_zeros(len(x), self._channels, 0)]
-        while buffer.shape[-1] > (end := self._first - self._origin + size + context):
-            skip = self._first - self._origin
-            audio = _rows(self._run, buffer[..., :end])
-            found.append(audio[..., skip * hop : (skip + size) * hop])
-            self._first += size
-            start = max(0, self._first - context)
-            buffer = buffer[..., start - self._origin :]
-            self._origin = start
-        self._buffer = buffer
-        if not final:
-            return torch.cat(found, dim=-1)
-        num_frames = self._origin + buffer.shape[-1]
-        while self._first < num_frames:
-            stop = min(self._first + size, num_frames)
-            start = max(0, self._first - context)
-            last = min(stop + context, num_frames)
-            audio = _rows(self._run, buffer[..., start - self._origin : last - self._origin])
-            end = (stop - start) * hop if stop < num_frames else audio.shape[-1]
-            found.append(audio[..., (self._first - start) * hop : end])
-            self._first = stop
-        return torch.cat(found, dim=-1)
+    def _next(self, buffer: Tensor, stop: int, num_frames: int | None) -> Tensor:
+        """The tile that ends before frame ``stop`` of ``num_frames``, None where more may come."""
+        start = max(0, self._first - self._context)
+        end = stop + self._context
+        x = buffer[..., (start - self._origin) * self._size_in :]
+        if num_frames is None or end < num_frames:
+            x = x[..., : (end - start) * self._size_in]
+        out = _rows(self._function, x)[..., (self._first - start) * self._size_out :]
+        if stop != num_frames:  # The last frame may stand for more samples than a hop.
+            out = out[..., : (stop - self._first) * self._size_out]
+        self._first = stop
+        return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,11 @@ from tokenizer.codefile import (
     CodeWriter,
     Source,
     Target,
-    read_info,
 )
-from tokenizer.errors import InputError, MissingFileError
+from tokenizer.errors import InputError
 from tokenizer.model.core import DecoderName
 from tokenizer.model.latent_tokenizer import LatentTokenizer
-from tokenizer.model.rows import Row, SignalStream, apply_gain, code_dtype
+from tokenizer.model.rows import Row, SignalStream, apply_gain
 
 
 def file_header(
@@ -53,57 +53,79 @@ def file_header(
 
 def write_row(target: Target, row: Row, tokenizer: LatentTokenizer) -> int:
     """Writes a row of `LatentTokenizer.encode_codes` as a code file; returns its size in bytes."""
-    return _write_row(target, row, tokenizer)
+    codes = np.asarray(row["codes"])
+    gain = np.asarray(row["gain"], dtype=np.float32)
+    header = file_header(tokenizer, codes.shape[1], int(row["num_channels"]), gain)
+    header = replace(header, num_samples=int(row["num_samples"]))
+    with CodeWriter(target, header, tokenizer.code_counts) as writer:
+        writer.write(codes.reshape(header.num_groups, -1, codes.shape[1]))
+    return writer.num_bytes
 
 
 def coded_size(row: Row, tokenizer: LatentTokenizer) -> int:
     """The size in bytes of the file that `write_row` would write."""
-    # Whatever the fingerprint, its size is this; to compute it all weights are hashed, which takes
-    # longer than to code a clip.
-    return _write_row(io.BytesIO(), row, tokenizer, fingerprint="0" * 16)
+    return write_row(io.BytesIO(), row, tokenizer)
 
 
-def _write_row(
-    target: Target, row: Row, tokenizer: LatentTokenizer, fingerprint: str | None = None
-) -> int:
-    codes = np.asarray(row["codes"])
-    gain = np.asarray(row["gain"], dtype=np.float32)
-    num_channels = int(row["num_channels"])
-    header = file_header(tokenizer, codes.shape[1], num_channels, gain, fingerprint=fingerprint)
-    grouped = codes.reshape(header.num_groups, -1, codes.shape[1])
-    header = replace(header, num_samples=int(row["num_samples"]))
-    with CodeWriter(target, header, tokenizer.code_counts) as writer:
-        writer.write(grouped)
-    return writer.num_bytes
+@contextmanager
+def open_codes(
+    source: Source, tokenizer: LatentTokenizer, n_codebooks: int | None
+) -> Iterator[tuple[CodeReader, int]]:
+    """Opens a code file that this tokenizer can decode.
 
+    Args:
+        source: The code file.
+        tokenizer: What will decode it.
+        n_codebooks: How many of its codebooks to use. None: all.
 
-def read_row(source: Source, tokenizer: LatentTokenizer) -> Row:
-    """Reads a code file as a row for `LatentTokenizer.decode_codes`.
+    Yields:
+        A reader, and the number of codebooks.
 
     Raises:
         CodeFileError: If the file is damaged, or not of this tokenizer's encoder and quantizer.
+        ValueError: If it has fewer codebooks.
     """
-    with open_codes(source, tokenizer) as reader:
-        codes = reader.read_all()
-        header = reader.header
-    return {
-        "codes": codes.reshape(-1, codes.shape[-1]).astype(code_dtype(header.codebook_sizes)),
-        "num_samples": header.num_samples,
-        "num_channels": header.num_channels,
-        "gain": file_gain(header),
-    }
-
-
-def open_codes(source: Source, tokenizer: LatentTokenizer) -> CodeReader:
-    """Opens a code file that this tokenizer can decode."""
-    return CodeReader(
-        source, tokenizer.code_counts, expected_fingerprint=tokenizer.codes_fingerprint
-    )
+    expected = tokenizer.codes_fingerprint
+    with CodeReader(source, tokenizer.code_counts, expected_fingerprint=expected) as reader:
+        available = len(reader.header.codebook_sizes)
+        n = available if n_codebooks is None else n_codebooks
+        if not 1 <= n <= available:
+            raise InputError(f"n_codebooks={n} is not in 1..{available}.")
+        yield reader, n
 
 
 def file_gain(header: CodeFileHeader) -> np.ndarray:
-    """The gain of each channel; 1 where the file says none."""
+    """The gain of each channel; 1 where the file has none."""
     return np.array(header.gains or (1.0,) * header.num_channels, dtype=np.float32)
+
+
+def trimmed(
+    blocks: Iterator[np.ndarray], reader: CodeReader, hop_length: int
+) -> Iterator[np.ndarray]:
+    """Cuts off what is beyond the signal's end, which a pipe tells last.
+
+    A frame is held back for that.
+
+    Args:
+        blocks: Decoded samples ``[C, n]``.
+        reader: Of the codes; read to its end by the last block.
+        hop_length: Samples of a frame.
+    """
+    num_passed = 0
+    held: np.ndarray | None = None
+    for block in blocks:
+        held = block if held is None else np.concatenate([held, block], axis=1)
+        num_ready = held.shape[1] - hop_length
+        if num_ready > 0:
+            num_passed += num_ready
+            yield held[:, :num_ready]
+            held = held[:, num_ready:]
+    num_samples = reader.info.header.num_samples or 0
+    missing = num_samples - num_passed
+    if held is None or not 0 <= missing <= held.shape[1]:
+        raise CodeFileError(f"The frames do not cover {num_samples} samples.")
+    if missing:
+        yield held[:, :missing]
 
 
 def encode_file(
@@ -132,7 +154,7 @@ def encode_file(
     """
     n = tokenizer.resolve_codebooks(n_codebooks, None)
     source = open_audio(audio, target_rate=tokenizer.sampling_rate, downmix=downmix)
-    signal = SignalStream(tokenizer, source, gain)
+    signal = SignalStream.measure(tokenizer, source, gain)
     header = file_header(tokenizer, n, signal.num_channels, signal.gain)
     frames = tokenizer.autoencoder.num_frames(signal.num_samples)
     with (
@@ -176,77 +198,30 @@ def decode_file(
         CodeFileError: If the file is damaged, or not of this tokenizer's encoder and quantizer.
         ValueError: If there are fewer codebooks, or the format cannot hold such audio.
     """
-    with open_codes(codes, tokenizer) as reader:
+    with open_codes(codes, tokenizer, n_codebooks) as (reader, n):
         header = reader.header
-        n = len(header.codebook_sizes) if n_codebooks is None else n_codebooks
-        if not 1 <= n <= len(header.codebook_sizes):
-            raise InputError(f"n_codebooks={n} is not in 1..{len(header.codebook_sizes)}.")
         num_frames, num_samples = header.num_frames, header.num_samples
         if num_frames is None or num_samples is None:
             raise CodeFileError("A pipe cannot be read twice: `latok decode -` decodes one.")
         if tokenizer.autoencoder.num_samples(num_frames) < num_samples:
             raise CodeFileError(f"{num_frames} frames do not cover {num_samples} samples.")
         gain = file_gain(header)
-        with tqdm(total=num_frames, desc="decode", unit="frame", disable=not progress) as bar:
+        name = tokenizer.codes_decoder if decoder is None else decoder
+        bar = tqdm(total=num_frames, desc="decode", unit="frame", disable=not progress)
 
-            def latents() -> Iterator[Tensor]:
-                for chunk in reader.chunks():
-                    yield tokenizer.dequantize(torch.from_numpy(chunk[..., :n]).transpose(1, 2))
-                    bar.update(chunk.shape[1])
+        def latents() -> Iterator[Tensor]:
+            for chunk in reader.chunks():
+                yield tokenizer.dequantize(torch.from_numpy(chunk[..., :n]).transpose(1, 2))
+                bar.update(chunk.shape[1])
 
-            name = tokenizer.codes_decoder if decoder is None else decoder
-            written = 0
-            with AudioWriter(
-                out,
-                header.sampling_rate,
-                header.num_channels,
-                subtype=subtype,
-                num_samples=num_samples,
-            ) as w:
-                for audio in tokenizer.decode_stream(latents(), name, n):
-                    wave = audio.flatten(0, 1)[: header.num_channels].cpu().numpy()
-                    wave = apply_gain(wave[:, : num_samples - written], gain)
-                    if wave.shape[1]:
-                        w.write(wave)
-                    written += wave.shape[1]
+        writer = AudioWriter(
+            out, header.sampling_rate, len(gain), subtype=subtype, num_samples=num_samples
+        )
+        blocks = (
+            audio.flatten(0, 1)[: len(gain)].cpu().numpy()
+            for audio in tokenizer.decode_stream(latents(), name, n)
+        )
+        with bar, writer:
+            for block in trimmed(blocks, reader, tokenizer.hop_length):
+                writer.write(apply_gain(block, gain))
     return num_samples / header.sampling_rate
-
-
-def describe(what: str | Path | None) -> dict[str, Any]:
-    """What a code file, or a tokenizer (None: the bundled one), is; for people to read."""
-    if what is not None and Path(what).is_file():
-        info = read_info(what)
-        h = info.header
-        return {
-            "file": str(what),
-            "model": h.model_fingerprint,
-            "duration": f"{info.seconds:.3f} s, {h.num_samples} samples at {h.sampling_rate} Hz",
-            "channels": h.num_channels,
-            "frames": f"{h.num_frames} at {h.sampling_rate / h.hop_length:.2f} Hz",
-            "codebooks": f"{len(h.codebook_sizes)} of {sorted(set(h.codebook_sizes))} entries",
-            "bitrate": f"{info.bitrate / 1000:.3f} kbit/s in {info.num_bytes} bytes",
-            "range-coded chunks": f"{info.num_static_chunks} of {info.num_chunks}",
-        }
-    if what is not None and not Path(what).exists() and Path(what).suffix == ".ltk":
-        raise MissingFileError(f"No such file: {what}.")
-    from tokenizer.model.loading import load_tokenizer
-
-    tokenizer = load_tokenizer(what)
-    found: dict[str, Any] = {
-        "tokenizer": "bundled" if what is None else str(what),
-        "fingerprint": tokenizer.fingerprint,
-        "autoencoder": tokenizer.autoencoder.kind,
-        "parameters": f"{sum(p.numel() for p in tokenizer.parameters()) / 1e6:.1f} M",
-        "audio": f"{tokenizer.sampling_rate} Hz, coded {tokenizer.autoencoder.num_channels} "
-        "channel(s) at a time",
-        "latents": f"{tokenizer.latent_dim} dimensions at {tokenizer.frame_rate:.2f} Hz",
-    }
-    if tokenizer.quantizer is None:
-        return found | {"quantizer": "none yet: latok fit"}
-    return found | {
-        "quantizer": tokenizer.quantizer.kind,
-        "codebooks": f"{tokenizer.num_codebooks} of {sorted(set(tokenizer.codebook_sizes))} "
-        "entries",
-        "bitrate": f"{tokenizer.bitrate(1) / 1000:.3f} to {tokenizer.bitrate() / 1000:.3f} kbit/s",
-        "decoders": "continuous" + (", finetuned" if tokenizer.finetuned_decoder else ""),
-    }

@@ -11,11 +11,10 @@ import numpy as np
 
 from tokenizer.audio import AudioWriter
 from tokenizer.audio.pcm import PcmFormat, PcmReader, WavPipe
-from tokenizer.codefile import CodeFileError, CodeReader, CodeWriter, Source, Target
-from tokenizer.errors import InputError
+from tokenizer.codefile import CodeWriter, Source, Target
 from tokenizer.model.core import DecoderName
 from tokenizer.model.latent_tokenizer import LatentTokenizer
-from tokenizer.transcoding.files import file_gain, file_header, open_codes
+from tokenizer.transcoding.files import file_gain, file_header, open_codes, trimmed
 
 
 class _Unbuffered:
@@ -105,58 +104,30 @@ def decode_live(
         CodeFileError: If the codes are damaged, cut off or another model's. What came before has
             been passed on to a stream by then; a file is not left.
     """
-    with open_codes(codes, tokenizer) as reader:
-        header = reader.header
-        n = len(header.codebook_sizes) if n_codebooks is None else n_codebooks
-        if not 1 <= n <= len(header.codebook_sizes):
-            raise InputError(f"n_codebooks={n} is not in 1..{len(header.codebook_sizes)}.")
-        rate, channels = header.sampling_rate, header.num_channels
-        writer = (
-            WavPipe(out, rate, channels)
-            if hasattr(out, "write")
-            else AudioWriter(out, rate, channels, subtype=subtype)
+    with open_codes(codes, tokenizer, n_codebooks) as (reader, n):
+        gain = file_gain(reader.header)
+        rate = reader.header.sampling_rate
+        stream = tokenizer.stream_decoder(
+            gain=gain if tokenizer.autoencoder.normalize else None,
+            num_channels=len(gain),
+            decoder=decoder,
         )
-        written = 0
+
+        def blocks() -> Iterator[np.ndarray]:
+            chunk = None
+            for chunk in reader.chunks():
+                yield stream.push(chunk[..., :n])
+            if chunk is not None:
+                yield stream.finish()
+
+        writer = (
+            WavPipe(out, rate, len(gain))
+            if hasattr(out, "write")
+            else AudioWriter(out, rate, len(gain), subtype=subtype)
+        )
+        num_samples = 0
         with writer:
-            for wave in _trimmed(_decoded(tokenizer, reader, n, decoder), reader, tokenizer):
-                writer.write(wave)
-                written += wave.shape[1]
-    return written / rate
-
-
-def _decoded(
-    tokenizer: LatentTokenizer, reader: CodeReader, n: int, decoder: DecoderName | None
-) -> Iterator[np.ndarray]:
-    gain = file_gain(reader.header)
-    given = gain if tokenizer.autoencoder.normalize else None
-    stream = tokenizer.stream_decoder(gain=given, num_channels=len(gain), decoder=decoder)
-    empty = True
-    for chunk in reader.chunks():
-        yield stream.push(chunk[..., :n])
-        empty = False
-    if not empty:
-        yield stream.finish()
-
-
-def _trimmed(
-    blocks: Iterator[np.ndarray], reader: CodeReader, tokenizer: LatentTokenizer
-) -> Iterator[np.ndarray]:
-    """Cuts off what is beyond the signal's end, which a pipe tells last.
-
-    A frame is held back for that.
-    """
-    hop, passed = tokenizer.hop_length, 0
-    held: np.ndarray | None = None
-    for block in blocks:
-        held = block if held is None else np.concatenate([held, block], axis=1)
-        ready = held.shape[1] - hop
-        if ready > 0:
-            passed += ready
-            yield held[:, :ready]
-            held = held[:, ready:]
-    num_samples = reader.info.header.num_samples or 0
-    missing = num_samples - passed
-    if held is None or not 0 <= missing <= held.shape[1]:
-        raise CodeFileError(f"The frames do not cover {num_samples} samples.")
-    if missing:
-        yield held[:, :missing]
+            for block in trimmed(blocks(), reader, tokenizer.hop_length):
+                writer.write(block)
+                num_samples += block.shape[1]
+    return num_samples / rate

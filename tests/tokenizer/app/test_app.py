@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 from accelerate.state import AcceleratorState
-from models import RATE, generated_source, make_autoencoder, tone
+from models import RATE, generated_source, make_autoencoder, read_row, tone
 from prepared_data import LABELS, write_prepared
 
 from tokenizer import AppGenerator, LatentTokenizer, launch_app, write_audio
@@ -24,7 +24,6 @@ from tokenizer.cli import main
 from tokenizer.cli.showing import named_models
 from tokenizer.evaluation.evaluate import Condition, evaluate_clip
 from tokenizer.training.data import scan
-from tokenizer.transcoding.files import read_row
 
 ROOT = Path(__file__).resolve().parents[3]
 

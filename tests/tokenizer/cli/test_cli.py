@@ -8,12 +8,11 @@ import pytest
 import soundfile
 import torch
 from libraries import make_library_model
-from models import RATE, make_autoencoder, tone
+from models import RATE, make_autoencoder, read_row, tone
 
 from tokenizer import LatentTokenizer, cli, load_tokenizer
 from tokenizer.audio import write_audio
 from tokenizer.cli import main
-from tokenizer.transcoding.files import read_row
 
 
 @pytest.fixture(scope="module")

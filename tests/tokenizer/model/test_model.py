@@ -162,6 +162,53 @@ def test_fingerprint_is_that_of_config_and_weights(tokenizer, tmp_path):
     assert changed.fingerprint != tokenizer.fingerprint
 
 
+def add_in_place(weight):
+    with torch.no_grad():
+        weight[0] += 1
+
+
+def replace_data(weight):
+    weight.data = weight.data + 1
+
+
+def copy_into(weight):
+    with torch.no_grad():
+        weight.copy_(weight + 1)
+
+
+@pytest.mark.parametrize("change", [add_in_place, replace_data, copy_into])
+def test_hashes_follow_each_change_of_a_weight(tokenizer, change):
+    tokenizer = deepcopy(tokenizer)
+    parts = {
+        "decoder": tokenizer.finetuned_decoder.head.bias,
+        "encoder": next(tokenizer.autoencoder.encoder.parameters()),
+        "quantizer": tokenizer.quantizer.codebooks,
+    }
+    for name, weight in parts.items():
+        before = tokenizer.fingerprint, tokenizer.codes_fingerprint
+        assert before == (tokenizer.fingerprint, tokenizer.codes_fingerprint)
+        change(weight)
+        assert tokenizer.fingerprint != before[0]
+        assert (tokenizer.codes_fingerprint != before[1]) == (name != "decoder")
+        again = deepcopy(tokenizer)  # Computes its hashes anew.
+        assert again.fingerprint == tokenizer.fingerprint
+        assert again.codes_fingerprint == tokenizer.codes_fingerprint
+
+
+def test_hashes_follow_a_replaced_quantizer(tokenizer):
+    changed = deepcopy(tokenizer)
+    seen = {changed.codes_fingerprint}
+    for value in range(5):
+        quantizer = deepcopy(tokenizer.quantizer)
+        quantizer.codebooks[0, 0, 0] = value
+        changed.set_quantizer(quantizer)
+        del quantizer
+        seen.add(changed.codes_fingerprint)
+    assert len(seen) == 6
+    changed.set_quantizer(deepcopy(tokenizer.quantizer))
+    assert changed.codes_fingerprint == tokenizer.codes_fingerprint
+
+
 def test_copies_are_made_of_what_the_tokenizer_is_made_of_now(beam_tokenizer, tmp_path):
     latents = beam_tokenizer.encode(wave(2.0)).latents
     tokenizer = deepcopy(beam_tokenizer)
@@ -201,6 +248,20 @@ def test_checkpoints_that_do_not_fit_are_refused(tokenizer, tmp_path):
         LatentTokenizer.from_pretrained(tmp_path)
     save_file({**weights, "extra": torch.zeros(1)}, path, metadata={"format": "pt"})
     with pytest.raises(ValueError, match="extra"):
+        LatentTokenizer.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("error", [ImportError, MemoryError])
+def test_what_is_not_the_checkpoints_fault_is_reported_as_it_is(
+    tokenizer, tmp_path, monkeypatch, error
+):
+    tokenizer.save_pretrained(tmp_path)
+
+    def fail(*_, **__):
+        raise error("psst")
+
+    monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", fail)
+    with pytest.raises(error, match="psst"):
         LatentTokenizer.from_pretrained(tmp_path)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from models import RATE, make_autoencoder, tone
+from models import RATE, make_autoencoder, read_row, tone
 from short_runs import interrupt_at, read_log
 
 from tokenizer import LatentTokenizer
@@ -23,7 +23,7 @@ from tokenizer.training.bottlenecks import (
 )
 from tokenizer.training.clips import scan
 from tokenizer.training.end_to_end import EndToEndTask, train_end_to_end
-from tokenizer.transcoding.files import read_row, write_row
+from tokenizer.transcoding.files import write_row
 
 CONFIG = BottleneckConfig(codebooks=4, codebook_size=16, codebook_dim=4, min_codebooks=1)
 LOOP = CropTrainingConfig(

@@ -10,11 +10,11 @@ import threading
 import numpy as np
 import pytest
 import soundfile
-from models import HOP, RATE, tone
+from models import HOP, RATE, read_row, tone
 
 from tokenizer import CodeFileError
 from tokenizer.audio.pcm import PcmFormat, PcmReader, WavPipe
-from tokenizer.transcoding.files import encode_file, read_row
+from tokenizer.transcoding.files import encode_file
 from tokenizer.transcoding.piping import decode_live, encode_live
 
 GAIN = 0.06
