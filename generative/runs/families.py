@@ -21,12 +21,12 @@ from generative.runs.generation import generate, make_request, save_clips
 from generative.runs.loading import RUN_FILE, tokenizer_identity
 from generative.runs.model_card import write_card
 from generative.runs.prepared_data import PreparedData, load_prepared, median_gains
-from generative.training.run_log import RunLog
-from generative.training.training import is_main_process, train
+from generative.training.tasks import LossModule, ModelTask
 from generative.training.training_config import TrainingConfig
 from tokenizer import LatentTokenizer, __version__, load_tokenizer
 from tokenizer.errors import InputError
 from tokenizer.saving import write_json
+from tokenizer.training import RunLog, Trainer, is_main_process, load_average
 
 # Samples that are made while training: one a class, at most so many, so long.
 MAX_PREVIEWS = 4
@@ -34,10 +34,11 @@ PREVIEW_SECONDS = 4.0
 PREVIEW_GUIDANCE = 2.0
 
 
-class PreparedTask:
-    """Training on a prepared dataset, as `generative.training.training.train` wants it.
+class PreparedTask(ModelTask):
+    """Training on a prepared dataset.
 
     Args:
+        model: What to train.
         data: Rows of the dataset.
         tokenizer: Decodes samples; its statistics normalise latents.
         config: Batches, crops and seeds.
@@ -48,6 +49,7 @@ class PreparedTask:
 
     def __init__(
         self,
+        model: Any,
         data: PreparedData,
         tokenizer: LatentTokenizer,
         config: TrainingConfig,
@@ -55,6 +57,7 @@ class PreparedTask:
         preview_seconds: float = PREVIEW_SECONDS,
         latent_dim: int | None = None,
     ) -> None:
+        super().__init__(model)
         self.data, self.tokenizer, self.config = data, tokenizer, config
         self.n_codebooks, self.preview_seconds = n_codebooks, preview_seconds
         self.latent_dim = latent_dim
@@ -90,8 +93,9 @@ class PreparedTask:
             self.data, self._make(self.config.seed + 1)(), batch_size=self.config.batch_size
         )
 
-    def show(self, model: Any, step: int, folder: Path, log: RunLog) -> None:
+    def show(self, step: int, folder: Path, log: RunLog) -> None:
         """One clip of each class, the same noise each time."""
+        model = self.model
         labels = model.labels[:MAX_PREVIEWS] or (None,)
         request = make_request(
             self.tokenizer,
@@ -208,7 +212,7 @@ def train_diffusion(
         model.set_statistics(tok.latents_mean[:dim], tok.latents_std[:dim])
         return model
 
-    task = PreparedTask(data, tok, config, None, preview_seconds, dim)
+    task = PreparedTask(build(), data, tok, config, None, preview_seconds, dim)
     return _train(build, task, Path(out), info, options, progress)
 
 
@@ -262,7 +266,7 @@ def train_language_model(
             torch.manual_seed(config.seed)
             return CodecLM(deepcopy(model_config))
 
-    task = PreparedTask(data, tok, config, n, preview_seconds)
+    task = PreparedTask(build(), data, tok, config, n, preview_seconds)
     return _train(build, task, Path(out), info, options, progress)
 
 
@@ -291,6 +295,18 @@ def _train(
         "model": options,
         "rows": [len(data.train), len(data.held_out)],
     }
-    model = train(build, task, config, out, description=description, progress=progress)
+    Trainer(
+        task,
+        config,
+        out,
+        description=description,
+        # Which conditions are there differs from batch to batch.
+        conditional=True,
+        progress=progress,
+    ).run()
+    # A new one, as the trained one may be on a GPU, or in shards.
+    model = build()
+    load_average(out / "checkpoint", LossModule(model))
+    model.eval()
     _finish(model, out, info, data, config)
     return model

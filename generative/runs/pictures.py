@@ -9,8 +9,18 @@ import numpy as np
 from jaxtyping import Float
 
 from generative.protocol import TokenRow
-from generative.training.run_log import new_figure, save_figure
 from tokenizer.evaluation.report.pictures import plot_spectrogram
+from tokenizer.saving import writing
+
+
+def new_figure(width: float | int, height: float | int) -> Any:
+    """A `matplotlib` figure that needs no display and no global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def draw_row(axes: Any, row: TokenRow) -> None:
@@ -34,5 +44,6 @@ def save_picture(
     plot_spectrogram(axes[0], audio, sampling_rate)
     if row is not None:
         draw_row(axes[1], row)
-    save_figure(figure, path)
+    with writing(path) as partial:
+        figure.savefig(partial, format="png", dpi=100)
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()

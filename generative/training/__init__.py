@@ -1,1 +1,1 @@
-"""Training of both families."""
+"""What `tokenizer.training` trains here: tasks of generative models, and their settings."""

@@ -1,4 +1,3 @@
-import json
 import shutil
 from dataclasses import replace
 from itertools import islice
@@ -8,19 +7,16 @@ import pytest
 import soundfile
 import torch
 from accelerate.state import AcceleratorState
-from launching import launch
 from models import CODEBOOKS, REFUSED, make_tokenizer
 from prepared_data import LABELS, make_rows, write_prepared
 from safetensors.torch import load_file
-from toy_training import CONFIG, ToyModel, ToyTask, toy_train
 
 from generative.runs.batches import make_collator, training_batches, validation_batches
 from generative.runs.families import check_source, train_diffusion, train_language_model
 from generative.runs.generation import make_request
 from generative.runs.loading import load_run
 from generative.runs.prepared_data import choose_splits, hold_out, load_prepared
-from generative.training.checkpoints import WeightAverage
-from generative.training.training_config import TrainingConfig, learning_rate, seed_of
+from generative.training.training_config import TrainingConfig
 
 
 @pytest.fixture(autouse=True)
@@ -35,153 +31,6 @@ def folder(tokenizer, tmp_path_factory):
     tokenizer.save_pretrained(root / "tokenizer")
     write_prepared(root / "data", tokenizer)
     return root
-
-
-# The loop, on a model of one number per channel
-
-
-def test_one_process_learns_and_delivers_the_average(tmp_path):
-    config = replace(CONFIG, steps=12, ema_decay=0.5, gradient_clip=1e9, weight_decay=0.0)
-    model = toy_train(tmp_path, config)
-    # The same by hand.
-    weight = torch.nn.Parameter(torch.zeros(3))
-    optimizer = torch.optim.AdamW([weight], lr=1.0, betas=(0.9, 0.98), weight_decay=0.0)
-    average = torch.zeros(3)
-    task = ToyTask()
-    for step, batch in enumerate(islice(task.batches(0, 0, 1), 12)):
-        optimizer.param_groups[0]["lr"] = learning_rate(step, config)
-        optimizer.zero_grad()
-        (weight - batch["values"]).square().mean().backward()
-        optimizer.step()
-        average.lerp_(weight.detach(), 1 - min(0.5, (step + 1) / (step + 10)))
-    torch.testing.assert_close(model.weight.detach(), average)
-    assert not model.training
-    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    losses = [line["train/loss"] for line in lines if "train/loss" in line]
-    assert losses[-1] < losses[0]
-    assert (tmp_path / "curves.csv").read_text().startswith("step,train/loss,val/loss")
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert any((tmp_path / "tensorboard").iterdir())
-    shown = [line for line in lines if "val/loss" in line]
-    assert [line["step"] for line in shown] == [4, 8, 12]
-    assert shown[-1]["val/loss"] == pytest.approx(float((average - 1).square().mean()), rel=1e-4)
-    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == [
-        "step-0000006",
-        "step-0000012",
-    ]
-
-
-def test_accumulated_batches_count_as_one(tmp_path):
-    whole = toy_train(tmp_path / "a", replace(CONFIG, steps=5, accumulate=2), rows=2)
-    parts = toy_train(tmp_path / "b", replace(CONFIG, steps=5), rows=4)
-    torch.testing.assert_close(whole.weight, parts.weight)
-
-
-def test_learning_rate_warms_up_and_falls():
-    config = TrainingConfig(steps=100, learning_rate=2.0, warmup_steps=10)
-    rates = [learning_rate(step, config) for step in range(100)]
-    assert rates[0] == pytest.approx(0.2)
-    assert max(rates) == rates[9] == pytest.approx(2.0, rel=1e-3)
-    assert rates[-1] == pytest.approx(0.02, rel=0.1)
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-
-
-def test_a_date_is_a_seed(tmp_path):
-    config = replace(CONFIG, steps=2, seed=20_261_105)
-    assert torch.isfinite(toy_train(tmp_path, config).weight).all()
-    seeds = {seed_of(config, *place) for place in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))}
-    assert len(seeds) == 4
-    # Runs with small seeds go on as they began.
-    assert seed_of(replace(CONFIG, seed=7), 11, 2, 3) == 7_154_851_709_773
-    assert seed_of(replace(CONFIG, seed=2**62), 0, 0, 0) < 2**63
-
-
-def test_gradients_are_clipped(tmp_path):
-    config = replace(CONFIG, steps=1, learning_rate=1.0, warmup_steps=0, gradient_clip=1e-9)
-    model = toy_train(tmp_path, config)
-    # AdamW would take a step of 1 for any gradient well above its epsilon of 1e-8.
-    assert float(model.weight.detach().abs().max()) < 0.2
-
-
-def test_batches_without_finite_gradient_are_skipped(tmp_path):
-    good = toy_train(tmp_path / "a", replace(CONFIG, steps=6), nan_at=(2, 3))
-    assert torch.isfinite(good.weight).all()
-    last = json.loads((tmp_path / "a" / "log.jsonl").read_text().splitlines()[-2])
-    assert last["train/skipped"] == 2
-    with pytest.raises(RuntimeError, match="20 batches in a row"):
-        toy_train(tmp_path / "b", replace(CONFIG, steps=40), nan_at=range(40))
-
-
-def test_average_leaves_out_what_is_frozen():
-    model = ToyModel()
-    model.other.requires_grad_(False)
-    average = WeightAverage(model, 0.9)
-    assert list(average.values) == ["weight"]
-    with torch.no_grad():
-        model.weight.fill_(7)
-    average.swap(model)
-    assert not model.weight.any()
-    average.swap(model)
-    assert (model.weight == 7).all()
-
-
-class Killed(BaseException):
-    pass
-
-
-@pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_a_killed_run_goes_on_bit_for_bit(tmp_path, precision):
-    config = replace(CONFIG, steps=9, accumulate=2, checkpoint_every=3, mixed_precision=precision)
-    whole = toy_train(tmp_path / "a", config)
-    with pytest.raises(Killed):
-        toy_train(tmp_path / "b", config, kill=(Killed, 2 * 7 + 1))
-    assert json.loads((tmp_path / "b/checkpoint/state.json").read_text())["step"] == 6
-    # Lines after the checkpoint are written again, not twice; a line cut short is none.
-    with (tmp_path / "b" / "log.jsonl").open("a") as stream:
-        stream.write('{"step": 99')
-    resumed = toy_train(tmp_path / "b", config)
-    assert torch.equal(resumed.weight, whole.weight)
-    assert torch.equal(resumed.other, whole.other)
-    same, again = (
-        [
-            {k: v for k, v in json.loads(line).items() if "per_second" not in k}
-            for line in (tmp_path / name / "log.jsonl").read_text().splitlines()
-        ]
-        for name in "ab"
-    )
-    assert again == same
-    # Killed between the two renames of a checkpoint.
-    (tmp_path / "b" / "checkpoint").rename(tmp_path / "b" / "checkpoint.old")
-    assert torch.equal(toy_train(tmp_path / "b", config).weight, whole.weight)
-    # A finished run takes no further step.
-    assert torch.equal(toy_train(tmp_path / "b", config, kill=(Killed, 0)).weight, whole.weight)
-    names = {p.name for p in (tmp_path / "a" / "checkpoint").iterdir()}
-    assert {p.rpartition(".")[2] for p in names} == {"safetensors", "json"}
-
-
-def test_another_configuration_is_refused(tmp_path):
-    toy_train(tmp_path, replace(CONFIG, steps=2))
-    toy_train(tmp_path, replace(CONFIG, steps=2, log_every=1, num_workers=3))
-    with pytest.raises(ValueError, match=r"learning_rate.*another --out"):
-        toy_train(tmp_path, replace(CONFIG, steps=2, learning_rate=0.5))
-    bad = (("steps", 0), ("seed", -1), ("seed", 2**63), ("mixed_precision", "fp8"))
-    bad += (("learning_rate", float("nan")),)
-    for name, value in bad:
-        with pytest.raises(ValueError, match=name):
-            replace(CONFIG, **{name: value})
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
-def test_two_processes_do_what_one_does(tmp_path, kind):
-    # Two processes with a batch each are one with two accumulated; and they resume.
-    config = replace(CONFIG, steps=6, checkpoint_every=2)
-    wanted = toy_train(tmp_path / "one", replace(config, accumulate=2))
-    sharded = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"} if kind == "fsdp" else {}
-    for steps in (4, 6):
-        launch(2, "toy_training.py", tmp_path / "two", steps, **sharded)
-    found = load_file(tmp_path / "two" / "checkpoint" / "average.safetensors")
-    torch.testing.assert_close(found["model.weight"], wanted.weight.detach())
 
 
 # Data
@@ -395,11 +244,11 @@ def test_resuming_equals_never_having_stopped(folder, tmp_path, family, monkeypa
     def dying(self, batch, generator):
         calls.append(1)
         if len(calls) > 7:
-            raise Killed
+            raise KeyboardInterrupt
         return original(self, batch, generator)
 
     monkeypatch.setattr(kind, "training_loss", dying)
-    with pytest.raises(Killed):
+    with pytest.raises(KeyboardInterrupt):
         run(family, folder, tmp_path / "b")
     monkeypatch.undo()
     assert not (tmp_path / "b" / "model").exists()
@@ -442,6 +291,9 @@ def test_a_run_leaves_all_that_it_takes_to_go_on(folder, tmp_path, family):
         load_run(tmp_path)
 
 
-def test_precision_is_spelt_out():
-    with pytest.raises(REFUSED):
-        TrainingConfig(steps=1, mixed_precision="half")
+def test_settings_are_those_of_every_run_and_two_more():
+    for wrong, value in (("mixed_precision", "half"), ("crop_frames", 0), ("steps", float("nan"))):
+        with pytest.raises(REFUSED):
+            TrainingConfig(**({"steps": 1} | {wrong: value}))
+    config = TrainingConfig(steps=1, checkpoint_minutes=2.0)
+    assert replace(config, steps=2).checkpoint_seconds == 120
