@@ -24,11 +24,12 @@ from tokenizer.autoencoders.lapped.model import LappedAutoencoder, LappedConfig,
 from tokenizer.evaluation.evaluate import Condition, as_table, evaluate
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.quantizers.residual import ResidualVectorQuantizer
+from tokenizer.training import CropTrainingConfig
 from tokenizer.training.adversarial import AdversarialConfig
+from tokenizer.training.augmentation import Augmentation
 from tokenizer.training.autoencoder import ReconstructionConfig, train_autoencoder
-from tokenizer.training.data import Augmentation, Clip, scan, split_clips
+from tokenizer.training.clips import Clip, scan, split_clips
 from tokenizer.training.decoder import FinetuneConfig, finetune_decoder
-from tokenizer.training.loop import LoopConfig
 from tokenizer.training.quantizer import FitConfig, fit_quantizer
 
 RATES = (16_000, 10_000, 3_000)
@@ -149,9 +150,9 @@ class Budget:
     seed: int = 0
 
 
-def loop(budget: Budget, steps: int, learning_rate: float) -> LoopConfig:
+def loop(budget: Budget, steps: int, learning_rate: float) -> CropTrainingConfig:
     """The loop of any stage."""
-    return LoopConfig(
+    return CropTrainingConfig(
         steps=steps,
         batch_size=budget.batch_size,
         learning_rate=learning_rate,

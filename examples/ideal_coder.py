@@ -26,7 +26,7 @@ from tokenizer import open_audio
 from tokenizer.evaluation.evaluate import as_table
 from tokenizer.evaluation.metrics import mel_distance, si_sdr
 from tokenizer.networks.spectral import imdct, mdct
-from tokenizer.training.data import scan
+from tokenizer.training.clips import scan
 
 RATE, HOP = 44_100, 441
 # Power of the noise that fills what is not coded, over the power that is missing.

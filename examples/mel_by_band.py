@@ -22,7 +22,7 @@ from tqdm import tqdm
 from tokenizer import load_tokenizer, open_audio
 from tokenizer.evaluation.evaluate import as_table
 from tokenizer.networks.spectral import mel_filters, stft_magnitude
-from tokenizer.training.data import scan
+from tokenizer.training.clips import scan
 from tokenizer.training.losses import MEL_BINS, MEL_WINDOWS, log_mel
 
 EDGES_HZ = (0, 1000, 2000, 4000, 8000, 12_000, 16_000, 30_000)

@@ -35,8 +35,8 @@ from tokenizer.evaluation.comparison import (
 from tokenizer.evaluation.evaluate import as_table
 from tokenizer.model.loading import BUNDLED
 from tokenizer.saving import write_json, write_text
-from tokenizer.training.data import scan
-from tokenizer.training.loop import LoopConfig
+from tokenizer.training import CropTrainingConfig
+from tokenizer.training.clips import scan
 from tokenizer.training.quantizer import FitConfig
 
 # What Lahrichi, Hadjeres, Richard and Peeters' own system scores: the sounds of their demo page (7
@@ -106,7 +106,7 @@ def run(model: Competitor, options: argparse.Namespace) -> dict[str, Any]:
     """Compares everything on one model's latents."""
     loop = None
     if options.finetune:
-        loop = LoopConfig(
+        loop = CropTrainingConfig(
             steps=options.finetune,
             batch_size=options.batch_size,
             crop_seconds=options.crop_seconds,

@@ -203,7 +203,7 @@ def test_bad_input_is_one_line_and_exit_2(folder, tmp_path, capsys):
         "heads": (["train-diffusion", data, *out, *LOOP, *tokenizer, "--heads", 7], "heads=7"),
         "other tokenizer": (["train-diffusion", data, *out, *LOOP], "--tokenizer"),
         "changed": (
-            ["train-diffusion", data, "--out", diffusion, *tokenizer, *LOOP, "--width", 64],
+            ["train-diffusion", data, "--out", diffusion, *tokenizer, *LOOP, "--width", 48],
             "another --out",
         ),
         "report": (["report", tmp_path / "empty", *out], "samples.json"),
