@@ -78,15 +78,8 @@ class ShardRecord:
 
 
 @dataclass(frozen=True)
-class ManifestOptions:
-    """The options in a manifest that say what rows hold; all are kept as they were.
-
-    Attributes:
-        codes: Whether rows have codes.
-        latents: Whether rows have latents.
-        segment_seconds: Length of a segment; None for a row a clip.
-        clips_per_shard: Clips of the corpus that a shard stands for.
-    """
+class _Options:
+    """The options that are read again; `Manifest.options` has all."""
 
     codes: bool
     latents: bool
@@ -138,7 +131,7 @@ class Manifest:
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        parse(ManifestOptions, self.options, "options")
+        parse(_Options, self.options, "options")
         sizes = {
             "sampling_rate": self.sampling_rate,
             "hop_length": self.hop_length,

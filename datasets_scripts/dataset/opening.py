@@ -20,17 +20,8 @@ from tokenizer.errors import InputError, MissingFileError
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What `Statistics.summary` returns, as far as it is read again.
-
-    Attributes:
-        rows: Number of rows.
-        hours: Of audio.
-        frames: Number of frames.
-        bits_per_code: Mean entropy of the codebooks; None without codes.
-        latents_mean: ``[D]``; None without latents.
-        latents_std: ``[D]``; None without latents.
-    """
+class _Summary:
+    """What is read again of `Statistics.summary`."""
 
     rows: int
     hours: float
@@ -45,25 +36,13 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class SplitSummary(Summary):
-    """The summary of a split.
-
-    Attributes:
-        sums: From which the summary was made.
-    """
-
+class _SplitSummary(_Summary):
     sums: Sums
 
 
 @dataclass(frozen=True)
-class AllSummaries(Summary):
-    """``statistics.json``.
-
-    Attributes:
-        splits: The summary of each split; the other values are those of all splits together.
-    """
-
-    splits: dict[str, SplitSummary]
+class _AllSummaries(_Summary):
+    splits: dict[str, _SplitSummary]
 
 
 def read_statistics(folder: Folder, manifest: Manifest) -> dict[str, Any] | None:
@@ -76,7 +55,7 @@ def read_statistics(folder: Folder, manifest: Manifest) -> dict[str, Any] | None
         return None
     where = folder.path(STATISTICS)
     value = folder.read_json(STATISTICS)
-    found: AllSummaries = parse(AllSummaries, value, where)
+    found: _AllSummaries = parse(_AllSummaries, value, where)
     dim = manifest.latent_dim if manifest.options["latents"] else 0
     for name, split in found.splits.items():
         sizes = tuple(map(len, split.sums.code_counts))

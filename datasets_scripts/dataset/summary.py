@@ -17,16 +17,7 @@ from tokenizer.errors import InputError
 
 @dataclass(frozen=True)
 class Sums:
-    """The sums of `Statistics` as they are stored.
-
-    Attributes:
-        rows: Number of rows.
-        num_samples: Of all rows.
-        frames: Of all rows.
-        code_counts: For each codebook, how often each entry occurs.
-        latents_sum: ``[D]``.
-        latents_square_sum: ``[D]``.
-    """
+    """The sums of `Statistics` as they are stored, with its attributes."""
 
     rows: int
     num_samples: int

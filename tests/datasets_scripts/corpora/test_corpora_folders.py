@@ -120,6 +120,25 @@ class TestAudiofolder:
         assert (first.label, first.caption) == ("3", "dog")
         assert first.metadata == {"transcription": "Woof, woof"}
 
+    def test_captions_beside_the_audio(self, tmp_path):
+        files = {"a.wav": None, "a.txt": " A dog \n", "b.v2.WAV": None, "b.v2.TXT": "A cat"}
+        root = write_tree(tmp_path / "plain", {**files, "c.wav": None, "readme.txt": "no caption"})
+        captions = [clip.caption for clip in clips(prepared("audiofolder", root, "train"))]
+        assert captions == ["A dog", "A cat", None]
+        # Metadata comes first.
+        table = "file_name,text\na.wav,From the table\nb.v2.WAV,\n"
+        root = write_tree(tmp_path / "listed", {**files, "metadata.csv": table})
+        captions = [clip.caption for clip in clips(prepared("audiofolder", root, "train"))]
+        assert captions == ["From the table", "A cat"]
+        (root / "b.v2.TXT").write_bytes(b"\xff")
+        assert "b.v2.WAV" in missing(prepared("audiofolder", root, "train"))
+
+    def test_missing_values_are_no_text(self, tmp_path):
+        rows = '{"file_name": "a.wav", "label": NaN, "text": NaN, "n": NaN, "m": 1}'
+        root = write_tree(tmp_path, {"a.wav": None, "metadata.jsonl": rows})
+        (clip,) = clips(prepared("audiofolder", root, "train"))
+        assert (clip.label, clip.caption, clip.metadata) == (None, None, {"m": "1"})
+
     def test_what_metadata_and_folder_do_not_agree_on(self, tmp_path):
         root = write_tree(
             tmp_path,
@@ -315,6 +334,27 @@ class TestWebDataset:
             assert isinstance(other[0].audio, AudioBytes)
             assert [c.read_bytes() for c in other] == [c.read_bytes() for c in plain]
             assert [c.metadata for c in other] == [c.metadata for c in plain]
+
+    def test_texts_of_names_with_dots_and_upper_case(self, tmp_path):
+        members = {
+            "a.mic1.wav": sound(),
+            "a.mic1.txt": b"first",
+            "a.txt": b"not this one",
+            "b.WAV": sound(),
+            "b.TXT": b"upper",
+            "b.CLS": b"dog",
+            "c.wav": sound(),
+            "c.meta.JSON": b'{"text": "object", "label": NaN}',
+            "d.wav": sound(),
+            "d.en.txt": b"one",
+            "d.de.txt": b"eins",
+        }
+        write_tar(tmp_path / "x.tar", members)
+        items = prepared("webdataset_shards", tmp_path, "train")
+        assert [clip.caption for clip in clips(items)] == ["first", "upper", "object"]
+        assert [clip.label for clip in clips(items)] == [None, "dog", None]
+        # Which of them is meant cannot be told.
+        assert "de.txt, en.txt" in missing(items)["x.tar/d"]
 
     def test_samples_that_are_not_as_they_should_be(self, tmp_path):
         members = {

@@ -12,7 +12,7 @@ from datasets_scripts.dataset.storage import Folder
 from datasets_scripts.sources.corpus import CorpusClip
 
 
-def test_a_run_that_stopped_anywhere_goes_on(corpus, prepared, tokenizer, tmp_path, monkeypatch):
+def test_a_run_that_stopped_anywhere_goes_on(tokenizer, tmp_path, monkeypatch):
     # Every call that changes a file is a place to stop, before it and after it.
     class Stopped(BaseException):
         pass
@@ -39,12 +39,14 @@ def test_a_run_that_stopped_anywhere_goes_on(corpus, prepared, tokenizer, tmp_pa
     def run(out):
         nonlocal calls
         calls = 0
-        prepare_dataset("audiofolder", corpus, out, tokenizer=tokenizer, options=BOTH)
+        options = RowOptions(latents=True, clips_per_shard=1)
+        prepare_dataset("audiofolder", tmp_path / "in", out, tokenizer=tokenizer, options=options)
 
+    make_folder(tmp_path / "in", 3, longest=0.3)
     stop_at(10**9)
     run(tmp_path / "whole")
     assert calls == 1 + 3 * 2 + 3  # manifest; shards and their records; statistics, card, manifest
-    expected = files_of(prepared)
+    expected = files_of(tmp_path / "whole")
     for place in range(1, calls + 1):
         for sign in (1, -1):
             out = tmp_path / f"stopped{sign * place}"
