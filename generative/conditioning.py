@@ -1,9 +1,9 @@
 """Class labels and captions as embeddings, for language models and diffusion models alike.
 
-A condition is a short sequence of vectors: the first stands for the class, the others for the words
-of the caption. What is not asked for (label -1, caption None) and what training hides becomes the
-learned embedding of "no label" alone, so the unconditional model that classifier-free guidance
-needs (Ho and Salimans, 2022) is the same network.
+A condition is a short sequence of vectors: the first embeds the class, the others the tokens of the
+caption. Without class and caption, and where training hides them, it is the learned embedding of
+"no label" alone. So one network is also the unconditional model that classifier-free guidance needs
+(Ho and Salimans, 2022).
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from torch import Tensor, nn
 
 from tokenizer.errors import InputError
 
-# Captions are cut after so many tokens of the text encoder.
+# Longer captions are truncated to this number of tokens.
 MAX_TOKENS = 128
 
 
 class TextEncoder:
     """A frozen `transformers` text encoder with its tokenizer.
 
-    Not a ``torch.nn.Module`` on purpose: its weights are neither trained, nor averaged, nor stored
-    again in every checkpoint of the model that it conditions, which knows it by name.
+    This is not a ``torch.nn.Module``: its weights are neither trained nor averaged, and the model
+    that it conditions stores its name only.
 
     Args:
-        model: An encoder, or an encoder-decoder whose encoder is used (T5).
-        tokenizer: Of the model.
+        model: An encoder, or an encoder-decoder such as T5, of which the encoder is used.
+        tokenizer: The tokenizer of the model.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
@@ -40,11 +40,11 @@ class TextEncoder:
 
     @classmethod
     def from_pretrained(cls, name: str) -> TextEncoder:
-        """Loads a folder or hub repository that holds a model and its tokenizer (safetensors)."""
+        """Loads a folder or hub repository with a model (safetensors) and its tokenizer."""
         from transformers import AutoModel, AutoTokenizer
 
         config = _text_config(name)
-        # AutoModel of a T5 would load its decoder too.
+        # AutoModel would load T5's decoder too.
         if config.model_type == "t5":
             from transformers import T5EncoderModel as kind
         else:
@@ -54,14 +54,14 @@ class TextEncoder:
 
     @property
     def width(self) -> int:
-        """Of the embeddings."""
+        """Width of the embeddings."""
         return int(self.model.config.hidden_size)
 
     @torch.no_grad()
     def __call__(
         self, captions: Sequence[str], device: torch.device
     ) -> tuple[Float[Tensor, "B S W"], Bool[Tensor, "B S"]]:
-        """Embeddings of the tokens of each caption, and which of them are no padding."""
+        """Embeds the tokens of each caption; the mask is False for padding."""
         self.model = self.model.to(device)
         tokens = self.tokenizer(
             list(captions),
@@ -72,7 +72,7 @@ class TextEncoder:
             max_length=MAX_TOKENS,
         ).to(device)
         mask = tokens["attention_mask"]
-        # Not all encoders know token types and the like.
+        # Not all encoders take token types and other outputs of the tokenizer.
         hidden = self.model(input_ids=tokens["input_ids"], attention_mask=mask).last_hidden_state
         return hidden.float(), mask.bool()
 
@@ -87,14 +87,14 @@ class Conditioner(nn.Module):
     """Turns labels and captions into embeddings.
 
     Args:
-        width: Of the embeddings.
-        labels: Names of the classes; a batch holds indices into them.
+        width: Width of the embeddings.
+        labels: Names of the classes; batches hold indices into them.
         text_encoder: Name or folder of a `transformers` text encoder, or a `TextEncoder`; None
-            for models without captions. One given by name is loaded when the first caption comes.
-        dropout: Share of the items whose label and caption are hidden together, in training.
+            for models without captions. A name is loaded when the first caption comes.
+        dropout: Share of the training items whose label and caption are hidden together.
 
     Raises:
-        ValueError: If the dropout is no probability.
+        ValueError: If the dropout is not in 0..1 or the width not positive.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Conditioner(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 <= dropout <= 1:
-            raise InputError(f"dropout={dropout:g} is no probability.")
+            raise InputError(f"dropout={dropout:g} is not in 0..1.")
         if width < 1:
             raise InputError(f"width={width} must be at least 1.")
         self.width, self.labels, self.dropout = width, tuple(labels), float(dropout)
@@ -142,16 +142,15 @@ class Conditioner(nn.Module):
 
         Args:
             conditions: ``label`` int64 ``[B]``, -1 for none; ``caption``, a list of B strings or
-                None (absent: none).
-            generator: On the CPU; given (in training), it draws which items are hidden.
+                None; optional.
+            generator: On the CPU. Draws which items are hidden, in training. Default: none are.
 
         Returns:
-            Embeddings, the label's first (S >= 1), and a mask that is True where one is meant. The
-            first is always there.
+            Embeddings, that of the label first, and a mask that is False for padding.
 
         Raises:
-            ValueError: For labels out of range, captions for a model that has no text encoder, or
-                numbers of items that differ.
+            ValueError: For labels out of range, for captions without a text encoder, or if the
+                numbers of labels and captions differ.
         """
         labels = conditions["label"]
         captions = list(conditions.get("caption") or [None] * len(labels))
@@ -195,16 +194,17 @@ class Conditioner(nn.Module):
         return self({"label": labels, "caption": captions})
 
     def _words(self, captions: Sequence[str | None]) -> tuple[Tensor, Tensor]:
-        """Projected tokens of the captions; zero, and False in the mask, where there is none."""
+        """Projected tokens of the captions and their mask; padding is zero."""
         encoder = self.text_encoder
         if encoder is None or self.text is None or self.text_norm is None:
-            raise InputError("A caption was given, but this model was made without text_encoder=.")
-        given = [i for i, caption in enumerate(captions) if caption is not None]
-        hidden, present = encoder([captions[i] or "" for i in given], self.label.weight.device)
+            raise InputError("This model takes no captions: it was made without text_encoder=.")
+        indices = [i for i, caption in enumerate(captions) if caption is not None]
+        texts = [caption for caption in captions if caption is not None]
+        hidden, present = encoder(texts, self.label.weight.device)
         words = self.text(self.text_norm(hidden)) * present[..., None]
         out = words.new_zeros(len(captions), *words.shape[1:])
         mask = present.new_zeros(len(captions), present.shape[1])
-        rows = torch.tensor(given, device=words.device)
+        rows = torch.tensor(indices, device=words.device)
         return out.index_copy(0, rows, words), mask.index_copy(0, rows, present)
 
 

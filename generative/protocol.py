@@ -1,4 +1,4 @@
-"""What both families of models agree on: batches to train on, requests, and rows as answers."""
+"""The interface of both families of models: training batches, requests and generated rows."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ MAX_DEPTH, MAX_WIDTH, MAX_CODEBOOKS, MAX_ENTRIES = 1024, 2**16, 1024, 2**16
 
 # One clip as the tokenizer decodes it: "codes" or "latents", "num_samples", "num_channels", "gain".
 TokenRow = dict[str, Any]
-# "codes" int64 [B, T, K] or "latents" float32 [B, T, D], "mask" bool [B, T], "ended" bool [B]: the
-# clip ends with the last frame, "label" int64 [B] (-1: none), "caption" list[str | None].
+# Clips to train on: "codes" int64 [B, T, K] or "latents" float32 [B, T, D]; "mask" bool [B, T],
+# True for frames of the clip; "ended" bool [B], True where the clip ends with the last of them;
+# "label" int64 [B], -1 for none; "caption", a list of B strings or None.
 Batch = dict[str, Any]
 
 
@@ -36,10 +37,10 @@ class CodeSampling:
 
     Attributes:
         temperature: Divides the logits; 0 takes the likeliest code.
-        top_k: Draw from so many of the likeliest codes only; None for all.
-        top_p: Draw from the likeliest codes that together have this probability; None for all.
-        use_cache: Whether keys and values of earlier steps are kept; the result is the same.
-        stop: Whether clips may end before the requested length, where the model says so.
+        top_k: Number of likeliest codes to draw from; None for all.
+        top_p: Total probability of the likeliest codes to draw from; None for all.
+        use_cache: Whether to keep keys and values of earlier steps; the result is the same.
+        stop: Whether the model may end clips before the requested length.
     """
 
     temperature: float | int = 1.0
@@ -49,7 +50,7 @@ class CodeSampling:
     stop: bool = False
 
     def __post_init__(self) -> None:
-        # NaN, which compares as false, is refused too.
+        # Written so that NaN, for which every comparison is false, is refused too.
         if not self.temperature >= 0:
             raise InputError(f"temperature must not be negative, got {self.temperature:g}.")
         if self.top_k is not None and self.top_k < 1:
@@ -60,10 +61,10 @@ class CodeSampling:
 
 @dataclass(frozen=True)
 class DiffusionSampling:
-    """How a diffusion model goes from noise to latents.
+    """How a diffusion model integrates from noise to latents.
 
     Attributes:
-        steps: Evaluations of the model (twice as many with guidance, in one batch).
+        steps: Evaluations of the model; guidance doubles the batch of each.
         solver: "euler" (`FlowMatchEulerDiscreteScheduler`) or "dpm++"
             (`DPMSolverMultistepScheduler`, second order).
     """
@@ -102,19 +103,19 @@ def label_indices(labels: Sequence[str | None], names: Sequence[str]) -> Int[Ten
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """Some clips of equal length to generate.
+    """Clips of equal length to generate.
 
     Attributes:
         num_frames: T of each clip, a prompt included.
-        num_samples: What the T frames are cut to when they are decoded; at most what they cover.
+        num_samples: Samples of each decoded clip; at most what the T frames cover.
         num_channels: Audio channels that the tokenizer codes jointly.
-        gain: Root mean square level of the clips; None: that of the class in the training data,
-            else the tokenizer's default.
-        labels: Name of a class, or None, for each clip; its length is the number of clips.
+        gain: Root mean square level of the clips. None: the level of the class in the training
+            data, else the tokenizer's default.
+        labels: Class or None for each clip; its length is the number of clips.
         captions: Text or None for each clip; empty means None for all.
-        prompts: For each clip a row of the tokenizer whose frames the clip begins with, or None;
-            empty means None for all.
-        guidance_scale: Of classifier-free guidance; 1 is none.
+        prompts: For each clip the row of the tokenizer that it begins with, or None; empty means
+            None for all.
+        guidance_scale: Scale of classifier-free guidance; 1 for none.
         codes: Settings of language models.
         diffusion: Settings of diffusion models.
     """
@@ -151,15 +152,15 @@ class GenerationRequest:
         return len(self.labels)
 
     def conditions(self, names: Sequence[str]) -> dict[str, Any]:
-        """Labels and captions in the form of a training batch."""
+        """Labels and captions, as in a training batch."""
         captions = list(self.captions) or [None] * self.batch_size
         return {"label": label_indices(self.labels, names), "caption": captions}
 
     def shared_columns(self, gain: float | None = None) -> TokenRow:
-        """What every generated row holds besides its codes or latents.
+        """The columns of a generated row besides its codes or latents.
 
         Args:
-            gain: Level where the request names none; None leaves it to the tokenizer.
+            gain: Level if the request names none; None leaves it to the tokenizer.
         """
         level = gain if self.gain is None else float(self.gain)
         row: TokenRow = {"num_samples": self.num_samples, "num_channels": self.num_channels}
@@ -170,7 +171,7 @@ def num_samples_of(seconds: float | int, sampling_rate: int) -> int:
     """Samples of a clip of this length.
 
     Raises:
-        ValueError: If nothing is left to generate, or no end of it.
+        ValueError: If the length is not a positive number of at most a day.
     """
     if not abs(seconds) <= _LONGEST:
         raise InputError(f"seconds={seconds:g}: a clip has a length, of {_LONGEST:,} s at most.")
@@ -180,9 +181,9 @@ def num_samples_of(seconds: float | int, sampling_rate: int) -> int:
 
 
 def encoder_fingerprint(tokenizer: LatentTokenizer) -> str:
-    """Sixteen hex digits that say which encoder made some latents.
+    """Sixteen hex digits that identify the encoder of a tokenizer.
 
-    The whole fingerprint will not do: it changes with a decoder's finetuning, latents do not.
+    Unlike ``LatentTokenizer.fingerprint``, they stay the same when a decoder is finetuned.
     """
     digest = hashlib.sha256()
     for name, value in sorted(tokenizer.autoencoder.encoder.state_dict().items()):
@@ -193,21 +194,21 @@ def encoder_fingerprint(tokenizer: LatentTokenizer) -> str:
 
 @runtime_checkable
 class GenerativeModel(Protocol):
-    """What training, sampling and evaluation need of a model; it is a ``torch.nn.Module`` too.
+    """What training, sampling and evaluation need of a model, besides ``torch.nn.Module``.
 
     Attributes:
-        column: What it learns: "codes" or "latents".
+        column: What it models: "codes" or "latents".
     """
 
     column: str
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the classes it can be conditioned on."""
+        """Names of the classes that it can be conditioned on."""
         ...
 
     def training_loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Scalars of a batch: "loss" is the one to minimise, the others are logged.
+        """Computes scalars of a batch: "loss" is minimised, the others are logged.
 
         Args:
             batch: See `Batch`; tensors on the model's device.
@@ -218,7 +219,7 @@ class GenerativeModel(Protocol):
     def generate_rows(
         self, request: GenerationRequest, generator: torch.Generator
     ) -> list[TokenRow]:
-        """A row per clip that the tokenizer's ``decode_codes`` or ``decode_latents`` takes.
+        """Generates a row per clip for the tokenizer's ``decode_codes`` or ``decode_latents``.
 
         Args:
             request: What to generate.

@@ -1,12 +1,21 @@
-"""What the three command lines share: exit codes, and one line for what the user can mend."""
+"""What the three command lines share: exit codes, error messages and options of dataclasses."""
 
 from __future__ import annotations
 
+import argparse
+import inspect
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import MISSING, fields
+from typing import Any, TypeVar
 
 from tokenizer.errors import UserError
+
+Config = TypeVar("Config")
+
+_METAVARS: dict[type, str] = {int: "N", float: "X"}
 
 
 def run_command(name: str, command: Callable[[], int | None]) -> int:
@@ -43,3 +52,73 @@ def run_command(name: str, command: Callable[[], int | None]) -> int:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
     return code or 0
+
+
+def add_fields(
+    parser: argparse.ArgumentParser,
+    config: type,
+    *,
+    title: str | None = None,
+    shown: Collection[str] | None = None,
+    **defaults: Any,
+) -> None:
+    """Adds an option for every field of a dataclass, with help from its docstring.
+
+    Args:
+        parser: Where to add a group of options.
+        config: The dataclass. Fields without default become required options.
+        title: Title of the group. Default: the name of the dataclass.
+        shown: Fields that ``--help`` lists; the others are taken too. Default: all.
+        defaults: Values that replace the dataclass' own.
+    """
+    group = parser.add_argument_group(title or config.__name__)
+    texts = field_help(config)
+    for field in fields(config):
+        default = defaults.get(field.name, None if field.default is MISSING else field.default)
+        kind, keywords = type(default) if default is not None else int, {}
+        text = f"{default:g}" if isinstance(default, float) else str(default)
+        if isinstance(default, bool):
+            keywords["action"] = argparse.BooleanOptionalAction
+        elif isinstance(default, tuple):
+            metavar = ("LOW", "HIGH")
+            keywords |= {"nargs": len(default), "type": type(default[0]), "metavar": metavar}
+            text = " ".join(f"{value:g}" for value in default)
+        else:
+            keywords |= {"type": kind, "metavar": _METAVARS.get(kind, "TEXT")}
+        required = field.default is MISSING and field.name not in defaults
+        ending = "required" if required else f"default: {text}"
+        text = f"{first_sentence(texts[field.name])}; {ending}".replace("%", "%%")
+        if shown is not None and field.name not in shown:
+            text = argparse.SUPPRESS
+        name = "--" + field.name.replace("_", "-")
+        group.add_argument(name, default=default, help=text, required=required, **keywords)
+
+
+def take(config: type[Config], options: argparse.Namespace) -> Config:
+    """Builds a dataclass from the options that `add_fields` added."""
+    values = {f.name: getattr(options, f.name) for f in fields(config)}  # pyright: ignore[reportArgumentType]
+    return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def field_help(config: type) -> dict[str, str]:
+    """What each field of a dataclass means, in the words of its docstring's "Attributes"."""
+    texts: dict[str, str] = {}
+    for parent in reversed(config.__mro__):
+        lines = inspect.cleandoc(parent.__dict__.get("__doc__") or "").splitlines()
+        start = lines.index("Attributes:") + 1 if "Attributes:" in lines else len(lines)
+        name = ""
+        for line in lines[start:]:
+            if not line.startswith("    "):
+                break
+            if field := re.match(r"    (\w+): (.*)", line):
+                name, texts[field[1]] = field[1], field[2]
+            else:
+                texts[name] += " " + line.strip()
+    return {name: text.replace("``", "") for name, text in texts.items()}
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of a text, as help of an option."""
+    sentence = text.split(". ")[0].rstrip(".")
+    is_word = sentence[1:2].islower() and not sentence.startswith("Hz")
+    return sentence[:1].lower() + sentence[1:] if is_word else sentence

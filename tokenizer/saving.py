@@ -192,6 +192,20 @@ def whole_folder(folder: str | Path) -> Path | None:
     return next((path for path in (folder, _replaced(folder)) if path.exists()), None)
 
 
+def save_pretrained(save: Callable[..., Any], folder: str | Path, **options: Any) -> None:
+    """Saves a model by a ``save_pretrained`` of transformers or diffusers; see `writing_files`.
+
+    Args:
+        save: The bound ``save_pretrained``.
+        folder: Where to save; its name is that of the repository if the model is pushed to the hub.
+        options: Of ``save``.
+    """
+    if options.get("push_to_hub"):
+        options.setdefault("repo_id", Path(folder).name)
+    with writing_files(folder) as new:
+        save(new, **options)
+
+
 def load_pretrained(
     load: Callable[..., Any], name: str, kind: str, **options: Any
 ) -> tuple[Any, dict[str, Any]]:

@@ -2,7 +2,7 @@
 
     python -m generative.benchmarks.diffusion_speed [--seconds 10] [--steps 25] [--threads 2]
 
-The model has the size of the trained example and random weights: its speed does not depend on them.
+The model has the default size and random weights, on which its speed does not depend.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description="Speed of latent diffusion.")
     parser.add_argument("--run", help="a trained run; default: a new model of the default size")
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--guidance", type=float, default=2.0)
-    parser.add_argument("--solver", choices=("euler", "dpm++"), default="euler")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=10.0, help="length in s; default: 10")
+    parser.add_argument("--steps", type=int, default=25, help="evaluations; default: 25")
+    parser.add_argument("--guidance", type=float, default=2.0, help="1 for none; default: 2")
+    parser.add_argument(
+        "--solver", choices=("euler", "dpm++"), default="euler", help="default: euler"
+    )
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads; default: 2")
+    parser.add_argument("--repetitions", type=int, default=3, help="default: 3")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)

@@ -3,9 +3,8 @@
     python -m generative.benchmarks.lm_speed [--frames 500] [--codebooks 3] [--threads 2]
 
 Weights are random, as speed does not depend on them. Both have the same width, depth, heads and
-matrix products per step (MusicGen's cross-attention, which ours lacks, is there but not used), the
-delay pattern, and draw from the 250 likeliest codes.
-Each figure is the best of several repetitions.
+matrix products per step (MusicGen's cross-attention is not used), the delay pattern, and draw from
+the 250 likeliest codes. Each figure is the best of several repetitions.
 """
 
 from __future__ import annotations
@@ -104,13 +103,18 @@ def run_musicgen(
 def main() -> None:
     """Measures and prints the table."""
     parser = argparse.ArgumentParser(description="Sampling speed of codec language models.")
-    parser.add_argument("--frames", type=int, default=500, help="frames to generate")
-    parser.add_argument("--codebooks", type=int, default=3)
-    parser.add_argument("--width", type=int, default=384)
-    parser.add_argument("--depth", type=int, default=6)
-    parser.add_argument("--heads", type=int, default=6)
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    parser.add_argument("--repetitions", type=int, default=3)
+    for name, default, text in (
+        ("frames", 500, "frames to generate"),
+        ("codebooks", 3, "codebooks"),
+        ("width", 384, "width of the hidden states"),
+        ("depth", 6, "layers"),
+        ("heads", 6, "attention heads"),
+        ("threads", 2, "CPU threads"),
+        ("repetitions", 3, "repetitions, of which the fastest counts"),
+    ):
+        parser.add_argument(
+            f"--{name}", type=int, default=default, help=f"{text}; default: {default}"
+        )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     frames, short = options.frames, max(options.frames // 10, 4)

@@ -1,15 +1,15 @@
 """`LatentDiffusion`: flow matching on the tokenizer's continuous latents.
 
-Latents x, of mean 0 and deviation 1 in every channel, and Gaussian noise n are mixed as
-``(1 - sigma) x + sigma n``; the network learns the velocity ``n - x`` (Lipman et al., 2023), with
+Latents x of mean 0 and deviation 1 in every channel and Gaussian noise n are mixed as
+``(1 - sigma) x + sigma n``. The network learns the velocity ``n - x`` (Lipman et al., 2023), with
 sigma drawn from a logit-normal distribution (Esser et al., 2024, Stable Diffusion 3). Schedulers of
-`diffusers` integrate it from noise to latents.
+`diffusers` integrate the velocity from noise to latents.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +35,22 @@ from generative.protocol import (
     check_prompt_length,
 )
 from tokenizer.errors import InputError
-from tokenizer.saving import load_pretrained, writing_files
+from tokenizer.saving import load_pretrained, save_pretrained
 
-# What hundreds of frames share (level, timbre) shows through more noise than each frame alone: it
-# is settled at high noise, so that is where steps are due (Esser et al., 2024, section 5.3.2, for
-# images of many pixels).
+# What hundreds of frames share, such as level and timbre, is visible through more noise than a
+# single frame. It is decided at high noise, so more steps belong there (Esser et al., 2024, section
+# 5.3.2, on large images).
 SHIFT = 3.0
 
 Scheduler = FlowMatchEulerDiscreteScheduler | DPMSolverMultistepScheduler
 
 
 def make_scheduler(solver: str = "euler", shift: float | int = SHIFT) -> Scheduler:
-    """A scheduler for flow matching.
+    """Makes a scheduler for flow matching.
 
     Args:
         solver: "euler" or "dpm++" (second order, multistep).
-        shift: Above 1, more of the steps are taken at high noise.
+        shift: Above 1, more of the steps are at high noise.
     """
     if solver == "euler":
         return FlowMatchEulerDiscreteScheduler(TRAIN_TIMESTEPS, shift=shift)
@@ -67,19 +67,30 @@ def make_scheduler(solver: str = "euler", shift: float | int = SHIFT) -> Schedul
 
 
 def set_steps(scheduler: Any, steps: int, device: torch.device) -> None:
-    """Plans ``steps`` evaluations.
+    """Sets the noise levels of ``steps`` evaluations.
 
-    Euler's own default spends its last evaluation between sigma 0.001 and 0; equal steps from 1
-    to 0 are what `diffusers`' flow matching pipelines use.
+    Euler's default wastes its last evaluation between sigma 0.001 and 0. Equal steps from 1 to 0,
+    before the shift, are what the flow matching pipelines of `diffusers` use.
     """
     if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
         sigmas = np.linspace(1.0, 1.0 / steps, steps).tolist()
         scheduler.set_timesteps(sigmas=sigmas, device=device)
         return
     with warnings.catch_warnings():
-        # NumPy's complaint about `diffusers`' and torch's own code.
+        # NumPy warns about code of `diffusers` and torch.
         warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
         scheduler.set_timesteps(steps, device=device)
+
+
+def draw_noise(
+    shape: tuple[int, ...], generator: torch.Generator | Sequence[torch.Generator]
+) -> Tensor:
+    """Draws Gaussian noise on the CPU, by one generator or by one an item of the batch."""
+    if isinstance(generator, torch.Generator):
+        return torch.randn(shape, generator=generator)
+    if len(generator) != shape[0]:
+        raise InputError(f"{len(generator)} generators for {shape[0]} clips.")
+    return torch.stack([torch.randn(shape[1:], generator=each) for each in generator])
 
 
 class LatentDiffusion(ModelMixin, ConfigMixin):
@@ -87,20 +98,19 @@ class LatentDiffusion(ModelMixin, ConfigMixin):
 
     Args:
         latent_dim: D of the tokenizer.
-        labels: Names of the classes that it can be asked for.
-        text_encoder: A `transformers` text encoder (a name or folder) for captions; None for none.
-        width: Of the transformer.
-        depth: Of the transformer.
-        heads: Of the transformer.
-        patch_frames: Frames per token of the transformer.
-        condition_dropout: Share of training items whose conditions are hidden, which is what
-            guidance needs.
-        logit_mean: Of the logit of sigma in training.
-        logit_std: Of the logit of sigma in training.
-        shift: Of the sampling schedule; see `make_scheduler`.
-        gains: Level of the training rows of each class, and under "" of all: latents are of audio
-            at level 1.
-        fingerprint: Of the tokenizer that made the latents, so that no other decodes them.
+        labels: Names of the classes to condition on.
+        text_encoder: A `transformers` text encoder (name or folder) for captions; None for none.
+        width: Width of the transformer; an even multiple of ``heads``.
+        depth: Blocks of the transformer.
+        heads: Attention heads.
+        patch_frames: Latent frames per token of the transformer.
+        condition_dropout: Share of training items whose conditions are hidden; guidance needs it.
+        logit_mean: Mean of the logit of sigma in training.
+        logit_std: Deviation of the logit of sigma in training.
+        shift: Shift of the sampling schedule; see `make_scheduler`.
+        gains: Median root mean square level of the training rows of each class, and under "" of
+            all: latents represent audio at level 1.
+        fingerprint: Identifies the encoder that made the latents; only its tokenizer decodes them.
 
     Attributes:
         latents_mean: Buffer ``[D]``, set by `set_statistics`.
@@ -153,35 +163,33 @@ class LatentDiffusion(ModelMixin, ConfigMixin):
         cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
     ) -> LatentDiffusion:
         """Loads a folder or hub repository; arguments as for ``diffusers.ModelMixin``."""
+        if "dtype" in kwargs:  # The name in `transformers`.
+            kwargs["torch_dtype"] = kwargs.pop("dtype")
         # Models made on the "meta" device lack whatever is not in the file, e.g. text encoders.
         kwargs["low_cpu_mem_usage"] = False
         want_info = kwargs.pop("output_loading_info", False)
         name, load = str(pretrained_model_name_or_path), super().from_pretrained
         model, info = load_pretrained(load, name, "diffusion model", **kwargs)
         if kwargs.get("torch_dtype") is None:
-            # Weights may be stored in half precision; computing is in float32 all the same.
+            # Weights may be stored in half precision; the model computes in float32.
             model = model.float()
         return (model, info) if want_info else model  # pyright: ignore[reportReturnType]
 
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, save_directory: str | Path, **kwargs: Any
     ) -> None:
-        """Saves configuration and weights, each as a whole or not at all.
+        """Saves configuration and weights; an error leaves the files of before.
 
         Args:
-            save_directory: A folder, made if it is not there; other files in it stay.
+            save_directory: A folder, created if needed; other files in it stay.
             kwargs: As for ``diffusers.ModelMixin.save_pretrained``.
         """
-        folder = Path(save_directory)
-        if kwargs.get("push_to_hub"):
-            kwargs.setdefault("repo_id", folder.name)
-        with writing_files(folder) as partial:
-            super().save_pretrained(partial, **kwargs)
+        save_pretrained(super().save_pretrained, save_directory, **kwargs)
 
     def set_statistics(self, mean: Float[Tensor, " D"], std: Float[Tensor, " D"]) -> None:
-        """Takes over the latents' mean and deviation, e.g. the tokenizer's."""
+        """Sets the mean and deviation of the latents, usually the tokenizer's."""
         if not bool((std > 0).all()):
-            raise InputError("std has values that are not positive: latents cannot be divided by.")
+            raise InputError(f"std must be positive, but its least value is {float(std.min()):g}.")
         self.latents_mean.copy_(mean)
         self.latents_std.copy_(std)
 
@@ -196,10 +204,10 @@ class LatentDiffusion(ModelMixin, ConfigMixin):
     # Training
 
     def draw_sigmas(self, count: int, generator: torch.Generator) -> Float[Tensor, " B"]:
-        """Shares of noise from the logit-normal distribution, spread evenly over the batch.
+        """Draws sigmas from the logit-normal distribution, stratified over the batch.
 
-        Item i draws from the i-th of equal parts of the distribution (stratified), which makes the
-        loss less noisy than independent draws; each sigma alone has the distribution asked for.
+        Each item draws from another of B equal parts of the distribution, which makes the loss less
+        noisy than independent draws. A single sigma has the logit-normal distribution.
         """
         order = torch.randperm(count, generator=generator)
         uniform = (order + torch.rand(count, generator=generator)) / count
@@ -207,7 +215,7 @@ class LatentDiffusion(ModelMixin, ConfigMixin):
         return torch.sigmoid(self.config["logit_mean"] + self.config["logit_std"] * normal)
 
     def training_loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Mean squared error of the velocity over the frames that belong to clips.
+        """Mean squared error of the velocity over all frames but padding.
 
         Args:
             batch: Normalised ``latents`` and ``mask``; ``label`` and ``caption``.
@@ -237,31 +245,38 @@ class LatentDiffusion(ModelMixin, ConfigMixin):
         *,
         scheduler: Any,
         steps: int,
-        generator: torch.Generator,
+        generator: torch.Generator | Sequence[torch.Generator],
         guidance_scale: float | int = 1.0,
+        noise: Float[Tensor, "B T D"] | None = None,
         known: Float[Tensor, "B T D"] | None = None,
         keep: Bool[Tensor, "B T"] | None = None,
-        progress: Any = None,
+        on_step: Callable[[int, Any, Tensor], Tensor] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """Draws latents in the tokenizer's own scale.
+        """Samples latents in the tokenizer's scale.
 
         Args:
             conditions: ``label`` int64 ``[B]`` and ``caption``, a list of B.
             num_frames: T.
-            scheduler: Of `make_scheduler`, or another flow matching scheduler of `diffusers`.
-            steps: Evaluations.
-            generator: On the CPU: the same on every device.
-            guidance_scale: Extrapolates from the unconditional to the conditional velocity.
-            known: Latents of which some are to be kept (inpainting, continuation).
-            keep: True where they are. They come out exactly as they went in.
-            progress: A `tqdm` bar that is told of every step.
+            scheduler: From `make_scheduler`, or another flow matching scheduler of `diffusers`.
+            steps: Evaluations of the model.
+            generator: On the CPU, so that the noise is the same on every device; or one an item,
+                which makes the noise of an item independent of the others.
+            guidance_scale: Scale of classifier-free guidance; 1 for none.
+            noise: Gaussian noise to start from. Default: drawn by the generator.
+            known: Latents of which some frames are kept, for inpainting and continuation.
+            keep: True for the frames to keep, which the result holds unchanged.
+            on_step: Called after every step with its index, its timestep and the normalised
+                latents; returns the latents to continue with.
         """
         device = self.latents_mean.device
         labels = conditions["label"]
         shape = (len(labels), num_frames, len(self.latents_mean))
         if (known is None) != (keep is None):
-            raise InputError("Inpainting needs both: known latents, and keep= which of them.")
-        noise = torch.randn(shape, generator=generator).to(device)
+            raise InputError("Inpainting needs both known= and keep=.")
+        noise = draw_noise(shape, generator) if noise is None else noise
+        if noise.shape != shape:
+            raise InputError(f"noise has shape {list(noise.shape)}, expected {list(shape)}.")
+        noise = noise.to(device)
         target = None if known is None else self.normalize(known.to(noise))
         if target is not None and target.shape != noise.shape:
             raise InputError(f"known has shape {list(target.shape)}, expected {list(shape)}.")
@@ -279,8 +294,8 @@ class LatentDiffusion(ModelMixin, ConfigMixin):
             if target is not None and imposed is not None:
                 sigma = scheduler.sigmas[index + 1].to(device)
                 x = torch.where(imposed, (1 - sigma) * target + sigma * noise, x)
-            if progress is not None:
-                progress.update()
+            if on_step is not None:
+                x = on_step(index, timestep, x)
         out = self.denormalize(x)
         return out if known is None or imposed is None else torch.where(imposed, known.to(out), out)
 
@@ -290,7 +305,7 @@ class LatentDiffusion(ModelMixin, ConfigMixin):
         """Rows with ``latents`` float32 ``[T, D]`` for the tokenizer's ``decode_latents``.
 
         Args:
-            request: Its prompts are rows with ``latents``; those frames are kept as they are.
+            request: Its prompts are rows with ``latents``, which stay unchanged.
             generator: On the CPU.
         """
         known, keep = self._prompts(request)
@@ -311,7 +326,7 @@ class LatentDiffusion(ModelMixin, ConfigMixin):
         ]
 
     def gain(self, label: str | None) -> float | None:
-        """Level of the training rows of a class (None: of all); None if not known."""
+        """Median level of the training rows of a class (None: of all rows); None if unknown."""
         gains = self.config["gains"] or {}
         return gains.get(label or "", gains.get(""))
 

@@ -7,7 +7,7 @@ out.audios  # float32 [B, C, N] at out.sampling_rate
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils.outputs import BaseOutput
+from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -30,15 +31,15 @@ __all__ = ["LatentDiffusionOutput", "LatentDiffusionPipeline", "ModelMixin", "Pr
 
 @dataclass
 class LatentDiffusionOutput(BaseOutput):
-    """What the pipeline returns.
+    """Output of `LatentDiffusionPipeline`.
 
     Attributes:
-        audios: Float32 ``[B, C, N]``.
+        audios: Float32 ``[B, C, N]``, an array or tensor; or the latents.
         sampling_rate: Hz.
         latents: Float32 ``[B, D, T]``, before any snapping to codes.
     """
 
-    audios: np.ndarray
+    audios: Any
     sampling_rate: int
     latents: Tensor
 
@@ -49,16 +50,16 @@ class LatentDiffusionPipeline(DiffusionPipeline):
     Args:
         model: The diffusion model.
         scheduler: Any flow matching scheduler; see `generative.make_scheduler`.
-        tokenizer: Decodes the latents; the one whose latents the model was trained on.
+        tokenizer: Decodes the latents; its encoder made the model's training data.
     """
 
     def __init__(self, model: LatentDiffusion, scheduler: Any, tokenizer: LatentTokenizer) -> None:
         super().__init__()
-        made_by = model.config["fingerprint"]
-        if made_by is not None and made_by != encoder_fingerprint(tokenizer):
+        expected, actual = model.config["fingerprint"], encoder_fingerprint(tokenizer)
+        if expected not in (None, actual):
             raise InputError(
-                f"The model was trained on latents of encoder {made_by}, the tokenizer's is"
-                f" {encoder_fingerprint(tokenizer)}: its decoder would make noise of them."
+                f"The model was trained on latents of encoder {expected}, the tokenizer's is"
+                f" {actual}, whose decoder would turn them into noise."
             )
         self.register_modules(model=model, scheduler=scheduler, tokenizer=tokenizer)
 
@@ -85,71 +86,101 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         seconds: float | int = 10.0,
         num_inference_steps: int = 25,
         guidance_scale: float | int = 1.0,
-        generator: torch.Generator | None = None,
+        num_waveforms_per_prompt: int = 1,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        latents: Float[Tensor, "B D T"] | None = None,
         audio: Any = None,
         sampling_rate: int | None = None,
         keep_seconds: Sequence[Any] = (),
         n_codebooks: int | None = None,
         gain: float | int | None = None,
-    ) -> LatentDiffusionOutput:
-        """Generates one clip per label or caption.
+        output_type: str = "np",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
+        | None = None,
+    ) -> LatentDiffusionOutput | tuple[Any]:
+        """Generates clips of classes and captions.
 
         Args:
             label: Class, or a list of them; None for none.
             caption: Text, or a list of them; None for none.
             seconds: Length of the clips.
             num_inference_steps: Evaluations of the model.
-            guidance_scale: 1 is no guidance.
-            generator: On the CPU. Default: seeded anew by torch.
+            guidance_scale: Scale of classifier-free guidance; 1 for none.
+            num_waveforms_per_prompt: Clips of each label and caption.
+            generator: On the CPU; or a list with one for each clip. Default: one with a random
+                seed.
+            latents: Gaussian noise to start from. Default: drawn by the generator.
             audio: Audio (a path, array, ...) of which parts are kept.
-            sampling_rate: Of a bare array.
-            keep_seconds: Pairs (from, to) of ``audio`` that stay as they are; everything else is
-                generated to fit. ``[(0, 3)]`` continues the first three seconds.
-            n_codebooks: Snaps the latents to codes of so many codebooks, decoded by the
-                tokenizer's decoder for codes. Default: none, and the continuous decoder.
-            gain: Root mean square level of the clips. Default: the kept audio's, else that of the
-                class in the training data, else the tokenizer's default.
+            sampling_rate: Hz, for a bare array.
+            keep_seconds: Pairs (from, to) of ``audio`` that stay unchanged; the rest is generated
+                to fit. ``[(0, 3)]`` continues the first three seconds.
+            n_codebooks: Number of codebooks to which the latents are quantized; the decoder for
+                codes then decodes them. Default: no quantization, and the continuous decoder.
+            gain: Root mean square level of the clips. Default: the level of ``audio``, else that of
+                the class in the training data, else the tokenizer's default.
+            output_type: "np" for arrays, "pt" for tensors, "latent" for latents instead of audio.
+            return_dict: Whether to return a `LatentDiffusionOutput`; else a tuple of the audio.
+            callback_on_step_end: Called after every step with the pipeline, the step's index, its
+                timestep and ``{"latents": [B, T, D]}``, normalised. A dict that it returns may
+                replace them.
 
         Returns:
             Audio, its rate and the latents.
+
+        Raises:
+            ValueError: If the model does not know a label, or arguments do not fit each other.
         """
-        labels, captions = _pair(label, caption)
+        if output_type not in ("np", "pt", "latent"):
+            raise InputError(f"output_type={output_type!r} is not 'np', 'pt' or 'latent'.")
+        if num_waveforms_per_prompt < 1:
+            raise InputError(f"num_waveforms_per_prompt={num_waveforms_per_prompt} is below 1.")
+        pairs = list(zip(*_pair(label, caption), strict=True))
+        pairs = [pair for pair in pairs for _ in range(num_waveforms_per_prompt)]
+        labels, captions = [name for name, _ in pairs], [text for _, text in pairs]
         tokenizer, model = self.tokenizer, self.model
         num_samples = num_samples_of(seconds, tokenizer.sampling_rate)
         frames = tokenizer.autoencoder.num_frames(num_samples)
         known, keep, level = self._kept(audio, sampling_rate, keep_seconds, frames, len(labels))
         with self.progress_bar(total=num_inference_steps) as bar:  # pyright: ignore[reportCallIssue]
-            latents = model.sample(
+
+            def on_step(index: int, timestep: Any, x: Tensor) -> Tensor:
+                bar.update()
+                if callback_on_step_end is None:
+                    return x
+                changed = callback_on_step_end(self, index, timestep, {"latents": x}) or {}
+                return changed.get("latents", x)
+
+            generated = model.sample(
                 {"label": label_indices(labels, model.labels), "caption": captions},
                 frames,
                 scheduler=self.scheduler,
                 steps=num_inference_steps,
-                generator=torch.Generator().manual_seed(torch.seed())
-                if generator is None
-                else generator,
+                generator=generator or torch.Generator().manual_seed(torch.seed()),
                 guidance_scale=guidance_scale,
+                noise=None if latents is None else latents.transpose(1, 2),
                 known=known,
                 keep=keep,
-                progress=bar,
+                on_step=on_step,
             ).transpose(1, 2)
-        decoded, decoder = latents, "continuous"
+        audios: Any = generated
+        if output_type != "latent":
+            default = tokenizer.default_gain
+            level = level if gain is None else float(gain)
+            levels = [(model.gain(n) or default) if level is None else level for n in labels]
+            audios = self._decode(generated, n_codebooks, levels)[..., :num_samples].cpu()
+            audios = audios.numpy() if output_type == "np" else audios
+        if not return_dict:
+            return (audios,)
+        return LatentDiffusionOutput(audios, tokenizer.sampling_rate, generated)
+
+    def _decode(self, latents: Tensor, n_codebooks: int | None, levels: list[float]) -> Tensor:
+        tokenizer, decoder = self.tokenizer, "continuous"
         if n_codebooks is not None:
-            decoded = tokenizer.dequantize(tokenizer.quantize(latents, n_codebooks))
+            latents = tokenizer.dequantize(tokenizer.quantize(latents, n_codebooks))
             decoder = tokenizer.codes_decoder
-        loudness = level if gain is None else gain
-        default = tokenizer.default_gain
-        levels = [
-            (model.gain(name) or default) if loudness is None else float(loudness)
-            for name in labels
-        ]
-        audios = tokenizer.decode(
-            decoded, decoder=decoder, n_codebooks=n_codebooks, gain=torch.tensor(levels)
-        )
-        return LatentDiffusionOutput(
-            audios=audios[..., :num_samples].cpu().numpy(),
-            sampling_rate=tokenizer.sampling_rate,
-            latents=latents,
-        )
+        gain = torch.tensor(levels)
+        return tokenizer.decode(latents, decoder=decoder, n_codebooks=n_codebooks, gain=gain)
 
     def _kept(
         self,
@@ -159,25 +190,25 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         frames: int,
         n: int,
     ) -> tuple[Tensor | None, Tensor | None, float | None]:
-        """Known latents ``[n, T, D]``, which frames to keep ``[n, T]``, and their level."""
+        """Latents of ``audio`` ``[n, T, D]``, the frames to keep ``[n, T]``, and its level."""
         if (audio is None) != (not ranges):
             raise InputError("Inpainting needs both audio= and keep_seconds=.")
         if audio is None:
             return None, None, None
         row = self.tokenizer.encode_latents(audio, sampling_rate=rate, downmix=True)
-        found = torch.from_numpy(row["latents"])[:frames, : len(self.model.latents_mean)]
-        known = torch.zeros(frames, found.shape[-1])
-        known[: len(found)] = found
-        # The last frame of a file may look at the silence after it, which must not be imposed.
+        latents = torch.from_numpy(row["latents"])[:frames, : len(self.model.latents_mean)]
+        known = torch.zeros(frames, latents.shape[-1])
+        known[: len(latents)] = latents
+        # The last frame may contain silence from behind the end, which must not be kept.
         usable = min(row["num_samples"] // self.tokenizer.hop_length, frames)
         keep = torch.zeros(frames, dtype=torch.bool)
         for start, stop in ranges:
             first, last = (round(x * self.tokenizer.frame_rate) for x in (start, stop))
             if not 0 <= first < last:
-                raise InputError(f"keep_seconds={(start, stop)} is no range of time.")
+                raise InputError(f"keep_seconds: {(start, stop)} holds no whole frame.")
             keep[first : min(last, usable)] = True
         if not bool(keep.any()):
-            raise InputError("keep_seconds names nothing that is in the audio.")
+            raise InputError(f"keep_seconds={list(ranges)} lies behind the end of the audio.")
         gain = float(np.mean(row["gain"]))
         return known.expand(n, -1, -1), keep.expand(n, -1), gain
 

@@ -5,9 +5,9 @@ start at zero, shared by all blocks up to a table of each (PixArt-alpha, Chen et
 positions (Su et al., 2021), normalised queries and keys, gated feed-forward networks. Conditions
 enter twice: their mean through the norms, and one by one as tokens ahead of the frames.
 
-The layers see inputs of deviation 1 at every share of noise, and predict with deviation 1 what the
-best linear guess leaves over (preconditioning, Karras et al., 2022, section 5, for the velocity):
-the noise itself need not pass through a width that hardly exceeds the values of a token.
+Inputs are scaled to deviation 1 at every noise level, and the network predicts the residual of the
+best linear estimate of the velocity, also at deviation 1 (preconditioning, Karras et al., 2022,
+section 5). So the noise need not pass through a width that barely exceeds the values of a token.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from tokenizer.errors import InputError
 
-# Schedulers of `diffusers` count timesteps in thousandths of the share of noise.
+# Schedulers of `diffusers` count timesteps in thousandths of sigma.
 TRAIN_TIMESTEPS = 1000
 # Frequencies of the embedded timestep.
 TIME_CHANNELS = 256
@@ -33,8 +33,8 @@ MODULATIONS = 6
 def rotary(positions: Float[Tensor, " S"], head_dim: int) -> tuple[Tensor, Tensor]:
     """Cosines and sines ``[S, head_dim / 2]`` of rotary positions.
 
-    Computed anew in every pass: a buffer would have to be stored, or would hold garbage after
-    loading (it would not be persistent).
+    They are computed in every pass: a persistent buffer would be part of the checkpoint, and one
+    that is not persistent is uninitialised after loading.
     """
     exponents = torch.arange(0, head_dim, 2, device=positions.device) / head_dim
     angles = positions[:, None] * 10_000.0**-exponents
@@ -42,7 +42,7 @@ def rotary(positions: Float[Tensor, " S"], head_dim: int) -> tuple[Tensor, Tenso
 
 
 def rotate(x: Float[Tensor, "B H S E"], cos: Tensor, sin: Tensor) -> Float[Tensor, "B H S E"]:
-    """Turns pairs of channels by the angles of their positions."""
+    """Rotates pairs of channels by the angles of their positions."""
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
 
@@ -63,7 +63,7 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads, head_dim = heads, width // heads
-        # Two thirds of four widths, as a gated network has three matrices.
+        # Gated networks have three matrices: two thirds of the usual four widths.
         hidden = 64 * round(width * 8 / 3 / 64) or 64
         self.norm_attention = nn.LayerNorm(width, elementwise_affine=False)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
@@ -82,7 +82,7 @@ class Block(nn.Module):
         angles: tuple[Tensor, Tensor],
         attention_mask: Bool[Tensor, "B 1 1 S"] | None,
     ) -> Float[Tensor, "B S W"]:
-        """Adds what attention and the network find."""
+        """Applies both with residual connections."""
         parts = (modulation + self.table).unbind(dim=1)
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = parts
         h = modulate(self.norm_attention(x), shift_a, scale_a)
@@ -96,8 +96,11 @@ class Block(nn.Module):
     ) -> Tensor:
         batch, length, _ = x.shape
         q, k, v = self.qkv(x).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        # In float32 also under autocast, where the projection returns half precision.
-        q, k = rotate(self.norm_q(q.float()), *angles), rotate(self.norm_k(k.float()), *angles)
+        # In float32 also where the projection returns half precision.
+        q, k = (
+            rotate(functional.rms_norm(x.float(), x.shape[-1:], n.weight.float(), n.eps), *angles)
+            for x, n in ((q, self.norm_q), (k, self.norm_k))
+        )
         out = functional.scaled_dot_product_attention(
             q.to(v.dtype), k.to(v.dtype), v, attn_mask=attention_mask
         )
@@ -105,18 +108,18 @@ class Block(nn.Module):
 
 
 class DiffusionTransformer(ModelMixin, ConfigMixin):
-    """Velocities of noisy latents.
+    """Predicts velocities of noisy latents.
 
     Args:
         latent_dim: D.
-        width: W.
+        width: W; an even multiple of ``heads``.
         depth: Number of blocks.
         heads: Attention heads.
-        patch_frames: So many neighbouring frames make one token: more are faster and coarser.
+        patch_frames: Neighbouring frames that make one token; more is faster and coarser.
         condition_width: Width of the condition tokens.
 
     Raises:
-        ValueError: For sizes that do not go together.
+        ValueError: If a size is not positive, or the width no even multiple of the heads.
     """
 
     @register_to_config
@@ -160,11 +163,11 @@ class DiffusionTransformer(ModelMixin, ConfigMixin):
 
         Args:
             latents: Noisy, normalised latents.
-            timestep: 1000 times sigma, the share of noise: 0 is data, 1000 noise.
+            timestep: 1000 times sigma, the noise level: 0 is data, 1000 is noise.
             condition: Embedded conditions, S >= 1.
-            condition_mask: True where there is a condition; at least one of each item.
-            frame_mask: True for frames that belong to the item; the others change nothing, and the
-                prediction for them means nothing. Default: all.
+            condition_mask: False for padding; each item has at least one condition.
+            frame_mask: False for padding, whose values have no effect and whose predictions are
+                arbitrary. Default: no padding.
         """
         batch, frames, dim = latents.shape
         if frame_mask is not None:
@@ -175,8 +178,9 @@ class DiffusionTransformer(ModelMixin, ConfigMixin):
         patches = functional.pad(latents / deviation, (0, 0, 0, missing)).view(
             batch, -1, self.patch_frames * dim
         )
-        tokens = self.condition_in(condition)
-        x = torch.cat([tokens, self.patch_in(patches)], dim=1)
+        dtype = self.patch_in.weight.dtype
+        tokens = self.condition_in(condition.to(dtype))
+        x = torch.cat([tokens, self.patch_in(patches.to(dtype))], dim=1)
 
         weights = condition_mask.to(tokens.dtype)[..., None]
         pooled = (tokens * weights).sum(1) / weights.sum(1)
@@ -186,7 +190,7 @@ class DiffusionTransformer(ModelMixin, ConfigMixin):
         signal = functional.silu(self.time(embedded.to(pooled.dtype)) + pooled)
         modulation = self.modulation(signal).view(batch, MODULATIONS, -1)
 
-        # Conditions have no place in time: all of them sit at position 0, ahead of the frames.
+        # Conditions have no time: all of them are at position 0, before the frames.
         count = condition.shape[1]
         positions = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)
         angles = rotary((positions - count + 1).clamp(min=0), self.head_dim)
@@ -197,13 +201,13 @@ class DiffusionTransformer(ModelMixin, ConfigMixin):
         shift, scale = self.modulation_out(signal).chunk(2, dim=-1)
         x = modulate(self.norm_out(x[:, count:]), shift, scale)
         rest = self.patch_out(x).view(batch, -1, dim)[:, :frames].float()
-        # Of data and noise of deviation 1 each, this is the best linear guess of the velocity.
+        # The first term is the best linear estimate if data and noise have deviation 1.
         return (2 * share - 1) / deviation.square() * latents + rest / deviation
 
     def _attention_mask(
         self, condition_mask: Tensor, frame_mask: Tensor | None, frames: int
     ) -> Tensor | None:
-        """Which tokens may be attended to, ``[B, 1, 1, S]``; None (faster) where all may."""
+        """Which tokens can be attended to, ``[B, 1, 1, S]``; None, which is faster, for all."""
         if frame_mask is None:
             frame_mask = condition_mask.new_ones(len(condition_mask), frames)
         padded = functional.pad(frame_mask, (0, -frames % self.patch_frames))

@@ -14,65 +14,63 @@ from generative.evaluation.embeddings import EmbeddedSet, EmbeddingSpace
 
 
 def class_agreement(
-    real: EmbeddedSet, made: EmbeddedSet, spaces: Mapping[str, EmbeddingSpace], seed: int = 0
+    real: EmbeddedSet, generated: EmbeddedSet, spaces: Mapping[str, EmbeddingSpace], seed: int = 0
 ) -> dict[str, Any] | None:
-    """Whether a classifier trained on real clips hears the classes that were asked for.
+    """Classifies generated clips by a classifier trained on real clips.
 
     Args:
-        real: Clips with labels; one in four is kept from training, to know the classifier.
-        made: Generated clips, with the labels that were asked for.
-        spaces: Of `EmbeddingSpace`, for each embedding.
-        seed: Of the split.
+        real: Clips with labels; one in four tests the classifier.
+        generated: Generated clips, with the requested labels.
+        spaces: The coordinates of each embedding.
+        seed: Seed of the split.
 
     Returns:
-        ``agreement``, the share of generated clips of the class asked for; ``real_accuracy``, the
-        same of the real clips kept from training; ``chance``; the ``confusion`` of generated clips
-        (asked for, heard, share). None where there is nothing to compare.
+        ``agreement``, the share of generated clips that are classified as requested;
+        ``real_accuracy``, the same of the real test clips; ``chance``; ``confusion``, shares of
+        generated clips by requested and found class. None without two real classes, or without
+        generated clips of one.
     """
     names = sorted({label for label in real.labels if label is not None})
-    asked = {label for label in made.labels if label is not None}
-    if len(names) < 2 or not asked & set(names):
+    if len(names) < 2 or not set(generated.labels) & set(names):
         return None
-    known = np.array([label in names for label in real.labels])
-    wanted = np.array([label in names for label in made.labels])
-    x, y = _features(real, spaces)[known], _indices(real, names)[known]
-    clips = real.clips[known]
+    x, y, clips = _labelled(real, spaces, names)
     order = np.random.default_rng(seed).permutation(np.unique(clips))
-    kept = np.isin(clips, order[: max(1, len(order) // 4)])
-    trial = train_classifier(x[~kept], y[~kept], len(names))
+    test = np.isin(clips, order[: max(1, len(order) // 4)])
+    trial = train_classifier(x[~test], y[~test], len(names))
+    truth, classified = _by_clip(trial, x[test], y[test], clips[test])
+    accuracy = float((truth == classified).mean())
     final = train_classifier(x, y, len(names))
-    _, truth, heard = _by_clip(trial, x[kept], y[kept], clips[kept])
-    accuracy = float((truth == heard).mean())
-    made_x, made_y = _features(made, spaces)[wanted], _indices(made, names)[wanted]
-    _, truth, heard = _by_clip(final, made_x, made_y, made.clips[wanted])
+    truth, classified = _by_clip(final, *_labelled(generated, spaces, names))
     confusion = {
-        names[a]: {names[b]: float((heard[truth == a] == b).mean()) for b in range(len(names))}
+        names[a]: {names[b]: float((classified[truth == a] == b).mean()) for b in range(len(names))}
         for a in np.unique(truth).tolist()
     }
     return {
-        "agreement": float((truth == heard).mean()),
+        "agreement": float((truth == classified).mean()),
         "real_accuracy": accuracy,
         "chance": 1 / len(names),
         "confusion": confusion,
     }
 
 
-def _features(embedded: EmbeddedSet, spaces: Mapping[str, EmbeddingSpace]) -> np.ndarray:
-    return np.concatenate([space(embedded.points[name]) for name, space in spaces.items()], axis=1)
-
-
-def _indices(embedded: EmbeddedSet, names: Sequence[str]) -> np.ndarray:
-    return np.array([names.index(label) if label in names else -1 for label in embedded.labels])
+def _labelled(
+    embedded: EmbeddedSet, spaces: Mapping[str, EmbeddingSpace], names: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features, classes and clips of the segments whose label is one of the names."""
+    spanned = [space(embedded.points[name]) for name, space in spaces.items()]
+    classes = np.array([names.index(name) if name in names else -1 for name in embedded.labels])
+    chosen = classes >= 0
+    return np.concatenate(spanned, axis=1)[chosen], classes[chosen], embedded.clips[chosen]
 
 
 def train_classifier(
     points: Float[np.ndarray, "M E"], classes: np.ndarray, count: int, decay: float = 1e-2
 ) -> nn.Linear:
-    """Multinomial logistic regression, to its optimum: nothing about it is random.
+    """Fits a multinomial logistic regression to its optimum; nothing about it is random.
 
     Args:
         points: Features.
-        classes: Class of each, 0 to count - 1; rare ones weigh as much as frequent ones.
+        classes: Class of each, 0 to count - 1; all classes have equal weight in total.
         count: Number of classes.
         decay: Half the weight of the squared parameters.
     """
@@ -100,10 +98,10 @@ def train_classifier(
 @torch.no_grad()
 def _by_clip(
     model: nn.Linear, points: np.ndarray, classes: np.ndarray, clips: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Clips, their classes, and those that are heard in their segments together."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """The class of each clip, and the class found from all of its segments together."""
     scores = model(torch.from_numpy(points).double()).log_softmax(-1).numpy()
-    names, first, index = np.unique(clips, return_index=True, return_inverse=True)
-    sums = np.zeros((len(names), scores.shape[1]))
+    _, first, index = np.unique(clips, return_index=True, return_inverse=True)
+    sums = np.zeros((len(first), scores.shape[1]))
     np.add.at(sums, index, scores)
-    return names, classes[first], sums.argmax(1)
+    return classes[first], sums.argmax(1)

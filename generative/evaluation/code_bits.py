@@ -1,22 +1,20 @@
-"""How many bits a second of audio takes under a language model, beside a static entropy code."""
+"""Bits of codes under a language model and under a static entropy code."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from tqdm import tqdm
 
+from generative.language_model.codec_lm import CodecLM
 from tokenizer.errors import InputError
 
-if TYPE_CHECKING:
-    from generative.language_model.codec_lm import CodecLM
-
-# Frames that are scored together where the model sets no limit.
+# Frames of a window if the model has no limit.
 DEFAULT_WINDOW = 1024
 
 
@@ -25,19 +23,19 @@ def unigram_bits(
 ) -> list[Float[np.ndarray, " S"]]:
     """Bits of every code of each codebook under static tables fitted to rows.
 
-    One is added to every count, as the tables of code files do.
+    Every count starts at one, as in the tables of code files.
 
     Raises:
         ValueError: If there are no rows.
     """
     counts = [np.ones(size) for size in codebook_sizes]
-    found = 0
+    num_rows = 0
     for row in rows:
         codes = np.asarray(row["codes"])
-        found += 1
+        num_rows += 1
         for k, size in enumerate(codebook_sizes):
             counts[k] += np.bincount(codes[:, k], minlength=size)
-    if not found:
+    if num_rows == 0:
         raise InputError("There are no rows to fit the static tables to.")
     return [-np.log2(count / count.sum()) for count in counts]
 
@@ -56,17 +54,17 @@ def language_model_bits(
 ) -> dict[str, Any]:
     """Bits of held-out codes under the model and under static tables fitted to the training rows.
 
-    Long rows are cut into windows of the model's ``context_frames``, each scored from nothing: a
-    coder that slides along would need fewer bits.
+    Long rows are cut into windows of the model's ``context_frames``, each scored without the
+    previous ones. A sliding window would need fewer bits.
 
     Args:
-        model: A `CodecLM`; put into evaluation mode for the while.
-        train_rows: Rows with ``codes``; for the static tables.
+        model: Put into evaluation mode while it scores.
+        train_rows: Rows with ``codes``, for the static tables.
         held_out_rows: Rows with ``codes``, ``label``, ``caption``.
         frame_rate: Frames per second, of each group of channels.
         joint_channels: Channels that the tokenizer codes jointly.
-        conditional: Whether the model is told labels and captions.
-        batch_size: Windows that are scored together.
+        conditional: Whether the model gets labels and captions.
+        batch_size: Windows scored together.
         progress: Whether to show a bar.
 
     Returns:

@@ -1,8 +1,8 @@
-"""How good are generations? Distances between sets of clips, diversity, and classes.
+"""Comparison of generated clips with real ones: Fréchet distance, diversity and classes.
 
-Functions take rows of the tokenizer, so language models and diffusion models are judged alike.
-Real rows are compared in the form of the generated ones: as codes of as many codebooks, or as
-latents. So what is measured is the model, not the tokenizer.
+Functions take rows of the tokenizer, from language models and diffusion models alike. Real rows are
+converted to the form of the generated ones: latents, or codes of as many codebooks. So the figures
+measure the model and not the tokenizer.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from tokenizer.errors import InputError
 
 
 def diversity(points: Float[np.ndarray, "M E"], seed: int = 0) -> dict[str, float]:
-    """How different the points of a set are from each other.
+    """Measures how much the points of a set differ from each other.
 
     Args:
-        points: More than 1000 are thinned out.
-        seed: Of that.
+        points: Of more than 1000 a random 1000 are taken.
+        seed: Seed of that choice.
 
     Returns:
         ``mean_distance`` between two points, and ``vendi``, the Vendi score (Friedman and Dieng,
         2023): the effective number of different points, by a Gaussian kernel whose width is the
-        root of the number of dimensions (in which real points have deviation 1 or less).
+        root of the number of dimensions, in which real points have deviation 1 or less.
     """
     rng = np.random.default_rng(seed)
     chosen = points[rng.permutation(len(points))[:1000]]
@@ -58,21 +58,17 @@ def evaluate_generations(
     """Compares generated clips with real ones.
 
     Args:
-        real_rows: Real clips, best not those trained on; ``label`` in a row is its class.
-        generated_rows: Rows of a model's ``generate_rows``: all with codes, or all with latents.
-        tokenizer: Of both.
-        generated_labels: Class that each generated clip was asked for. Default: the rows' own.
+        real_rows: Real clips, preferably not from the training data; ``label`` is a row's class.
+        generated_rows: Rows of a model's ``generate_rows``, all with codes or all with latents.
+        tokenizer: Decodes both.
+        generated_labels: Requested class of each generated clip. Default: ``label`` of the rows.
         segment_seconds: Length of the segments that are compared.
-        seed: Of splits, baseline and classifier.
+        seed: Seed of splits, baseline and classifier.
 
     Returns:
-        ``frechet``: for each embedding (`generative.evaluation.embeddings`) the distance of all
-        ``generated``
-        clips from all real ones, that of the ``gaussian`` baseline, and their ratio; and from one
-        half of the real clips the distances of the other half (``floor``) and of as many generated
-        clips (``generated_at_floor``), means over some splits: compare these two with each other
-        only, as distances between smaller sets are larger. ``diversity`` of real and generated
-        segments. ``classes``: see `class_agreement`, None without labels.
+        ``frechet``: see `frechet_figures`, for each embedding (`generative.evaluation.embeddings`).
+        ``diversity`` of real and generated segments. ``classes``: see `class_agreement`, None
+        without labels.
 
     Raises:
         ValueError: If there are fewer than 4 real or 2 generated clips, or real rows lack what the
@@ -85,24 +81,25 @@ def evaluate_generations(
     if generated_labels is not None:
         pairs = zip(generated_rows, generated_labels, strict=True)
         generated_rows = [{**row, "label": label} for row, label in pairs]
-    alike = [like(row, generated_rows[0]) for row in real_rows]
+    same_form = [like(row, generated_rows[0]) for row in real_rows]
     generator = torch.Generator().manual_seed(seed)
-    real = embed_rows(alike, tokenizer, segment_seconds)
-    made = embed_rows(generated_rows, tokenizer, segment_seconds)
-    gaussian = embed_rows(gaussian_rows(alike, tokenizer, generator), tokenizer, segment_seconds)
+    real = embed_rows(same_form, tokenizer, segment_seconds)
+    generated = embed_rows(generated_rows, tokenizer, segment_seconds)
+    baseline = gaussian_rows(same_form, tokenizer, generator)
+    gaussian = embed_rows(baseline, tokenizer, segment_seconds)
     spaces = {name: EmbeddingSpace.fit(points) for name, points in real.points.items()}
     return {
         "clips": {"real": len(real_rows), "generated": len(generated_rows)},
-        "segments": {"real": len(real), "generated": len(made), "seconds": segment_seconds},
+        "segments": {"real": len(real), "generated": len(generated), "seconds": segment_seconds},
         "frechet": {
             name: frechet_figures(
                 (
                     space(real.points[name]),
-                    space(made.points[name]),
+                    space(generated.points[name]),
                     space(gaussian.points[name]),
                 ),
                 real,
-                made,
+                generated,
                 seed,
             )
             for name, space in spaces.items()
@@ -110,24 +107,24 @@ def evaluate_generations(
         "diversity": {
             name: {
                 "real": diversity(space(real.points[name]), seed),
-                "generated": diversity(space(made.points[name]), seed),
+                "generated": diversity(space(generated.points[name]), seed),
             }
             for name, space in spaces.items()
         },
-        "classes": class_agreement(real, made, spaces, seed),
+        "classes": class_agreement(real, generated, spaces, seed),
     }
 
 
 def like(row: Mapping[str, Any], example: Mapping[str, Any]) -> TokenRow:
-    """A real row in the form of a generated one: latents, or as many codebooks."""
+    """Converts a real row to the form of a generated one: latents, or as many codebooks."""
     column = "latents" if example.get("latents") is not None else "codes"
     if row.get(column) is None:
         raise InputError(f"The generated rows have {column}, a real row has none: {sorted(row)}.")
     shared = {k: row[k] for k in ("num_samples", "num_channels", "label") if k in row}
     values = np.asarray(row[column])
-    wanted = np.shape(example[column])[-1]
-    if values.shape[-1] < wanted:
+    count = np.shape(example[column])[-1]
+    if values.shape[-1] < count:
         raise InputError(
-            f"The generated rows have {wanted} codebooks, a real row {values.shape[-1]}."
+            f"The generated rows have {count} codebooks, a real row {values.shape[-1]}."
         )
-    return {column: values[:, :wanted]} | shared
+    return {column: values[:, :count]} | shared

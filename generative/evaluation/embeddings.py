@@ -1,17 +1,17 @@
-"""Rows as points: embeddings that need no download, to compare sets of clips with.
+"""Embeddings of rows for the comparison of sets of clips; they need no download.
 
-Published Fréchet audio distances use networks (VGGish, PANNs, CLAP) whose weights have to be
-fetched; no package on PyPI that we know of carries one. Two embeddings are available anywhere:
+Published Fréchet audio distances use networks (VGGish, PANNs, CLAP) whose weights must be
+downloaded. These two embeddings are available anywhere:
 
-* ``latents``: statistics of the tokenizer's own normalised latents;
-* ``mel``: statistics of the log mel spectrogram of the decoded audio, which the tokenizer's encoder
-  has no part in.
+* ``latents``: statistics of the tokenizer's normalised latents;
+* ``mel``: statistics of the log mel spectrogram of the decoded audio, which do not depend on the
+  tokenizer's encoder.
 
-Statistics are the mean and the deviation of every channel over a segment and the deviation of its
-change from frame to frame. So they see timbre, dynamics and speed, but no order beyond a frame:
-figures compare models with each other on the same data, not with published distances.
+The statistics are the mean and deviation of every channel over a segment, and the root mean square
+of its change from frame to frame. They describe timbre, dynamics and speed, but no longer
+structure. So figures compare models on the same data, and not with published distances.
 
-Levels are taken out: every clip is decoded at the gain 1 that it was coded with.
+Levels are removed: every clip is decoded at gain 1.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class EmbeddedSet:
     """Embedded segments of some clips.
 
     Attributes:
-        points: By kind of embedding: ``[M, E]``.
-        clips: Which clip each segment is from.
+        points: ``[M, E]`` for each embedding.
+        clips: Index of each segment's clip.
         labels: Class of each segment's clip, or None.
     """
 
@@ -51,7 +51,7 @@ class EmbeddedSet:
 
 
 def statistics(frames: Float[Tensor, "T E"]) -> Float[Tensor, " 3*E"]:
-    """Mean, deviation, and deviation of the change, of each channel."""
+    """Mean, deviation and root mean square change of each channel."""
     changes = frames.diff(dim=0) if len(frames) > 1 else torch.zeros_like(frames)
     parts = [frames.mean(0), frames.std(0, correction=0), changes.square().mean(0).sqrt()]
     return torch.cat(parts)
@@ -77,7 +77,7 @@ def _filters(size: int, sampling_rate: int) -> Tensor:
 
 
 def row_latents(row: Mapping[str, Any], tokenizer: LatentTokenizer) -> Float[Tensor, "G T D"]:
-    """Normalised latents of a row of latents or codes; a group of channels at a time."""
+    """Normalised latents of a row of latents or codes, for each of its G groups of channels."""
     column = "latents" if row.get("latents") is not None else "codes"
     frames = torch.from_numpy(np.asarray(row[column]).astype(np.float32))
     groups = -(-int(row.get("num_channels", 1)) // tokenizer.autoencoder.num_channels)
@@ -94,10 +94,10 @@ def embed_rows(
     """Embeds rows of codes or latents, segment by segment.
 
     Args:
-        rows: Rows that the tokenizer decodes; those with latents are taken as latents.
+        rows: Rows that the tokenizer decodes; latents take precedence over codes.
         tokenizer: Decodes.
-        segment_seconds: Length of the segments; a remainder shorter than half of it is left out,
-            unless it is all there is.
+        segment_seconds: Length of the segments. A remainder shorter than half of it is left out,
+            unless it is the whole clip.
 
     Raises:
         ValueError: If there are no rows.
@@ -126,7 +126,7 @@ def embed_rows(
 def _decode(
     latents: Float[Tensor, "T D"], row: Mapping[str, Any], tokenizer: LatentTokenizer
 ) -> Float[Tensor, " N"]:
-    """Audio of a group of channels at gain 1, its channels averaged, by the matching decoder."""
+    """Decodes a group of channels at gain 1 with the matching decoder; channels are averaged."""
     from_codes = row.get("latents") is None
     z = tokenizer.denormalize_latents(latents.T[None].to(tokenizer.device))
     audio = tokenizer.decode(
@@ -147,10 +147,10 @@ def _segments(x: Tensor, size: int) -> Iterator[Tensor]:
 
 @dataclass(frozen=True)
 class EmbeddingSpace:
-    """Coordinates that real points define: standardised, then their principal components.
+    """Coordinates of embeddings: standardised, then the principal components of real points.
 
-    A Fréchet distance in as many dimensions as there are points says little, so no more than a
-    quarter as many are kept.
+    There are at most a quarter as many as points: a Fréchet distance in as many dimensions as
+    there are points is not meaningful.
 
     Attributes:
         mean: ``[E]``.
@@ -164,9 +164,9 @@ class EmbeddingSpace:
 
     @classmethod
     def fit(cls, points: Float[np.ndarray, "M E"], dimensions: int = 64) -> EmbeddingSpace:
-        """Learns the coordinates from real points."""
+        """Fits the coordinates to real points."""
         mean, scale = points.mean(0), points.std(0)
-        # Channels that never change say nothing about a generated one that does.
+        # Constant channels have no scale and are left out.
         scale = np.where(scale > 1e-6 * max(scale.max(), 1e-12), scale, np.inf)
         standardized = (points - mean) / scale
         count = max(1, min(dimensions, len(points) // 4, points.shape[1]))
@@ -174,5 +174,5 @@ class EmbeddingSpace:
         return cls(mean, scale, axes[:count].T.copy())
 
     def __call__(self, points: Float[np.ndarray, "M E"]) -> Float[np.ndarray, "M P"]:
-        """The coordinates of points."""
+        """Maps points to the coordinates."""
         return (points - self.mean) / self.scale @ self.axes

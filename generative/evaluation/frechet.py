@@ -1,4 +1,4 @@
-"""Fréchet distances between sets of clips, and the Gaussian baseline beside which they are read."""
+"""Fréchet distances between sets of clips, and a Gaussian baseline."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ FLOOR_SPLITS = 5
 def frechet_distance(one: Float[np.ndarray, "M E"], other: Float[np.ndarray, "N E"]) -> float:
     """Fréchet distance (squared 2-Wasserstein) of the Gaussians fitted to two sets of points.
 
-    ``|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))`` (Heusel et al., 2017), in float64. Its bias
-    grows as the sets shrink: compare sets of equal size.
+    ``|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))`` (Heusel et al., 2017), in float64. Small sets
+    bias it upwards: compare distances of sets of equal size.
 
     Raises:
         ValueError: If a set has fewer than two points.
@@ -41,37 +41,37 @@ def frechet_distance(one: Float[np.ndarray, "M E"], other: Float[np.ndarray, "N 
 def gaussian_rows(
     rows: Sequence[Mapping[str, Any]], tokenizer: LatentTokenizer, generator: torch.Generator
 ) -> list[TokenRow]:
-    """A baseline that a model has to beat: frames drawn from the true Gaussian, independently.
+    """Draws a baseline: independent Gaussian frames of the mean and covariance of real ones.
 
     Args:
-        rows: Real rows of latents or of codes; the baseline has their lengths, labels and form.
-        tokenizer: Of the rows.
+        rows: Real rows of latents or codes; the baseline has their lengths, labels and form.
+        tokenizer: The tokenizer of the rows.
         generator: Draws the frames.
 
     Returns:
-        Rows whose latents have the mean and covariance of the real frames.
+        Rows with ``latents``, or with the ``codes`` to which they are quantized.
     """
     real = [_latents(row, tokenizer) for row in rows]
     frames = torch.cat(real).double()
     mean, covariance = frames.mean(0), torch.cov(frames.T).reshape(frames.shape[1], -1)
     values, vectors = torch.linalg.eigh(covariance)
     root = vectors * values.clamp(min=0).sqrt()
-    made = []
+    drawn = []
     for row, one in zip(rows, real, strict=True):
         noise = torch.randn(one.shape, generator=generator, dtype=torch.float64)
         latents = (mean + noise @ root.T).float()
         shared = {k: row[k] for k in ("num_samples", "num_channels", "label") if k in row}
         if row.get("latents") is not None:
-            made.append({"latents": latents.numpy()} | shared)
+            drawn.append({"latents": latents.numpy()} | shared)
             continue
         n = np.shape(row["codes"])[-1]
         codes = tokenizer.quantize(latents.T[None], n)[0].T.cpu().numpy()
-        made.append({"codes": codes} | shared)
-    return made
+        drawn.append({"codes": codes} | shared)
+    return drawn
 
 
 def _latents(row: Mapping[str, Any], tokenizer: LatentTokenizer) -> Float[torch.Tensor, "T D"]:
-    """Latents of a row in the tokenizer's own scale; groups of channels one after the other."""
+    """Latents of a row in the tokenizer's scale; groups of channels one after the other."""
     if row.get("latents") is not None:
         return torch.from_numpy(np.asarray(row["latents"]).astype(np.float32))
     codes = torch.from_numpy(np.asarray(row["codes"]).astype(np.int64))
@@ -81,23 +81,36 @@ def _latents(row: Mapping[str, Any], tokenizer: LatentTokenizer) -> Float[torch.
 def frechet_figures(
     points: tuple[np.ndarray, np.ndarray, np.ndarray],
     real: EmbeddedSet,
-    made: EmbeddedSet,
+    generated: EmbeddedSet,
     seed: int,
 ) -> dict[str, float]:
-    """Distances between real, generated and Gaussian points, whose clips the sets name."""
+    """Distances between the points of real, generated and Gaussian clips.
+
+    Args:
+        points: Of real, generated and Gaussian clips.
+        real: The clips of the real points.
+        generated: The clips of the generated points.
+        seed: Seed of the splits.
+
+    Returns:
+        The distance of all ``generated`` clips from all real ones, that of the ``gaussian``
+        baseline, and their ratio. From a random half of the real clips, the distance of the other
+        half (``floor``) and of as many generated clips (``generated_at_floor``), both means over
+        some splits. Compare these two with each other only, as small sets bias distances upwards.
+    """
     rng = np.random.default_rng(seed)
     floors, at_floor = [], []
     for _ in range(FLOOR_SPLITS):
-        half, some = _half(real, rng), _half(made, rng, _count(real) // 2)
-        first, rest, generated = points[0][half], points[0][~half], points[1][some]
-        if min(len(first), len(rest), len(generated)) >= 2:
+        half, some = _half(real, rng), _half(generated, rng, _count(real) // 2)
+        first, rest, other = points[0][half], points[0][~half], points[1][some]
+        if min(len(first), len(rest), len(other)) >= 2:
             floors.append(frechet_distance(first, rest))
-            at_floor.append(frechet_distance(generated, rest))
-    generated, baseline = (frechet_distance(other, points[0]) for other in points[1:])
+            at_floor.append(frechet_distance(other, rest))
+    distance, baseline = (frechet_distance(other, points[0]) for other in points[1:])
     return {
-        "generated": generated,
+        "generated": distance,
         "gaussian": baseline,
-        "gaussian_ratio": baseline / max(generated, 1e-12),
+        "gaussian_ratio": baseline / max(distance, 1e-12),
         "floor": float(np.mean(floors)) if floors else float("nan"),
         "generated_at_floor": float(np.mean(at_floor)) if at_floor else float("nan"),
     }
@@ -108,12 +121,12 @@ def _count(embedded: EmbeddedSet) -> int:
 
 
 def _half(embedded: EmbeddedSet, rng: np.random.Generator, most: int | None = None) -> np.ndarray:
-    """Which segments are of a random half (or so many) of the clips, the same share of each class.
+    """Which segments belong to a random half (or ``most``) of the clips, stratified by class.
 
-    Segments of a clip stay together, as they resemble each other.
+    Segments of a clip stay together, because they resemble each other.
     """
     classes = dict(zip(embedded.clips.tolist(), map(str, embedded.labels), strict=True))
-    # Sorted by class, every other clip (or every third, ...) makes a sample with their shares.
+    # Equally spaced clips of an order sorted by class have the same share of each class.
     order = sorted(rng.permutation(list(classes)).tolist(), key=lambda clip: classes[clip])
     count = min(len(order) // 2 if most is None else most, len(order))
     places = np.linspace(0, len(order), count, endpoint=False) + rng.integers(2)

@@ -1,4 +1,4 @@
-"""Evaluation of a run on the rows that its training did not see."""
+"""Evaluation of a trained run on held-out rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from generative.evaluation.code_bits import language_model_bits
 from generative.evaluation.comparison import evaluate_generations
 from generative.protocol import DiffusionSampling
 from generative.runs.generation import generate_rows, make_request
@@ -34,34 +33,34 @@ def evaluate_run(
     device: str = "cpu",
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Generates clips of the classes of held-out rows and compares them with those.
+    """Generates clips of the classes of held-out rows, and compares them with these rows.
 
     Args:
         run: A finished run, or an export.
         folder: The prepared dataset that it was trained on.
         tokenizer: Folder or hub id. Default: the run's.
-        clips: How many to generate; they have the classes of the held-out rows, in turn.
-        seconds: Length of each.
-        guidance_scale: 1 is no guidance.
-        steps: Of diffusion.
-        seed: Of the clips.
-        held_out: As in the training.
+        clips: Number of clips to generate; their classes are those of the held-out rows, in turn.
+        seconds: Length of each clip.
+        guidance_scale: Scale of classifier-free guidance; 1 for none.
+        steps: Evaluations of a diffusion model.
+        seed: Seed of the clips.
+        held_out: As for the training.
         device: Torch device.
         progress: Whether to show a bar.
 
     Returns:
-        What `evaluate_generations` found, and under ``bits``, for language models, what
-        `language_model_bits` found.
+        The figures of `evaluate_generations` and, under ``bits``, for language models those of
+        `language_model_bits`.
 
     Raises:
         FileNotFoundError: If there is no such run or dataset.
-        ValueError: If there is too little to compare, or no such device.
+        ValueError: If there are too few clips to compare, or the device does not exist.
     """
     if seed < 0:
         raise InputError(f"seed={seed} must not be negative.")
     model, tok, info = load_run(run, tokenizer, device)
-    reads = model.conditioner.text is not None
-    data = load_prepared(folder, info["column"], held_out, captions=reads)
+    has_text = model.conditioner.text is not None
+    data = load_prepared(folder, info["column"], held_out, captions=has_text)
     real = [row | {"label": row.get("label")} for row in data.held_out]
     order = np.random.default_rng(seed).permutation(len(real))
     labels = [real[order[i % len(real)]]["label"] for i in range(clips)]
@@ -74,8 +73,9 @@ def evaluate_run(
         guidance_scale=guidance_scale,
         diffusion=DiffusionSampling(steps),
     )
-    found = generate_rows(model, request, seed=seed)
-    made = [row for row, _, _ in tqdm(found, total=clips, disable=not progress, unit="clip")]
+    rows = generate_rows(model, request, seed=seed)
+    rows = tqdm(rows, total=clips, disable=not progress, unit="clip")
+    generated = [row for row, _, _ in rows]
     result: dict[str, Any] = {
         "run": Path(run).name,
         "family": info["family"],
@@ -85,13 +85,15 @@ def evaluate_run(
     }
     result |= evaluate_generations(
         real,
-        made,
+        generated,
         tok,
         generated_labels=labels,
         segment_seconds=min(seconds, SEGMENT_SECONDS),
         seed=seed,
     )
     if info["column"] == "codes":
+        from generative.evaluation.code_bits import language_model_bits
+
         result["bits"] = language_model_bits(
             model,
             data.train,

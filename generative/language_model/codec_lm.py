@@ -1,18 +1,16 @@
 """`CodecLM`: a language model of the tokenizer's codes, on `transformers`' Llama.
 
-A `generative.language_model.patterns` pattern makes sequences of the codes. With ``delay`` and
-``parallel`` the
-embeddings of a step's codebooks are summed and each codebook has a head; with ``flatten`` and
-``coarse_first`` the model is an ordinary causal language model over an offset vocabulary. Both are
-the same weights: the heads are the ranges of one output matrix, and the probability of a code is
-always taken over the range that its slot may hold, in training as in sampling.
+A pattern (`generative.language_model.patterns`) arranges the codes as steps of tokens. With
+``delay`` and ``parallel`` the embeddings of a step's codebooks are summed, and each codebook has an
+output head. With ``flatten`` and ``coarse_first`` the model is an ordinary causal language model
+over an offset vocabulary. Both have the same weights: the heads are ranges of rows of one output
+matrix. In training and in sampling, the softmax runs over the range of ids that a slot may hold.
 
-Why code files are not entropy-coded with this model: a range coder needs, at the decoder, bit for
-bit the probabilities of the encoder. Floating-point matrix products differ in their last bits
-between processors, numbers of threads and library versions (and even between a sequence at once
-and step by step), one bit in one probability desynchronizes everything that follows, and nothing in
-the libraries promises otherwise. The static integer tables of ``.ltk`` are exact on every machine.
-`generative.evaluation.code_bits.language_model_bits` says how many bits it would have been.
+Code files are not entropy-coded with this model, because a range decoder needs exactly the
+encoder's probabilities. Floating-point matrix products differ in their last bits between
+processors, numbers of threads and library versions, and one wrong bit corrupts all that follows.
+The static integer tables of ``.ltk`` files are exact on every machine.
+`generative.evaluation.code_bits.language_model_bits` measures what this model would save.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
-from transformers import LlamaForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModel, LlamaForCausalLM, PreTrainedModel
 
 from generative.conditioning import Conditioner, extrapolate
 from generative.language_model.config import CodecLMConfig
@@ -36,7 +34,7 @@ from generative.language_model.patterns import CodePattern, make_pattern
 from generative.language_model.sampling import StepLogits, generate_codes
 from generative.protocol import Batch, CodeSampling, GenerationRequest, TokenRow
 from tokenizer.errors import InputError, MissingFileError
-from tokenizer.saving import load_pretrained, writing_files
+from tokenizer.saving import load_pretrained, save_pretrained
 
 
 @dataclass(frozen=True)
@@ -45,9 +43,9 @@ class CodeNats:
 
     Attributes:
         codes: Nats of all codes of each codebook.
-        counts: How many codes that are.
+        counts: Number of codes of each codebook.
         stops: Nats of all ends of audio.
-        stop_count: How many ends that are.
+        stop_count: Number of ends of audio.
     """
 
     codes: Float[Tensor, " K"]
@@ -57,7 +55,7 @@ class CodeNats:
 
 
 class CodecLM(PreTrainedModel):
-    """Predicts and generates codes.
+    """A causal language model of the tokenizer's codes.
 
     Args:
         config: See `CodecLMConfig`.
@@ -65,7 +63,7 @@ class CodecLM(PreTrainedModel):
 
     config_class = CodecLMConfig
     base_model_prefix = "codec_lm"
-    main_input_name = "codes"
+    main_input_name = "tokens"
     _no_split_modules: ClassVar = ["LlamaDecoderLayer"]  # pyright: ignore
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -75,8 +73,10 @@ class CodecLM(PreTrainedModel):
     def __init__(self, config: CodecLMConfig) -> None:
         super().__init__(config)
         self.pattern: CodePattern = make_pattern(config.pattern, config.codebook_sizes)
-        # LlamaForCausalLM's own embedding and head, with an offset vocabulary.
-        self.backbone = LlamaForCausalLM(config.llama(self.pattern.vocabulary.size))
+        # Its own embedding and head serve an offset vocabulary.
+        llama = config.llama(self.pattern.vocabulary.size)
+        llama._attn_implementation = config._attn_implementation
+        self.backbone = LlamaForCausalLM(llama)
         self.conditioner = Conditioner(
             config.width,
             labels=tuple(config.labels),
@@ -87,7 +87,7 @@ class CodecLM(PreTrainedModel):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the classes it can be conditioned on."""
+        """Names of the classes that it can be conditioned on."""
         return tuple(self.config.labels)
 
     @property
@@ -103,7 +103,7 @@ class CodecLM(PreTrainedModel):
     # Predicting
 
     def embed(self, tokens: Int[Tensor, "B S W"]) -> Float[Tensor, "B S H"]:
-        """What the backbone sees of a step: the sum of the embeddings of its tokens."""
+        """Input embeddings of steps: the sum of the embeddings of each step's tokens."""
         return self.backbone.get_input_embeddings()(tokens).sum(2)
 
     def forward(
@@ -116,8 +116,8 @@ class CodecLM(PreTrainedModel):
 
         Args:
             tokens: Sequences of ids; a step's hidden state depends on the steps before it.
-            condition: Of the conditioner.
-            condition_mask: Of the conditioner.
+            condition: Embeddings of `Conditioner`.
+            condition_mask: Their mask.
         """
         inputs = self._prefixed(tokens[:, :-1], condition)
         options: dict[str, Tensor] = {}
@@ -181,9 +181,9 @@ class CodecLM(PreTrainedModel):
         Args:
             batch: ``codes`` of at least as many codebooks as the model has, ``mask``, ``label``,
                 ``caption``. Optional: ``ended`` bool ``[B]``, True where an item's last frame is
-                the clip's; without it, items shorter than the longest are taken to have ended,
-                and of the longest (which may be cropped) no end is learned.
-            generator: On the CPU; given, it draws whose conditions are hidden.
+                the clip's. Without it only items shorter than the longest, which may be cropped,
+                count as ended.
+            generator: On the CPU; draws which conditions are hidden. Default: none are.
 
         Raises:
             ValueError: If the batch has too few codebooks, or codes out of range.
@@ -223,17 +223,17 @@ class CodecLM(PreTrainedModel):
 
         Args:
             batch: See `code_nats`.
-            generator: On the CPU; draws whose conditions are hidden.
+            generator: On the CPU; draws which conditions are hidden.
 
         Returns:
             ``loss``; ``bits_per_code`` over all codebooks, and ``bits_per_code_0``, ... of each.
         """
-        found = self.code_nats(batch, generator)
-        total = found.codes.sum() + found.stops
-        bits = found.codes.detach() / found.counts.clamp(min=1) / math.log(2)
-        mean = found.codes.detach().sum() / found.counts.sum().clamp(min=1) / math.log(2)
+        nats = self.code_nats(batch, generator)
+        total, count = nats.codes.sum() + nats.stops, nats.counts.sum() + nats.stop_count
+        bits = nats.codes.detach() / nats.counts.clamp(min=1) / math.log(2)
+        mean = nats.codes.detach().sum() / nats.counts.sum().clamp(min=1) / math.log(2)
         return {
-            "loss": total / (found.counts.sum() + found.stop_count).clamp(min=1),
+            "loss": total / count.clamp(min=1),
             "bits_per_code": mean,
             **{f"bits_per_code_{k}": value for k, value in enumerate(bits)},
         }
@@ -250,14 +250,14 @@ class CodecLM(PreTrainedModel):
         guidance_scale: float | int = 1.0,
         prompts: Sequence[Int[Tensor, "_ K"] | None] = (),
     ) -> list[Int[Tensor, "_ K"]]:
-        """Draws codes.
+        """Samples codes.
 
         Args:
             conditions: ``label`` int64 ``[B]`` and ``caption``, a list of B.
             num_frames: T of each item, its prompt included.
             generator: On the CPU: the same on every device.
-            sampling: Temperature and the like.
-            guidance_scale: Extrapolates from the unconditional to the conditional prediction.
+            sampling: Temperature, top-k, top-p, cache and stop.
+            guidance_scale: Scale of classifier-free guidance; 1 for none.
             prompts: Codes that each item begins with, or None; empty means None for all.
 
         Returns:
@@ -278,18 +278,18 @@ class CodecLM(PreTrainedModel):
     ) -> list[TokenRow]:
         """Rows with ``codes`` for the tokenizer's ``decode_codes``.
 
-        Their gain is that of the prompt, else the request's, else that of the class in the training
-        data (`gain`), else missing, which leaves it to the tokenizer.
+        Their gain is the prompt's, else the request's, else that of the class in the training data.
+        Otherwise they have none, and the tokenizer takes its default.
 
         Args:
-            request: Its prompts are rows with ``codes``, of which the first codebooks are kept.
+            request: Its prompts are rows with ``codes`` of at least the model's codebooks.
             generator: On the CPU.
         """
         prompts: list[Tensor | None] = []
         for row in request.prompts or [None] * request.batch_size:
             codes = None if row is None else torch.as_tensor(row["codes"]).long()
             prompts.append(None if codes is None else codes[:, : self.num_codebooks])
-        found = self.generate(
+        generated = self.generate(
             request.conditions(self.labels),
             request.num_frames,
             generator,
@@ -302,13 +302,13 @@ class CodecLM(PreTrainedModel):
             {"codes": codes.to(kind).numpy()}
             | self._shared_columns(request, index)
             | {"num_samples": self._num_samples(request, len(codes))}
-            for index, codes in enumerate(found)
+            for index, codes in enumerate(generated)
         ]
 
     def _num_samples(self, request: GenerationRequest, frames: int) -> int:
         missing = request.num_frames - frames
         if missing and self.config.hop_length is None:
-            raise InputError("The config has no hop_length, so a stop has no place in time.")
+            raise InputError("Stops need config.hop_length, which is None.")
         return max(request.num_samples - missing * (self.config.hop_length or 0), 1)
 
     def _shared_columns(self, request: GenerationRequest, index: int) -> TokenRow:
@@ -320,7 +320,7 @@ class CodecLM(PreTrainedModel):
         return row | {"gain": [level] * request.num_channels}
 
     def gain(self, label: str | None) -> float | None:
-        """Level of the training rows of a class (None: of all); None if not known."""
+        """Median level of the training rows of a class (None: of all rows); None if unknown."""
         return self.config.gains.get(label or "", self.config.gains.get(""))
 
     # Saving and loading
@@ -328,17 +328,13 @@ class CodecLM(PreTrainedModel):
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, save_directory: str | Path, **kwargs: Any
     ) -> None:
-        """Saves ``config.json`` and ``model.safetensors``, each as a whole or not at all.
+        """Saves ``config.json`` and ``model.safetensors``; an error leaves the files of before.
 
         Args:
-            save_directory: A folder, made if it is not there; other files in it stay.
+            save_directory: A folder, created if needed; other files in it stay.
             kwargs: As for ``transformers.PreTrainedModel.save_pretrained``.
         """
-        folder = Path(save_directory)
-        if kwargs.get("push_to_hub"):
-            kwargs.setdefault("repo_id", folder.name)
-        with writing_files(folder) as partial:
-            super().save_pretrained(partial, **kwargs)
+        save_pretrained(super().save_pretrained, save_directory, **kwargs)
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -358,3 +354,7 @@ class CodecLM(PreTrainedModel):
         load = super().from_pretrained
         model, info = load_pretrained(load, name, "language model of codes", **kwargs)
         return (model, info) if want_info else model  # pyright: ignore[reportReturnType]
+
+
+AutoConfig.register(CodecLMConfig.model_type, CodecLMConfig)
+AutoModel.register(CodecLMConfig, CodecLM)

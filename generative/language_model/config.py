@@ -18,23 +18,22 @@ class CodecLMConfig(PreTrainedConfig):
     """What a `CodecLM` consists of.
 
     Args:
-        codebook_sizes: Entries of the codebooks that are learned: the tokenizer's first ones.
+        codebook_sizes: Entries of the codebooks to model, the tokenizer's first ones.
         pattern: "delay", "parallel", "flatten" or "coarse_first".
-        width: Of the hidden states.
+        width: Width of the hidden states; an even multiple of ``heads``.
         depth: Number of layers.
-        heads: Attention heads; divides the width into even parts.
-        labels: Names of the classes that can be asked for.
+        heads: Attention heads.
+        labels: Names of the classes to condition on.
         text_encoder: Name or folder of a `transformers` text encoder for captions; None for none.
-        condition_dropout: Share of training items whose conditions are hidden, which is what
-            guidance needs.
-        dropout: Of the attention's weights, in training.
-        context_frames: Longest run of frames the model was trained on; longer clips are generated
-            in windows of that length, each of which sees half of the one before. None: no limit.
+        condition_dropout: Share of training items whose conditions are hidden; guidance needs it.
+        dropout: Dropout of the attention weights.
+        context_frames: Longest sequence of frames in training. Longer clips are generated in
+            windows of that length, each of which overlaps the previous one by half. None: no limit.
         fingerprint: The tokenizer's ``codes_fingerprint``.
-        hop_length: Samples per frame, which says how long a clip is that stops early.
+        hop_length: Samples per frame, which the length of clips that stop early follows from.
         gains: Median root mean square level of the training rows of each class, and under "" of
-            all: codes are of audio at level 1.
-        kwargs: What transformers adds to every configuration.
+            all: codes represent audio at level 1.
+        kwargs: Further arguments of ``transformers.PreTrainedConfig``.
     """
 
     model_type = "codec_lm"
@@ -70,7 +69,7 @@ class CodecLMConfig(PreTrainedConfig):
             )
         if context_frames is not None and context_frames < 2:
             raise InputError(f"context_frames must be at least 2, got {context_frames}.")
-        # JSON has lists only; a configuration is the same before and after it was stored.
+        # Lists and dicts, as JSON has them: a loaded configuration equals the saved one.
         self.codebook_sizes = list(codebook_sizes)
         self.pattern = pattern
         self.width, self.depth, self.heads = width, depth, heads
@@ -84,24 +83,24 @@ class CodecLMConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Makes a configuration of the content of a ``config.json``.
+        """Makes a configuration from the content of a ``config.json``.
 
-        Only this class' own arguments are taken: transformers acts on other keys, one of which
-        names a repository whose code is to compute attention. ``kwargs`` are as in transformers.
+        Only arguments of this class are taken. Transformers acts on other keys too: one names a
+        repository whose code computes attention. ``kwargs`` are as in transformers.
         """
-        taken = {*inspect.signature(cls.__init__).parameters, "model_type", "_commit_hash"}
-        return super().from_dict({k: v for k, v in config_dict.items() if k in taken}, **kwargs)
+        allowed = {*inspect.signature(cls.__init__).parameters, "model_type", "_commit_hash"}
+        return super().from_dict({k: v for k, v in config_dict.items() if k in allowed}, **kwargs)
 
     @classmethod
     def for_tokenizer(
         cls, tokenizer: LatentTokenizer, n_codebooks: int | None = None, **options: Any
     ) -> CodecLMConfig:
-        """A configuration for the codes of a tokenizer.
+        """Makes a configuration for the codes of a tokenizer.
 
         Args:
-            tokenizer: Its codes are to be learned.
-            n_codebooks: How many codebooks. Default: all.
-            options: As for the class.
+            tokenizer: Makes the codes.
+            n_codebooks: Number of codebooks. Default: all.
+            options: Further arguments of the class.
         """
         n = tokenizer.resolve_codebooks(n_codebooks, None)
         return cls(
@@ -112,11 +111,11 @@ class CodecLMConfig(PreTrainedConfig):
         )
 
     def llama(self, vocab_size: int) -> LlamaConfig:
-        """The configuration of the backbone."""
+        """Makes the configuration of the backbone."""
         return LlamaConfig(
             vocab_size=vocab_size,
             hidden_size=self.width,
-            # A gated network has three matrices, so two thirds of the usual four widths.
+            # Gated networks have three matrices: two thirds of the usual four widths.
             intermediate_size=32 * math.ceil(self.width * 8 / 3 / 32),
             num_hidden_layers=self.depth,
             num_attention_heads=self.heads,

@@ -1,8 +1,8 @@
-"""`LlamaSteps`: a Llama that goes on from where it was, at little cost per step.
+"""`LlamaSteps`: incremental decoding of a Llama with a key-value cache of fixed size.
 
-The same arithmetic as `transformers`' ``LlamaModel``, from the same weights, without what makes
-single steps slow there: caches that are copied at every step and masks that are built anew. At ten
-million parameters those cost as much as the matrix products.
+The arithmetic is that of `transformers`' ``LlamaModel``, on the same weights. Its single steps are
+slow because it copies caches and builds masks at every step, which costs as much as the matrix
+products of a model of ten million parameters.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class LlamaSteps:
 
     Args:
         backbone: A ``transformers.LlamaModel`` without biases.
-        prefix_mask: ``[B, P]``, False for positions of the first piece that are padding: nothing
-            attends to them, and they take no place in time.
-        capacity: Most positions that will ever come, the prefix included.
+        prefix_mask: ``[B, P]``, False for the first P positions that are padding: nothing attends
+            to them, and they count for no position.
+        capacity: The most positions, the prefix included.
     """
 
     def __init__(self, backbone: Any, prefix_mask: Bool[Tensor, "B P"], capacity: int) -> None:
@@ -38,20 +38,20 @@ class LlamaSteps:
         self.values = [parameter.new_zeros(shape) for _ in backbone.layers]
         rest = prefix_mask.new_ones(batch, capacity - prefix)
         present = torch.cat([prefix_mask, rest], dim=1)
-        # Without padding no mask is needed, which is faster.
+        # Attention without a mask is faster.
         self.present = None if bool(prefix_mask.all()) else present
         positions = present[:1] if self.present is None else present
         positions = (positions.cumsum(1) - 1).clamp(min=0)
         cos, sin = backbone.rotary_emb(parameter, position_ids=positions)
-        # Turning pairs of channels is a roll by half the channels, with signs in the sines.
+        # Rotation of pairs of channels: a roll by half the channels, with signs in the sines.
         half = self.head_dim // 2
         self.cos = cos[:, None]
         self.sin = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)[:, None]
-        # Looked up once: at this size finding a module's attributes takes time that is felt.
+        # Attribute look-ups of modules take a noticeable share of a step of a small model.
         self.layers = [_weights(layer) for layer in backbone.layers]
 
     def advance(self, x: Float[Tensor, "B n H"]) -> Float[Tensor, "B n H"]:
-        """Hidden states of the next n positions.
+        """Computes the hidden states of the next n positions.
 
         Args:
             x: Their embeddings.
@@ -62,18 +62,18 @@ class LlamaSteps:
         self.length += count
         cos, sin = self.cos[:, :, start : self.length], self.sin[:, :, start : self.length]
         mask = self._mask(start, count)
-        # Only the first piece is square; later ones of several positions need a mask.
+        # `is_causal` is for square scores: later pieces of several positions need a mask.
         causal = mask is None and count > 1
         for w, keys, values in zip(self.layers, self.keys, self.values, strict=True):
             h = self._norm(x, w["input_layernorm"])
             both = [functional.linear(h, w["q_proj"]), functional.linear(h, w["k_proj"])]
-            turned = self._split(torch.cat(both, dim=-1))
-            rolled = turned.roll(self.head_dim // 2, -1)
-            turned = torch.addcmul(turned * cos, rolled, sin)
-            keys[:, :, start : self.length] = turned[:, self.heads :]
+            rotated = self._split(torch.cat(both, dim=-1))
+            rolled = rotated.roll(self.head_dim // 2, -1)
+            rotated = torch.addcmul(rotated * cos, rolled, sin)
+            keys[:, :, start : self.length] = rotated[:, self.heads :]
             values[:, :, start : self.length] = self._split(functional.linear(h, w["v_proj"]))
             h = functional.scaled_dot_product_attention(
-                turned[:, : self.heads],
+                rotated[:, : self.heads],
                 keys[:, :, : self.length],
                 values[:, :, : self.length],
                 attn_mask=mask,
@@ -93,18 +93,18 @@ class LlamaSteps:
         return x.view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)
 
     def _mask(self, start: int, count: int) -> Tensor | None:
-        """Which positions may be attended to, ``[B or 1, 1, count, length]``; None for all."""
+        """Which positions can be attended to, ``[B or 1, 1, count, length]``; None for all."""
         if self.present is None and (count == 1 or start == 0):
             return None
         now = torch.arange(start, self.length, device=self.cos.device)[:, None]
         allowed = (torch.arange(self.length, device=now.device) <= now)[None]
         if self.present is not None:
-            # A padded position sees itself: softmax over nothing would be NaN.
+            # Padding attends to itself: a softmax over nothing would be NaN.
             itself = torch.arange(self.length, device=now.device) == now
             allowed = allowed & (self.present[:, None, : self.length] | itself)
         return allowed[:, None]
 
 
 def _weights(layer: Any) -> dict[str, Tensor]:
-    """The matrices and norms of a layer, by the last part of their name but one."""
+    """The matrices and norms of a layer by module name, e.g. ``q_proj``."""
     return {name.split(".")[-2]: value for name, value in layer.named_parameters()}

@@ -10,9 +10,9 @@ codebook. With codes written ``c[frame, codebook]``, K = 3, and E for the end of
                   c01 c11 .              .   c01 c11 .
                   c02 c12 .              .   .   c02 c12
 
-Everything follows from one table per pattern: which frame and codebook each slot holds. The end of
-audio sits where the first codebook's next code would be. Functions are pure, and `revert` inverts
-`apply` for any number of frames from none on.
+Everything follows from one table per pattern: the frame and codebook of each slot. The end of audio
+takes the place of the first codebook's next code. Functions are pure, and `revert` inverts `apply`
+for any number of frames, including none.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from tokenizer.errors import InputError
 class CodeVocabulary:
     """One numbering of all codes: codebook 0, the stop, codebook 1, ..., padding, start.
 
-    The stop follows the first codebook's codes because it is only ever predicted in their place:
-    what may stand in a slot is then a range of ids.
+    The stop follows the first codebook's codes because it is only predicted in their place: so the
+    ids that a slot may hold are a range.
 
     Args:
         codebook_sizes: Entries of each codebook.
@@ -55,7 +55,7 @@ class CodeVocabulary:
 
     @property
     def offsets(self) -> tuple[int, ...]:
-        """What is added to a code to get its id."""
+        """The first id of each codebook: a code plus its offset is its id."""
         return tuple(low for low, _ in self.ranges)
 
     @property
@@ -65,12 +65,12 @@ class CodeVocabulary:
 
     @property
     def pad(self) -> int:
-        """Id of slots that hold nothing, e.g. those that a delay leaves empty."""
+        """Id of empty slots, e.g. those that a delay leaves."""
         return self.ranges[-1][1]
 
     @property
     def start(self) -> int:
-        """Id of what comes before the first step."""
+        """Id that stands before the first step."""
         return self.pad + 1
 
     @property
@@ -81,9 +81,9 @@ class CodeVocabulary:
 
 @dataclass(frozen=True)
 class Layout:
-    """Which code each slot of a sequence holds; -1 where it holds none.
+    """The frame and codebook of each slot of a sequence; -1 for empty slots.
 
-    The slot of the stop has codebook 0 and as frame the number of frames.
+    The slot of the stop has codebook 0, and the number of frames as its frame.
 
     Attributes:
         frames: ``[S, W]``.
@@ -96,7 +96,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class CodePattern(ABC):
-    """A reversible arrangement of codes; subclasses define its table.
+    """A reversible arrangement of codes, defined by the table of a subclass.
 
     Args:
         codebook_sizes: Entries of each codebook.
@@ -105,7 +105,7 @@ class CodePattern(ABC):
     codebook_sizes: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        # A pattern is checked where it is made, not when the first sequence fails.
+        # Sizes are checked here, not at the first sequence.
         CodeVocabulary(self.codebook_sizes)
 
     @property
@@ -125,23 +125,23 @@ class CodePattern(ABC):
 
     @abstractmethod
     def layout(self, num_frames: int) -> Layout:
-        """The table for a number of frames, its stop included."""
+        """The table for a number of frames, including the stop."""
 
     @abstractmethod
     def stop_frame(self, step: int) -> int | None:
         """Number of frames of a sequence that stops at this step; None if it cannot stop here."""
 
     def num_steps(self, num_frames: int) -> int:
-        """S: length of the sequence, its stop included."""
+        """S: length of the sequence, including the stop."""
         return len(self.layout(num_frames).frames)
 
     def apply(
         self, codes: Int[Tensor, "B T K"], mask: Bool[Tensor, "B T"] | None = None
     ) -> Int[Tensor, "B S W"]:
-        """Arranges codes as sequences of ids, padded on their right.
+        """Arranges codes as sequences of ids, padded on the right.
 
         Args:
-            codes: Padded on their right; what they hold there does not matter.
+            codes: Padded on the right with any values.
             mask: True for frames of the item. Default: all.
 
         Raises:
@@ -163,7 +163,7 @@ class CodePattern(ABC):
             )
         vocabulary = self.vocabulary
         ids = codes + torch.tensor(vocabulary.offsets, device=codes.device)
-        # One more frame, which holds the stop, and which -1 (nothing) must not find.
+        # One more frame, which holds the stop.
         ids = torch.nn.functional.pad(ids, (0, 0, 0, 1), value=vocabulary.pad)
         rows = torch.arange(len(codes), device=codes.device)
         ids[rows, lengths, 0] = vocabulary.stop
@@ -173,10 +173,10 @@ class CodePattern(ABC):
         return tokens.masked_fill(frames < 0, vocabulary.pad)
 
     def layouts(self, num_frames: Sequence[int]) -> Layout:
-        """Tables ``[B, S, W]`` of several sequences, padded on their right."""
+        """Tables ``[B, S, W]`` of several sequences, padded on the right."""
         # Most batches have few lengths.
-        found = {length: self.layout(length) for length in set(num_frames)}
-        tables = [found[length] for length in num_frames]
+        by_length = {length: self.layout(length) for length in set(num_frames)}
+        tables = [by_length[length] for length in num_frames]
         if not tables:
             empty = torch.zeros(0, 0, self.num_streams, dtype=torch.int64)
             return BatchLayout(empty, empty)
@@ -192,7 +192,7 @@ class CodePattern(ABC):
         """Inverse of `apply`: codes, 0 where padded, and the mask.
 
         Raises:
-            ValueError: If these tokens are nothing that `apply` makes.
+            ValueError: If `apply` cannot have made these tokens.
         """
         vocabulary = self.vocabulary
         if tokens.ndim != 3 or tokens.shape[-1] != self.num_streams:
@@ -207,7 +207,7 @@ class CodePattern(ABC):
         frames, codebooks = layouts.frames.to(tokens.device), layouts.codebooks.to(tokens.device)
         tail = tokens[:, frames.shape[1] :]
         tokens = tokens[:, : frames.shape[1]]
-        # [.., 2] first and last ids of what may stand in a slot; in empty ones only the padding.
+        # [.., 2]: the range of ids of each slot; of empty slots, only the padding.
         ranges = torch.tensor(
             [*vocabulary.ranges, (vocabulary.pad, vocabulary.pad + 1)], device=tokens.device
         )[codebooks]
@@ -252,7 +252,7 @@ class BatchLayout(Layout):
 
 
 class FlattenPattern(CodePattern):
-    """Frame after frame, and in each codebook after codebook."""
+    """Frame after frame, and codebook after codebook in each."""
 
     @property
     def num_streams(self) -> int:
@@ -318,7 +318,7 @@ class DelayPattern(CodePattern):
 
     @property
     def delays(self) -> Int[Tensor, " K"]:
-        """Steps by which each codebook is late."""
+        """Steps by which each codebook lags behind the first."""
         return torch.arange(self.num_codebooks)
 
     def layout(self, num_frames: int) -> Layout:
@@ -335,7 +335,7 @@ class DelayPattern(CodePattern):
 
 
 class ParallelPattern(DelayPattern):
-    """All codebooks of a frame at once, as if they were independent given the past."""
+    """All codebooks of a frame at once, modelled as independent given the past."""
 
     @property
     def delays(self) -> Int[Tensor, " K"]:
@@ -352,10 +352,10 @@ PATTERNS: dict[str, type[CodePattern]] = {
 
 
 def make_pattern(name: str, codebook_sizes: Sequence[int]) -> CodePattern:
-    """The pattern of that name.
+    """Makes the pattern of this name.
 
     Raises:
-        ValueError: If there is none, or no codebook.
+        ValueError: If there is no such pattern, or no codebook.
     """
     if name not in PATTERNS:
         raise InputError(f"pattern={name!r} is not one of {', '.join(PATTERNS)}.")

@@ -16,22 +16,22 @@ from tokenizer import AppGenerator, LatentTokenizer
 def run_generator(
     run: str | Path, tokenizer: str | Path | None = None, device: str = "cpu"
 ) -> tuple[AppGenerator, LatentTokenizer]:
-    """A trained run as something that the page generates with, and the run's tokenizer.
+    """Makes a generator for the page from a trained run; returns it with the run's tokenizer.
 
     Args:
         run: Its folder.
         tokenizer: Folder or hub id. Default: the one that the run was trained with.
-        device: Where to compute.
+        device: Torch device.
 
     Raises:
         FileNotFoundError: If there is no such run, or it is not finished.
-        ValueError: If the tokenizer is another one than the run's, or there is no such device.
+        ValueError: If the tokenizer is not the run's, or the device does not exist.
     """
-    model, found, info = load_run(run, tokenizer, device)
+    model, tok, info = load_run(run, tokenizer, device)
 
     def make(wish: Any) -> tuple[np.ndarray, int]:
         request = make_request(
-            found,
+            tok,
             wish.seconds,
             labels=[wish.label],
             captions=[wish.caption] if wish.caption else (),
@@ -39,22 +39,22 @@ def run_generator(
             n_codebooks=info.get("n_codebooks"),
             guidance_scale=wish.guidance,
         )
-        clip = next(generate(model, found, request, seed=wish.seed))
-        return clip.audio, found.sampling_rate
+        clip = next(generate(model, tok, request, seed=wish.seed))
+        return clip.audio, tok.sampling_rate
 
-    texts = model.conditioner.text is not None
-    return AppGenerator(str(run), make, tuple(model.labels), takes_captions=texts), found
+    has_text = model.conditioner.text is not None
+    return AppGenerator(str(run), make, tuple(model.labels), takes_captions=has_text), tok
 
 
 def app_parts(
     runs: Sequence[str | Path], tokenizer: str | Path | None = None, device: str = "cpu"
 ) -> tuple[dict[str, LatentTokenizer], list[AppGenerator]]:
-    """What `tokenizer.launch_app` takes: the runs' tokenizers, each once, and the runs."""
+    """The arguments of `tokenizer.launch_app`: the runs' distinct tokenizers, and the runs."""
     models: dict[str, LatentTokenizer] = {}
     generators = []
     for run in runs:
-        generator, found = run_generator(run, tokenizer, device)
+        generator, tok = run_generator(run, tokenizer, device)
         generators.append(generator)
-        if found.fingerprint not in {model.fingerprint for model in models.values()}:
-            models[f"tokenizer of {run}"] = found
+        if tok.fingerprint not in {model.fingerprint for model in models.values()}:
+            models[f"tokenizer of {run}"] = tok
     return models, generators

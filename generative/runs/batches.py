@@ -35,15 +35,15 @@ def make_collator(
     n_codebooks: int | None = None,
     latent_dim: int | None = None,
 ) -> Callable[[], Any]:
-    """Returns a function that makes the collator of `datasets_scripts` for this data.
+    """Returns a function that makes a collator of `datasets_scripts` for this data.
 
     Args:
-        data: What is to be collated.
+        data: The dataset.
         tokenizer: Its statistics normalise latents.
-        crop_frames: Length of random crops.
-        seed: Of the crops.
-        n_codebooks: Use only the first ones.
-        latent_dim: Use only the first so many numbers of a frame.
+        crop_frames: Length of random crops in frames.
+        seed: Seed of the crops.
+        n_codebooks: How many codebooks to keep, the first ones; None for all.
+        latent_dim: How many numbers of a frame to keep, the first ones; None for all.
     """
     shared = {
         "crop_frames": crop_frames,
@@ -59,21 +59,22 @@ def make_collator(
 
 
 class FirstLatents(LatentsCollator):
-    """A collator of latents that keeps the first numbers of a frame, as many as it has means of."""
+    """A collator of latents that keeps as many numbers of a frame as it has means for."""
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
         """Returns a batch; see `LatentsCollator`."""
         dim = len(self.mean)
-        kept = [{**row, "latents": np.asarray(row["latents"])[..., :dim]} for row in rows]
-        return super().__call__(kept)
+        return super().__call__(
+            [{**row, "latents": np.asarray(row["latents"])[..., :dim]} for row in rows]
+        )
 
 
 class FirstCodebooks(CodesCollator):
-    """A collator of codes that leaves out all but the first codebooks.
+    """A collator of codes that keeps the first codebooks.
 
     Args:
-        n_codebooks: How many are kept; None for all.
-        options: Of `CodesCollator`.
+        n_codebooks: How many to keep; None for all.
+        options: As for `CodesCollator`.
     """
 
     def __init__(self, n_codebooks: int | None, **options: Any) -> None:
@@ -81,7 +82,7 @@ class FirstCodebooks(CodesCollator):
         self.n_codebooks = n_codebooks
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
-        """A batch of the first codebooks."""
+        """Returns a batch; see `CodesCollator`."""
         batch = super().__call__(rows)
         available = batch["codes"].shape[-1]
         if available < (self.n_codebooks or 1):
@@ -90,7 +91,7 @@ class FirstCodebooks(CodesCollator):
 
 
 class _EpochRows(Dataset):
-    """Rows that know their epoch, so that nothing has to be told to workers that prefetch."""
+    """Rows that carry their epoch: workers that prefetch may be in another one than the trainer."""
 
     def __init__(self, rows: Any) -> None:
         self.rows = rows
@@ -113,17 +114,17 @@ def training_batches(
     world_size: int = 1,
     joint_channels: int = 1,
 ) -> Iterator[Batch]:
-    """Yields batches without end, epoch after epoch, from the ``first``-th on.
+    """Yields endless batches, epoch after epoch, from the ``first``-th on.
 
     Args:
         data: Its training rows are used.
         make: Makes a collator.
         batch_size: Rows per batch and process.
-        crop_frames: The collator's.
-        seed: Of the order.
-        first: Batches of this process to pass over.
-        num_workers: Processes that read.
-        rank: Of this process.
+        crop_frames: As for the collator.
+        seed: Seed of the order.
+        first: How many batches of this process to skip.
+        num_workers: Processes that read data.
+        rank: Index of this process.
         world_size: Processes that train together.
         joint_channels: Channels that the tokenizer codes jointly.
     """
@@ -142,10 +143,10 @@ def training_batches(
 
 
 class _OwnCollator:
-    """Collates with a collator of this process' own.
+    """Collates with one collator per process.
 
-    A collator keeps its epoch in memory that workers share; here each row says its epoch, and
-    workers may be in different ones at the same time.
+    A collator keeps its epoch in memory that workers share, but workers that prefetch may be in
+    different epochs at the same time.
     """
 
     def __init__(self, make: Callable[[], Any]) -> None:
@@ -159,26 +160,26 @@ class _OwnCollator:
 
 
 def _plan(sampler: LengthBucketSampler, first: int) -> Iterator[list[tuple[int, int]]]:
-    epoch, left = 0, first
+    epoch, skip = 0, first
     while True:
         batches = sampler.batches(epoch)
-        for batch in batches[left:]:
+        for batch in batches[skip:]:
             yield [(epoch, index) for index in batch]
-        left = max(left - len(batches), 0)
+        skip = max(skip - len(batches), 0)
         epoch += 1
 
 
 def validation_batches(
     data: PreparedData, collator: Any, *, batch_size: int, max_rows: int = 64
 ) -> Iterator[Batch]:
-    """Yields the held-out rows, at most ``max_rows``, evenly spread; always the same crops.
+    """Yields at most ``max_rows`` held-out rows, evenly spread; the same crops at every call.
 
-    Rows of classes that no training row has count as rows without a class.
+    Rows whose class is not in the training rows count as rows without a class.
     """
     count = len(data.held_out)
-    picked = [math.floor(i * count / min(count, max_rows)) for i in range(min(count, max_rows))]
+    indices = [math.floor(i * count / min(count, max_rows)) for i in range(min(count, max_rows))]
     collator.set_epoch(0)
-    for start in range(0, len(picked), batch_size):
-        rows = [data.held_out[i] for i in picked[start : start + batch_size]]
-        known = [row.get("label") if row.get("label") in data.labels else None for row in rows]
-        yield collator([row | {"label": name} for row, name in zip(rows, known, strict=True)])
+    for start in range(0, len(indices), batch_size):
+        rows = [data.held_out[i] for i in indices[start : start + batch_size]]
+        labels = [row.get("label") if row.get("label") in data.labels else None for row in rows]
+        yield collator([row | {"label": name} for row, name in zip(rows, labels, strict=True)])

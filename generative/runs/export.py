@@ -1,4 +1,4 @@
-"""A trained model and its tokenizer as one folder that needs nothing else."""
+"""Export of a trained model and its tokenizer as one self-contained folder."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def export_run(
 ) -> None:
     """Writes ``model/``, ``tokenizer/`` and ``run.json``; `load_run` reads it like a run.
 
-    Of a diffusion model the folder is a `diffusers` pipeline too, for
-    ``LatentDiffusionPipeline.from_pretrained``.
+    The export of a diffusion model is also a `diffusers` pipeline:
+    ``LatentDiffusionPipeline.from_pretrained`` loads it.
 
     Args:
         run: A finished run.
         out: Folder to write.
         tokenizer: Folder or hub id. Default: the run's.
-        half: Whether to store weights in float16, for half the size. They are rounded; computing
-            stays in float32.
+        half: Whether to store matrices in float16, for half the size. They are rounded; the model
+            still computes in float32.
 
     Raises:
         FileNotFoundError: If the run is not finished.
@@ -38,7 +38,7 @@ def export_run(
     """
     root = Path(out)
     if root.resolve() == Path(run).resolve():
-        raise InputError(f"{out} is the run itself: name another folder, or it is overwritten.")
+        raise InputError(f"{out} is the run itself: name another folder.")
     model, tok, info = load_run(run, tokenizer)
     root.mkdir(parents=True, exist_ok=True)
     if half:
@@ -55,13 +55,13 @@ def export_run(
     card = Path(run) / "model" / "README.md"
     if card.exists():
         shutil.copyfile(card, root / "README.md")
-    # Where it was trained is nobody's business but the trainer's.
+    # Paths of the machine that trained it are left out.
     described = info | {"tokenizer": None, "data": Path(info["data"]).name}
     write_json(root / RUN_FILE, described)
 
 
 def _round(model: Any) -> None:
-    """Matrices in float16; norms, biases and statistics stay as they are."""
+    """Rounds matrices to float16; norms, biases and statistics stay in float32."""
     for parameter in model.parameters():
         if parameter.ndim > 1:
             parameter.data = parameter.data.to(torch.float16)

@@ -1,4 +1,4 @@
-"""From a trained model to audio: requests in seconds, rows, files."""
+"""Generation of audio by a trained model: requests in seconds, rows, files."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from tokenizer.saving import write_json
 
 @dataclass(frozen=True)
 class GeneratedClip:
-    """A generated row and what it sounds like.
+    """A generated row and its audio.
 
     Attributes:
-        row: Codes or latents; the tokenizer decodes it.
+        row: Codes or latents, as the tokenizer decodes them.
         audio: Float32 ``[C, N]``.
-        label: The class that was asked for.
-        caption: The text that was asked for.
+        label: The requested class, or None.
+        caption: The requested text, or None.
     """
 
     row: TokenRow
@@ -54,22 +54,22 @@ def make_request(
     codes: CodeSampling | None = None,
     diffusion: DiffusionSampling | None = None,
 ) -> GenerationRequest:
-    """A request for clips of a length in seconds.
+    """Makes a request for clips whose length is given in seconds.
 
     Args:
         tokenizer: Decodes the clips.
-        seconds: Length, the prompt included.
+        seconds: Length of each clip, the prompt included.
         labels: Class or None for each clip.
         captions: Text or None for each clip.
         prompt: Audio (a path, array, ...) that every clip begins with.
-        sampling_rate: Of a prompt that is a bare array.
-        n_codebooks: Of the model, if it is a language model: the prompt gets so many codes.
-        guidance_scale: 1 is no guidance.
+        sampling_rate: Hz, for a prompt that is a bare array.
+        n_codebooks: How many codebooks a language model has; None for diffusion models.
+        guidance_scale: Scale of classifier-free guidance; 1 for none.
         codes: Settings of language models.
         diffusion: Settings of diffusion models.
 
     Raises:
-        ValueError: If nothing is left to generate, or no end of it.
+        ValueError: If the length is not a positive number of at most a day.
     """
     num_samples = num_samples_of(seconds, tokenizer.sampling_rate)
     request = GenerationRequest(
@@ -92,9 +92,9 @@ def make_request(
 def encode_prompt(
     tokenizer: LatentTokenizer, audio: Any, sampling_rate: int | None, n_codebooks: int | None
 ) -> TokenRow:
-    """A row with the latents of a prompt, and its codes if there are any, of one channel group."""
+    """Encodes the whole frames of a prompt as latents and, for ``n_codebooks``, as codes."""
     row = tokenizer.encode_latents(audio, sampling_rate=sampling_rate, downmix=True)
-    # The last frame of a clip may look at the silence behind it, which is not to be continued.
+    # The last frame may contain silence from behind the end, which must not be continued.
     usable = row["num_samples"] // tokenizer.hop_length
     if usable < 1:
         raise InputError(f"The prompt has {row['num_samples']} samples: that is no whole frame.")
@@ -106,12 +106,12 @@ def encode_prompt(
 def decode(
     tokenizer: LatentTokenizer, row: TokenRow, snap_codebooks: int | None = None
 ) -> Float[np.ndarray, "C N"]:
-    """Audio of a generated row: codes by the decoder for codes, latents by the continuous one.
+    """Decodes a generated row: codes by the decoder for codes, latents by the continuous one.
 
     Args:
         tokenizer: Decodes.
         row: With ``codes`` or ``latents``.
-        snap_codebooks: Latents are quantized to so many codebooks first, and decoded as codes.
+        snap_codebooks: Number of codebooks to which latents are first quantized. Default: none.
     """
     if "codes" in row:
         return tokenizer.decode_codes(row)
@@ -135,7 +135,7 @@ def generate(
         model: A `GenerativeModel`.
         tokenizer: Decodes.
         request: What to generate.
-        seed: The same seed (and batch size) gives the same clips.
+        seed: The same seed and batch size give the same clips.
         snap_codebooks: See `decode`.
         batch_size: Clips generated together.
     """
@@ -146,22 +146,22 @@ def generate(
 def generate_rows(
     model: Any, request: GenerationRequest, *, seed: int = 0, batch_size: int = 8
 ) -> Iterator[tuple[TokenRow, str | None, str | None]]:
-    """Yields a row, and the label and caption that were asked for; arguments as in `generate`."""
+    """Yields each row with its requested label and caption; arguments as in `generate`."""
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size}: it must be at least 1.")
     for first in range(0, request.batch_size, batch_size):
-        part = slice(first, first + batch_size)
-        some = replace(
+        items = slice(first, first + batch_size)
+        part = replace(
             request,
-            labels=tuple(request.labels[part]),
-            captions=tuple(request.captions[part]),
-            prompts=tuple(request.prompts[part]),
+            labels=tuple(request.labels[items]),
+            captions=tuple(request.captions[items]),
+            prompts=tuple(request.prompts[items]),
         )
-        # torch takes 64 bits, which a time in nanoseconds as the seed would exceed.
+        # torch takes seeds of 64 bits, which the product exceeds for a time in nanoseconds.
         generator = torch.Generator().manual_seed((seed * 1_000_003 + first) % 2**64)
-        rows = model.generate_rows(some, generator)
-        captions = some.captions or [None] * len(rows)
-        yield from zip(rows, some.labels, captions, strict=True)
+        rows = model.generate_rows(part, generator)
+        captions = part.captions or [None] * len(rows)
+        yield from zip(rows, part.labels, captions, strict=True)
 
 
 def save_clips(
@@ -171,13 +171,13 @@ def save_clips(
     description: dict[str, Any] | None = None,
     pictures: bool = True,
 ) -> list[dict[str, Any]]:
-    """Writes each clip as WAV and PNG, and ``samples.json`` that says what they are.
+    """Writes each clip as WAV and PNG, and a ``samples.json`` that describes them.
 
     Args:
-        clips: May be generated as they are asked for.
-        folder: Made if it is not there.
+        clips: May be a generator; each clip is written before the next one is taken.
+        folder: Created if needed.
         sampling_rate: Hz.
-        description: Goes into ``samples.json``.
+        description: More entries for ``samples.json``.
         pictures: Whether to draw spectrograms.
 
     Returns:
@@ -185,7 +185,7 @@ def save_clips(
     """
     entries: list[dict[str, Any]] = []
     for index, clip in enumerate(clips):
-        # Not before there is something to put into it.
+        # Only now: a request that fails leaves no empty folder.
         folder.mkdir(parents=True, exist_ok=True)
         name = f"{index:03d}" + (f"-{_safe(clip.label)}" if clip.label else "")
         write_audio(folder / f"{name}.wav", clip.audio, sampling_rate)

@@ -17,10 +17,10 @@ RUN_FILE = "run.json"
 
 
 def load_model(folder: str | Path) -> Any:
-    """Loads a language model or a diffusion model, whichever the folder holds.
+    """Loads the language model or diffusion model of a folder, in float32.
 
     Raises:
-        FileNotFoundError: If it holds neither.
+        FileNotFoundError: If it holds no model.
     """
     path = Path(folder) / "config.json"
     if not path.exists():
@@ -31,26 +31,25 @@ def load_model(folder: str | Path) -> Any:
         return LatentDiffusion.from_pretrained(folder).eval()
     from generative.language_model.codec_lm import CodecLM
 
-    # Whatever the weights are stored in.
     return CodecLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 def load_run(
     run: str | Path, tokenizer: str | Path | None = None, device: str = "cpu"
 ) -> tuple[Any, LatentTokenizer, dict[str, Any]]:
-    """Loads what a training run or an export left behind.
+    """Loads a finished training run or an export.
 
     Args:
         run: Its folder.
         tokenizer: Folder or hub id. Default: the one that the run was trained with.
-        device: Where model and tokenizer are to compute.
+        device: Torch device of model and tokenizer.
 
     Returns:
         The model, the tokenizer and the run's description.
 
     Raises:
         FileNotFoundError: If there is no such run, or it is not finished.
-        ValueError: If the tokenizer is another one than the run's, or there is no such device.
+        ValueError: If the tokenizer is not the run's, or the device does not exist.
     """
     where = device_of(device)
     root = Path(run)
@@ -62,28 +61,28 @@ def load_run(
         raise InputError(f"{described} is damaged, or no description of a run.")
     if not (root / "model").exists():
         raise MissingFileError(
-            f"The run in {root} is not finished. Start its training again: it goes on."
+            f"The run in {root} is not finished. Start its training again: it resumes."
         )
     name = tokenizer if tokenizer is not None else info["tokenizer"]
     if tokenizer is None and (root / "tokenizer").exists():
         name = root / "tokenizer"
-    found = load_tokenizer(name)
-    check_tokenizer(found, info)
+    tok = load_tokenizer(name)
+    check_tokenizer(tok, info)
     model = load_model(root / "model")
-    return model.to(where), found.to(where), info  # pyright: ignore[reportArgumentType]
+    return model.to(where), tok.to(where), info  # pyright: ignore[reportArgumentType]
 
 
 def tokenizer_identity(tokenizer: LatentTokenizer, column: str) -> str:
-    """What must not change between encoding and decoding; decoders may be finetuned meanwhile."""
+    """What encoding and decoding must share; decoders may be finetuned in between."""
     return tokenizer.codes_fingerprint if column == "codes" else encoder_fingerprint(tokenizer)
 
 
 def check_tokenizer(tokenizer: LatentTokenizer, info: dict[str, Any]) -> None:
-    """Refuses a tokenizer that did not make what a run was trained on."""
+    """Refuses a tokenizer other than the one that made a run's training data."""
     expected = info["identity"]
-    found = tokenizer_identity(tokenizer, info["column"])
-    if found != expected:
+    identity = tokenizer_identity(tokenizer, info["column"])
+    if identity != expected:
         raise InputError(
             f"The run was trained with tokenizer {expected} ({info['tokenizer'] or 'bundled'}),"
-            f" this is {found}. Name the right one with --tokenizer."
+            f" this is {identity}. Name the right one with --tokenizer."
         )

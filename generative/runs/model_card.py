@@ -1,4 +1,4 @@
-"""The card of a trained model: what it is, what it was trained on, how to use it."""
+"""The model card: what a trained model is, its training data, how to use it."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def write_card(
     """Writes ``README.md`` beside a model.
 
     Args:
-        folder: Of the model.
-        info: ``run.json``.
-        training: The options of the training.
-        rows: How many rows were trained on, and how many held out.
+        folder: Folder of the model.
+        info: Content of ``run.json``.
+        training: The training configuration.
+        rows: Numbers of training rows and of held-out rows.
     """
     family = info["family"]
     label = json.dumps(info["labels"][0]) if info["labels"] else "None"
@@ -56,11 +56,11 @@ tags: [audio, {"diffusion" if family == "diffusion" else "codec-language-model"}
 
 - Tokenizer: `{info["tokenizer"] or "the bundled one"}` (identity `{info["identity"]}`)
 - Training data: {rows[0]} rows, {rows[1]} held out, of a dataset prepared by
-  `python -m datasets_scripts prepare`; its licences are in that dataset's card and hold for what is
-  made with this model. Fill in `license:` accordingly.
+  `python -m datasets_scripts prepare`. The licences in that dataset's card also apply to this
+  model: fill in `license:` accordingly.
 - Splits: trained on {", ".join(splits["train"])}, held out {held_out}
 - Classes: {", ".join(info["labels"]) or "none"}
-- Held-out figures of the averaged weights: {_list(losses)}
+- Validation figures of the averaged weights: {_list(losses)}
 - Training: {_list(training)}
 
 ```python
@@ -68,7 +68,7 @@ tags: [audio, {"diffusion" if family == "diffusion" else "codec-language-model"}
 
 On the command line: `python -m generative sample RUN --seconds 5 --out DIR`.
 
-Made for research. It generates audio like its training data, in no way checked for content.
+For research. It generates audio like its training data; the content is not checked.
 """
     write_text(folder / "README.md", text)
 

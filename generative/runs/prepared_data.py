@@ -1,8 +1,4 @@
-"""Prepared datasets (`python -m datasets_scripts prepare`) as batches to train and validate on.
-
-The batches of a run are a function of the seed and the step, so a run that goes on from a
-checkpoint sees the batches it would have seen.
-"""
+"""Reading a prepared dataset: which splits to train and validate on, and its rows."""
 
 from __future__ import annotations
 
@@ -17,21 +13,21 @@ from typing import Any
 from datasets_scripts import SPLIT_WORDS, open_prepared
 from tokenizer.errors import InputError, MissingFileError, MissingPackageError
 
-# What is read of a row besides its codes or latents.
+# Columns that are read besides codes or latents.
 COLUMNS = ("id", "source_id", "start", "num_samples", "num_channels", "gain", "label")
 
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Rows to train on, rows held out, and what they are.
+    """Rows to train on, rows held out, and their description.
 
     Attributes:
         column: "codes" or "latents".
         train: A `datasets.Dataset`.
-        held_out: Another, of other sources.
+        held_out: A `datasets.Dataset` of other sources.
         labels: Names of the classes in ``train``, sorted.
-        splits: Names of the dataset's splits in ``train``, and of those in ``held_out``: none where
-            that was taken from the former.
+        splits: Names of the dataset's splits in ``train``, and of those in ``held_out``; the latter
+            are none if sources of the former were held out.
         manifest: The dataset's ``manifest.json``; empty if it has none.
     """
 
@@ -46,13 +42,13 @@ class PreparedData:
 def load_prepared(
     folder: str | Path, column: str, held_out: float = 0.05, *, captions: bool = False
 ) -> PreparedData:
-    """Opens a prepared dataset; `choose_splits` says which of its splits are trained on.
+    """Opens a prepared dataset; its splits are chosen by `choose_splits`.
 
     Args:
         folder: Holds ``data/<split>-*.parquet``.
         column: "codes" or "latents".
-        held_out: Share of the sources to hold out where there is no split to validate on. A source
-            is held out with all of its segments; which, depends on its name only.
+        held_out: Share of the sources to hold out if there is no split to validate on. A source is
+            held out with all of its segments. The choice depends on the names of the sources only.
         captions: Whether to read captions, for models that have a text encoder.
 
     Raises:
@@ -74,29 +70,29 @@ def load_prepared(
 
 
 def training_splits(folder: str | Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Which splits of a dataset are trained on and which validated on; see `choose_splits`."""
+    """Names of the splits to train on, and of those to validate on; see `choose_splits`."""
     return choose_splits(_shards(Path(folder)))
 
 
 def choose_splits(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Which splits to train on and which to validate on, by the first words of their names.
+    """Chooses splits to train on and splits to validate on, by the first words of their names.
 
-    Trained on are ``train`` and the like or, where there is none of these, all that are not held
-    out by name. Validated on are ``validation`` and the like, else ``test`` and the like.
+    Training uses ``train`` and its synonyms. Without any, it uses all splits that are not named
+    for validation or test. Validation uses ``validation`` and its synonyms, else ``test`` and its.
 
     Returns:
-        Names in order; the latter may be none.
+        Sorted names; there may be none to validate on.
 
     Raises:
-        ValueError: If there is nothing to train on.
+        ValueError: If there is no split to train on.
     """
+    # Corpora have names such as train.clean.100, dev.other and eval.
     words = {name: re.split(r"[._-]", name)[0].lower() for name in sorted(names)}
-
-    def beginning(with_one_of: Sequence[str]) -> tuple[str, ...]:
-        return tuple(name for name, word in words.items() if word in with_one_of)
-
-    validation, test = beginning(SPLIT_WORDS["validation"]), beginning(SPLIT_WORDS["test"])
-    train = beginning(SPLIT_WORDS["train"]) or tuple(n for n in words if n not in validation + test)
+    train, validation, test = (
+        tuple(name for name, word in words.items() if word in SPLIT_WORDS[split])
+        for split in ("train", "validation", "test")
+    )
+    train = train or tuple(name for name in words if name not in validation + test)
     if not train:
         raise InputError(
             f"No split to train on, only {', '.join(words)}: prepare another with --split."
@@ -105,7 +101,7 @@ def choose_splits(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...
 
 
 def _values(dataset: Any, column: str) -> list[Any]:
-    """A column as Python values; none if it is not there. Other columns are not touched."""
+    """A column as Python values, empty if it is missing; other columns are not read."""
     if column not in dataset.column_names:
         return []
     return list(dataset.select_columns([column]).with_format(None)[column])
@@ -113,23 +109,23 @@ def _values(dataset: Any, column: str) -> list[Any]:
 
 def _shards(root: Path) -> dict[str, list[str]]:
     """Parquet files by split."""
-    found: dict[str, list[str]] = {}
+    shards: dict[str, list[str]] = {}
     for path in sorted((root / "data").glob("*.parquet")):
         # Names of splits have no "-"; train-00000-of-00002, as other programs write it, has two.
-        found.setdefault(path.stem.partition("-")[0], []).append(str(path))
-    if not found:
+        shards.setdefault(path.stem.partition("-")[0], []).append(str(path))
+    if not shards:
         raise MissingFileError(
             f"No prepared dataset in {root} (data/<split>-*.parquet). Make one:"
             f" python -m datasets_scripts prepare ... --out {root}"
         )
-    return found
+    return shards
 
 
 def _open_all(splits: Sequence[list[str]], column: str, root: Path, captions: bool) -> Any:
-    """The rows of some splits, None for no split."""
+    """The rows of several splits, None for no split."""
     if not splits:
         return None
-    # One by one, as sources of two splits may have the same name.
+    # One by one: sources of two splits may have the same name.
     parts = [_open(files, column, root, captions) for files in splits]
     import datasets
 
@@ -150,18 +146,18 @@ def _open(files: list[str], column: str, root: Path, captions: bool) -> Any:
         raise InputError(
             f"The dataset in {root} has no {column}, only {present}. Prepare it with --{column}."
         )
-    wanted = (*COLUMNS, "caption") if captions else COLUMNS
-    columns = [column, *(name for name in wanted if name in present)]
+    others = (*COLUMNS, "caption") if captions else COLUMNS
+    columns = [column, *(name for name in others if name in present)]
     rows = datasets.load_dataset(
         "parquet", data_files={"rows": files}, split="rows", columns=columns
     )
     rows = rows.add_column("last", _last_segments(rows))
-    # NumPy for the arrays only: strings that are missing stay None.
+    # NumPy for the arrays only: missing strings stay None.
     return rows.with_format("numpy", columns=[column], output_all_columns=True)
 
 
 def _last_segments(rows: Any) -> list[bool]:
-    """Whether each row ends its source; collators ask that."""
+    """Whether each row is the last segment of its source, which collators need."""
     starts = _values(rows, "start")
     if not starts:
         return [True] * len(rows)
@@ -173,7 +169,7 @@ def _last_segments(rows: Any) -> list[bool]:
 
 
 def median_gains(data: PreparedData) -> dict[str, float]:
-    """Median level of the training rows of each class, and under "" of all."""
+    """Median root mean square level of the training rows of each class, and under "" of all."""
     gains = _values(data.train, "gain")
     labels = _values(data.train, "label") or [None] * len(gains)
     groups: dict[str, list[float]] = {}
@@ -184,7 +180,7 @@ def median_gains(data: PreparedData) -> dict[str, float]:
 
 
 def hold_out(dataset: Any, share: float) -> tuple[Any, Any]:
-    """Splits a dataset by source into (train, held out); at least one source is held out.
+    """Splits a dataset by source into (train, held out), with at least one source in each.
 
     Raises:
         ValueError: If there are fewer than two sources, or the share is not in (0, 1).

@@ -129,13 +129,13 @@ def test_long_captions_are_cut(bert_folder):
 
 def test_wrong_conditions_are_refused():
     conditioner = make()
-    with pytest.raises(REFUSED, match="A label is not in"):
+    with pytest.raises(REFUSED, match=r"\[2\]"):
         conditioner({"label": torch.tensor([2])})
-    with pytest.raises(REFUSED, match="without text_encoder="):
+    with pytest.raises(REFUSED, match="text_encoder="):
         conditioner({"label": torch.tensor([0]), "caption": ["a dog"]})
     with pytest.raises(REFUSED, match="2 captions for 1 labels"):
         conditioner({"label": torch.tensor([0]), "caption": [None, None]})
     with pytest.raises(REFUSED, match="width=-4"):
         Conditioner(-4)
-    with pytest.raises(REFUSED, match="no probability"):
+    with pytest.raises(REFUSED, match=r"1\.5"):
         make(dropout=1.5)

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ from prepared_data import LABELS, write_prepared
 
 from generative import LatentDiffusionPipeline, load_run
 from generative.cli import main
-from tokenizer import write_audio
+from tokenizer import __version__, write_audio
 
 LOOP = ["--steps", 2, "--batch-size", 4, "--crop-frames", 16, "--warmup-steps", 1]
 LOOP += ["--num-workers", 0, "--sample-every", 0, "--held-out", 0.2]
@@ -217,6 +218,31 @@ def test_bad_input_is_one_line_and_exit_2(folder, tmp_path, capsys):
         assert lines[-1].startswith("generative: "), name
         assert part in lines[-1], (name, lines[-1])
         assert not (tmp_path / "out").exists(), name
+
+
+def test_every_option_says_what_it_does_and_its_default(capsys):
+    with pytest.raises(SystemExit):
+        call("--help")
+    for command in re.findall(r"^    ([a-z-]+)  ", capsys.readouterr().out, re.MULTILINE):
+        with pytest.raises(SystemExit):
+            call(command, "--help")
+        lines = capsys.readouterr().out.split("\n  -")[2:]
+        options = [" ".join(line.split()) for line in lines]
+        assert options
+        for option in options:
+            _, _, text = option.partition("  ") if "  " in option else (0, 0, option)
+            assert len(text) > 15, option
+            takes_value = re.match(r"-[-\w]+ [A-Z{]", option)
+            needed = command.startswith("train") and option.startswith("-steps")
+            if takes_value and not needed and not option.startswith("-out "):
+                assert "default: " in option, option
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        call("--version")
+    assert stopped.value.code == 0
+    assert __version__ in capsys.readouterr().out
 
 
 def test_usage_errors_exit_2():

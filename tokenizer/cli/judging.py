@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tokenizer.cli.options import add_device, add_fields, add_model, add_search, load, take, tty
+from tokenizer.cli.options import add_device, add_model, add_search, load, tty
+from tokenizer.command import add_fields, take
 from tokenizer.errors import ExistingFileError
 
 # The fields of `LoopConfig` that a comparison offers; its seed is that of the comparison.

@@ -3,96 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
-import re
 import sys
 import tomllib
-from collections.abc import Collection, Sequence
-from dataclasses import MISSING, fields
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
     from tokenizer.model.latent_tokenizer import LatentTokenizer
-
-Config = TypeVar("Config")
-
-_METAVARS: dict[type, str] = {int: "N", float: "X"}
-
-
-def field_help(config: type) -> dict[str, str]:
-    """What each field of a dataclass means, in the words of its docstring's "Attributes"."""
-    texts: dict[str, str] = {}
-    for parent in reversed(config.__mro__):
-        lines = inspect.cleandoc(parent.__dict__.get("__doc__") or "").splitlines()
-        start = lines.index("Attributes:") + 1 if "Attributes:" in lines else len(lines)
-        name = ""
-        for line in lines[start:]:
-            if not line.startswith("    "):
-                break
-            if field := re.match(r"    (\w+): (.*)", line):
-                name, texts[field[1]] = field[1], field[2]
-            else:
-                texts[name] += " " + line.strip()
-    return {name: text.replace("``", "") for name, text in texts.items()}
-
-
-def first_sentence(text: str) -> str:
-    """The first sentence of a text, as help of an option."""
-    sentence = text.split(". ")[0].rstrip(".")
-    is_word = sentence[1:2].islower() and not sentence.startswith("Hz")
-    return sentence[:1].lower() + sentence[1:] if is_word else sentence
-
-
-def add_fields(
-    parser: argparse.ArgumentParser,
-    config: type,
-    *,
-    title: str | None = None,
-    shown: Collection[str] | None = None,
-    **defaults: Any,
-) -> None:
-    """Adds an option for every field of a dataclass, with help from its docstring.
-
-    Args:
-        parser: Where to add a group of options.
-        config: The dataclass.
-        title: Title of the group. Default: the name of the dataclass.
-        shown: Fields that ``--help`` lists; the others are taken too. Default: all.
-        defaults: Values that replace the dataclass' own.
-    """
-    group = parser.add_argument_group(title or config.__name__)
-    texts = field_help(config)
-    for field in fields(config):
-        default = defaults.get(field.name, None if field.default is MISSING else field.default)
-        kind, keywords = type(default) if default is not None else int, {}
-        said = f"{default:g}" if isinstance(default, float) else default
-        if isinstance(default, bool):
-            keywords["action"] = argparse.BooleanOptionalAction
-        elif isinstance(default, tuple):
-            keywords |= {
-                "nargs": len(default),
-                "type": type(default[0]),
-                "metavar": ("LOW", "HIGH"),
-            }
-            said = " ".join(f"{value:g}" for value in default)
-        else:
-            keywords |= {"type": kind, "metavar": _METAVARS.get(kind, "TEXT")}
-        text = f"{first_sentence(texts[field.name])}; default: {said}".replace("%", "%%")
-        if shown is not None and field.name not in shown:
-            text = argparse.SUPPRESS
-        group.add_argument(
-            "--" + field.name.replace("_", "-"), default=default, help=text, **keywords
-        )
-
-
-def take(config: type[Config], options: argparse.Namespace) -> Config:
-    """Builds a dataclass from the options that `add_fields` added."""
-    values = {f.name: getattr(options, f.name) for f in fields(config)}  # pyright: ignore[reportArgumentType]
-    return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:

@@ -7,14 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenizer.cli.options import (
-    add_config,
-    add_device,
-    add_fields,
-    field_help,
-    first_sentence,
-    take,
-)
+from tokenizer.cli.options import add_config, add_device
+from tokenizer.command import add_fields, field_help, first_sentence, take
 from tokenizer.errors import InputError
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from tokenizer.export import onnx_runner
 from tokenizer.model.core import GAIN_FLOOR
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.quantizers.residual import ResidualVectorQuantizer
-from tokenizer.quantizers.search import CodebookStage, beam, greedy, lift
+from tokenizer.quantizers.search import Stage
 
 OPSET = 20
 
@@ -56,28 +56,46 @@ class _Decoder(nn.Module):
 
 
 class _Search(nn.Module):
-    """`tokenizer.quantizers.search` for a graph: all vectors in one product."""
+    """`tokenizer.quantizers.search` for a graph: all vectors at once, plain top-k."""
 
     def __init__(self, quantizer: ResidualVectorQuantizer, n: int, width: int) -> None:
         super().__init__()
         self.width, self.dim = width, quantizer.dim
-        self.space = quantizer.search_space(n)
+        self.shift, self.common, self.stages = quantizer.search_space(n)
 
     def forward(self, latents: Tensor) -> Tensor:
         # Detail has no codes.
-        x = latents[:, : self.dim] - self.space.shift
-        if self.space.common is not None:
-            x = self.space.common.project(x)
-        if self.width == 1:
-            return greedy(x, self.space.stages, _scores)
-        return beam(x, self.space.stages, self.width, _scores)
+        residual = latents[:, : self.dim] - self.shift
+        if self.common is not None:
+            residual = self.common.project(residual)
+        return self._greedy(residual) if self.width == 1 else self._beam(residual)
 
+    def _scores(self, stage: Stage, u: Tensor) -> Tensor:
+        size = len(stage.centroids)
+        return u @ stage.keys[:size].T + stage.bias[:size]
 
-def _scores(stage: CodebookStage, residual: Tensor) -> Tensor:
-    """As `tokenizer.quantizers.search.Scores`, without its buffer."""
-    if stage.standardizer is not None:
-        residual = lift(stage.standardizer.project(residual[:, :-2]))
-    return residual @ stage.lifted.T
+    def _greedy(self, residual: Tensor) -> Tensor:
+        codes = []
+        for stage in self.stages:
+            codes.append(self._scores(stage, stage.measured(residual)).argmax(1))
+            residual = residual - stage.centroids[codes[-1]]
+        return torch.stack(codes, 1)
+
+    def _beam(self, x: Tensor) -> Tensor:
+        residual, hypotheses = x[:, None], 1  # [M, H, D]
+        codes: list[Tensor] = []  # of each stage, [M, H]
+        for stage in self.stages:
+            size, dim = stage.centroids.shape
+            u = stage.measured(residual.reshape(-1, dim))
+            scores = self._scores(stage, u) - u.square().sum(1, keepdim=True) / 2
+            hypotheses_next = min(self.width, hypotheses * size)
+            best = scores.reshape(-1, hypotheses * size).topk(hypotheses_next).indices
+            parent, entry = best // size, best % size
+            index = parent[..., None]
+            residual = residual.gather(1, index.expand(-1, -1, dim)) - stage.centroids[entry]
+            codes = [*(earlier.gather(1, parent) for earlier in codes), entry]
+            hypotheses = hypotheses_next
+        return torch.stack([stage[:, 0] for stage in codes], 1)
 
 
 class _Sum(nn.Module):

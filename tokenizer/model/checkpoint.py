@@ -24,7 +24,7 @@ from tokenizer.model.validation import (
     stored_numbers,
     weights_checksum,
 )
-from tokenizer.saving import load_pretrained, writing_files
+from tokenizer.saving import load_pretrained, save_pretrained
 
 T = TypeVar("T", bound="Checkpoint")
 _IMPORTED_IN = os.getpid()
@@ -121,13 +121,9 @@ class Checkpoint(PreTrainedModel):
                 name: value.half() if value.is_floating_point() and value.ndim > 1 else value
                 for name, value in self.state_dict().items()
             }
-        folder = Path(save_directory)
         self.update_config()
         self.config.weights_checksum = weights_checksum(kwargs.get("state_dict", self.state_dict()))
-        if kwargs.get("push_to_hub"):
-            kwargs.setdefault("repo_id", folder.name)
-        with writing_files(folder) as new:
-            super().save_pretrained(new, **kwargs)
+        save_pretrained(super().save_pretrained, save_directory, **kwargs)
 
     @property
     def fingerprint(self) -> str:

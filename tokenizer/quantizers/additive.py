@@ -6,38 +6,40 @@ quantization (2018).
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
 
-from tokenizer.quantizers.base import check_at_least_one
-from tokenizer.quantizers.blocks import in_blocks, sum_of_entries
+from tokenizer.quantizers.base import LatentSource, Quantizer, check_at_least_one, check_values
+from tokenizer.quantizers.blocks import in_blocks
 from tokenizer.quantizers.faiss_bridge import (
-    FaissQuantizer,
+    as_training_set,
     bits_of,
     draw_seed,
-    learn_codebooks,
+    require_faiss,
+    to_tensor,
 )
 from tokenizer.quantizers.kmeans import argmax_rows, block_rows, half_squared_norms
+from tokenizer.quantizers.sources import sample_frames
 
 # Codes changed at once to leave a local optimum, as in faiss.
 _PERTURBED = 4
 
 
-class LocalSearchQuantizer(FaissQuantizer):
+class LocalSearchQuantizer(Quantizer):
     """K codebooks whose entries add up, learned together and searched together.
 
     Unlike residual codebooks they have no order: the codes of n < K codebooks are searched for
-    among the first n only, and are far from the best that n codebooks could do. Fit one quantizer
-    for each rate.
+    among the first n only, and far from the best that n codebooks could be. Fit one for each rate.
 
-    Each iteration of training solves a dense system of K S unknowns in float64: 2 GB for 16
-    codebooks of 1,024 entries.
+    Training solves a dense system of K S unknowns in float64 in each iteration: for 16 codebooks of
+    1,024 entries it has 2 GB.
 
-    faiss perturbs codes at random, so the codes of a frame depend on the frames before it. Here the
-    perturbations are the same for all frames and calls.
+    faiss perturbs codes at random, so what it finds for a frame depends on the frames before it.
+    Here the perturbations are the same for all frames and calls.
 
     Args:
         dim: D.
@@ -57,6 +59,8 @@ class LocalSearchQuantizer(FaissQuantizer):
     """
 
     kind: ClassVar[str] = "lsq"
+    mean: Tensor
+    codebooks: Tensor
 
     def __init__(
         self,
@@ -68,10 +72,20 @@ class LocalSearchQuantizer(FaissQuantizer):
         max_points: int = 50_000,
         iterations: int = 10,
     ) -> None:
-        super().__init__(dim, num_codebooks, codebook_size, max_points, iterations)
-        check_at_least_one(descents=descents, search_rounds=search_rounds)
+        super().__init__(dim, (codebook_size,) * num_codebooks)
+        check_at_least_one(
+            descents=descents,
+            search_rounds=search_rounds,
+            max_points=max_points,
+            iterations=iterations,
+        )
+        bits_of(codebook_size)
+        self.codebook_size = codebook_size
         self.search_rounds = search_rounds
         self.descents = descents
+        self.max_points = max_points
+        self.iterations = iterations
+        self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("codebooks", torch.zeros(num_codebooks, codebook_size, dim))
 
     @property
@@ -79,16 +93,32 @@ class LocalSearchQuantizer(FaissQuantizer):
         """False: all codes are searched for together."""
         return False
 
-    def learn(
-        self, faiss: Any, centred: Float[Tensor, "M D"], generator: torch.Generator, progress: bool
-    ) -> None:
-        """See `FaissQuantizer.learn`."""
+    @torch.no_grad()
+    def fit(
+        self, latents: LatentSource, *, generator: torch.Generator, progress: bool = False
+    ) -> LocalSearchQuantizer:
+        """Trains with faiss on a sample of the latents.
+
+        Raises:
+            ImportError: If faiss is not installed.
+            ValueError: If the latents are of another dimension, not finite, or fewer than a
+                codebook has entries.
+        """
+        faiss = require_faiss()
+        self.check_source(latents)
+        frames = sample_frames(latents, self.max_points, generator)
+        check_values(frames)
+        self.fitted.fill_(False)
+        mean = frames.mean(0)
         count, size, dim = self.codebooks.shape
         quantizer = faiss.LocalSearchQuantizer(dim, count, bits_of(size))
         quantizer.train_iters = self.iterations
         quantizer.random_seed = draw_seed(generator)
         quantizer.verbose = progress
-        self.codebooks.copy_(learn_codebooks(quantizer, centred, self.codebooks.shape))
+        quantizer.train(as_training_set(frames - mean, size))
+        self.mean.copy_(mean)
+        self.codebooks.copy_(to_tensor(quantizer.codebooks, count, size, dim))
+        return self.measure(latents, progress=progress)
 
     @torch.no_grad()
     def encode(
@@ -105,8 +135,9 @@ class LocalSearchQuantizer(FaissQuantizer):
     def decode(self, codes: Int[Tensor, "M n"]) -> Float[Tensor, "M D"]:
         """Latents, as the mean and a sum of entries."""
         codes = self.checked_codes(codes)
-        table = self.codebooks[: codes.shape[1]].flatten(0, 1)
-        return sum_of_entries(codes, table, self.codebook_sizes) + self.mean.float()
+        first = torch.arange(codes.shape[1], device=codes.device) * self.codebook_size
+        table = self.codebooks[: codes.shape[1]].flatten(0, 1).float()
+        return functional.embedding_bag(codes + first, table, mode="sum") + self.mean.float()
 
 
 class _LocalSearch:
@@ -128,7 +159,7 @@ class _LocalSearch:
         error = residual.square().sum(1)
         generator = torch.Generator().manual_seed(0)
         for _ in range(rounds):
-            # The same shifts for all frames, so that codes depend on the frame alone.
+            # No dependence on anything but the frame itself: the same shifts for all.
             where = torch.randperm(len(self.books), generator=generator)[:_PERTURBED].tolist()
             shift = torch.randint(1, len(self.books[0]), (len(where),), generator=generator)
             tried, left = codes.clone(), residual
@@ -137,11 +168,11 @@ class _LocalSearch:
                 tried[:, k] = (codes[:, k] + by) % len(self.books[k])
                 left = left - self.books[k].index_select(0, tried[:, k])
             tried, left = self._descend(tried, left)
-            tried_error = left.square().sum(1)
-            better = (tried_error < error)[:, None]
+            found = left.square().sum(1)
+            better = (found < error)[:, None]
             codes = torch.where(better, tried, codes)
             residual = torch.where(better, left, residual)
-            error = torch.minimum(error, tried_error)
+            error = torch.minimum(error, found)
         return codes
 
     def _descend(self, codes: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:

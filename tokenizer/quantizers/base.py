@@ -21,7 +21,7 @@ Q = TypeVar("Q", bound="Quantizer")
 
 # Code files and int32 rows hold no larger codes.
 LARGEST_CODEBOOK = 2**16
-# Latents that `measure` encodes.
+# Latents that `measure` looks at.
 _MEASURED = 65_536
 # Squares of larger values, summed, overflow float32.
 _LARGEST = 1e15
@@ -162,25 +162,11 @@ class Quantizer(nn.Module, ABC):
 
     # For subclasses
 
-    def draw_sample(
-        self, latents: LatentSource, count: int, generator: torch.Generator
-    ) -> Float[Tensor, "M D"]:
-        """Begins a fit: a random sample of at most ``count`` latents, on the quantizer's device.
-
-        Raises:
-            ValueError: If the latents are empty, of another dimension or not finite.
-        """
-        self.check_source(latents)
-        frames = sample_frames(latents, count, generator).to(self.fitted.device)
-        check_values(frames)
-        self.fitted.fill_(False)
-        return frames
-
     @torch.no_grad()
     def measure(self: Q, latents: LatentSource, *, progress: bool = False) -> Q:
         """Ends a fit: fills `noise_levels` and `code_counts`, sets `fitted`, and returns ``self``.
 
-        At most 65,536 latents, always the same sample, are encoded and decoded.
+        At most 65,536 latents, always the same sample of them, are encoded and decoded.
         """
         self.fitted.fill_(True)
         try:
@@ -262,51 +248,6 @@ class Quantizer(nn.Module, ABC):
                         f"to {size - 1}."
                     )
         return codes
-
-
-class BeamQuantizer(Quantizer):
-    """A quantizer whose search keeps several hypotheses; subclasses implement `search_codes`.
-
-    Attributes:
-        beam_width: Hypotheses that `encode` keeps unless told otherwise; 1 is the greedy search.
-    """
-
-    beam_width: int
-
-    @property
-    def prefix_codes(self) -> bool:
-        """Whether the codes of n codebooks are the first n of those of more."""
-        return self.beam_width == 1
-
-    @abstractmethod
-    def search_codes(self, latents: Float[Tensor, "M D"], n: int, width: int) -> Int[Tensor, "M n"]:
-        """`encode` with checked arguments."""
-
-    @torch.no_grad()
-    def encode(
-        self,
-        latents: Float[Tensor, "M D"],
-        n_codebooks: int | None = None,
-        beam_width: int | None = None,
-    ) -> Int[Tensor, "M n"]:
-        """Codes of each frame.
-
-        Args:
-            latents: Frames, of any floating-point type; computed in float32.
-            n_codebooks: Use the first so many codebooks (default: all).
-            beam_width: Hypotheses kept (default: the constructor's); 1 is greedy.
-
-        Returns:
-            int64 codes.
-
-        Raises:
-            RuntimeError: If the quantizer is not fitted.
-            ValueError: As `checked_latents`, or if ``beam_width`` is below 1.
-        """
-        width = self.beam_width if beam_width is None else beam_width
-        check_at_least_one(beam_width=width)
-        x, n = self.checked_latents(latents, n_codebooks)
-        return self.search_codes(x, n, width)
 
 
 def check_at_least_one(**numbers: int) -> None:

@@ -1,6 +1,6 @@
-"""Residual stages that see the residual through a few dimensions (factorized codes).
+"""Residual stages that look at the residual through a few dimensions (factorized codes).
 
-Each stage projects the residual of a frame to a few dimensions, finds a code there, and projects
+Each stage projects what is left of a frame to a few dimensions, finds a code there, and projects
 the code's entry back: ``r <- r - (W_out entry(code(W_in r + b_in)) + b_out)``.
 """
 
@@ -17,27 +17,29 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from tokenizer.errors import InputError
-from tokenizer.quantizers.base import LatentSource, Quantizer, check_at_least_one
-from tokenizer.quantizers.blocks import in_blocks, sum_of_entries
+from tokenizer.quantizers.base import LatentSource, Quantizer, check_at_least_one, check_values
+from tokenizer.quantizers.blocks import in_blocks
 from tokenizer.quantizers.kmeans import argmax_rows, block_rows, kmeans
+from tokenizer.quantizers.sources import sample_frames
 
-# Directions that vary less than this fraction of the one that varies most are not amplified.
+# Directions that vary less than this fraction of the one that varies most are not blown up.
 _RELATIVE_FLOOR = 1e-3
 
 
 class ProjectedQuantizer(Quantizer):
-    """What quantizers of this form share; subclasses define codes by `lookup` and `entries`.
+    """What quantizers of this form share; subclasses say what a code is (`lookup`, `entries`).
 
-    End-to-end training (docs/end-to-end.md) results in such a quantizer. `fit` is what that
-    training starts from, and also makes a usable quantizer: each stage's projection is a principal
+    They are what end-to-end training leaves behind (docs/end-to-end.md). `fit` is what that
+    training starts from, and makes a quantizer of its own: each stage's projection is a principal
     component analysis of the residual, and the way back is a least squares fit.
 
-    Codes have the prefix property.
+    Codes have the prefix property. The codes of a frame do not depend on the other frames of a
+    call.
 
     Args:
         dim: D.
         codebook_sizes: Entries of each stage.
-        codebook_dim: Dimensions that a stage sees, d <= D.
+        codebook_dim: Dimensions that a stage looks at, d <= D.
         max_points: `fit` draws at most so many frames.
 
     Attributes:
@@ -61,7 +63,7 @@ class ProjectedQuantizer(Quantizer):
         super().__init__(dim, codebook_sizes)
         check_at_least_one(codebook_dim=codebook_dim, max_points=max_points)
         if codebook_dim > dim:
-            raise InputError(f"A stage cannot see {codebook_dim} dimensions of {dim}.")
+            raise InputError(f"A stage cannot look at {codebook_dim} dimensions of {dim}.")
         self.codebook_dim = codebook_dim
         self.max_points = max_points
         count = len(self.codebook_sizes)
@@ -102,7 +104,10 @@ class ProjectedQuantizer(Quantizer):
         Raises:
             ValueError: If the latents are empty, of another dimension or not finite.
         """
-        residual = self.draw_sample(latents, self.max_points, generator)
+        self.check_source(latents)
+        residual = sample_frames(latents, self.max_points, generator).to(self.in_bias.device)
+        check_values(residual)
+        self.fitted.fill_(False)
         for k in tqdm(range(self.num_codebooks), "fit", unit="codebook", disable=not progress):
             self._fit_projection(k, residual)
             u = torch.addmm(self.in_bias[k], residual, self.in_weight[k].T)
@@ -110,13 +115,20 @@ class ProjectedQuantizer(Quantizer):
             codes = self.lookup(k, u)
             self._fit_way_back(k, codes, residual)
             residual -= self._table(k).index_select(0, codes)
-        return self.measure(latents, progress=progress)
+        self.measure(latents, progress=progress)
+        return self
 
     @torch.no_grad()
     def encode(
         self, latents: Float[Tensor, "M D"], n_codebooks: int | None = None
     ) -> Int[Tensor, "M n"]:
-        """Codes of each frame; see `Quantizer.encode`. Raises as `Quantizer.checked_latents`."""
+        """Codes (int64) of the first ``n_codebooks`` codebooks (default: all) for each frame.
+
+        Raises:
+            RuntimeError: If the quantizer is not fitted.
+            ValueError: If latents are of another dimension, not finite or beyond 1e15, or the
+                number is out of range.
+        """
         x, n = self.checked_latents(latents, n_codebooks)
         tables = self._tables(n)
         weights = self.in_weight.float().transpose(1, 2)
@@ -134,10 +146,16 @@ class ProjectedQuantizer(Quantizer):
 
     @torch.no_grad()
     def decode(self, codes: Int[Tensor, "M n"]) -> Float[Tensor, "M D"]:
-        """Latents, as a sum of entries. Raises as `Quantizer.checked_codes`."""
+        """Latents, float32, from the codes of the first n codebooks, 1 <= n <= K.
+
+        Raises:
+            RuntimeError: If the quantizer is not fitted.
+            ValueError: If there are too many codebooks, or a code is out of range.
+        """
         codes = self.checked_codes(codes)
-        table = torch.cat(self._tables(codes.shape[1]))
-        return sum_of_entries(codes, table, self.codebook_sizes)
+        tables = self._tables(codes.shape[1])
+        sizes = torch.tensor([0, *map(len, tables[:-1])], device=codes.device)
+        return functional.embedding_bag(codes + sizes.cumsum(0), torch.cat(tables), mode="sum")
 
     def _table(self, k: int) -> Tensor:
         """Stage k's entries as they are subtracted from the residual, ``[S, D]``."""
@@ -209,7 +227,7 @@ class FactorizedQuantizer(ProjectedQuantizer):
         self.register_buffer("codebooks", torch.zeros(num_codebooks, codebook_size, codebook_dim))
 
     def lookup(self, k: int, u: Float[Tensor, "M d"]) -> Int[Tensor, " M"]:
-        """Codes of the entries with the largest inner product; the length of u has no effect."""
+        """Codes of the entries with the largest inner product; the length of u is no matter."""
         return argmax_rows(u @ self.codebooks[k].float().T)
 
     def entries(self, k: int) -> Float[Tensor, "S d"]:

@@ -9,21 +9,23 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tokenizer.errors import InputError
-from tokenizer.quantizers.base import LatentSource
+from tokenizer.quantizers.base import LatentSource, check_values
 from tokenizer.quantizers.faiss_bridge import (
+    as_training_set,
     bits_of,
-    learn_codebooks,
+    draw_seed,
     require_faiss,
-    set_clustering,
+    to_tensor,
 )
 from tokenizer.quantizers.residual import ResidualVectorQuantizer
+from tokenizer.quantizers.sources import sample_frames
 
 
 class FaissResidualQuantizer(ResidualVectorQuantizer):
     """`ResidualVectorQuantizer` without standardization, its codebooks trained by faiss.
 
-    faiss fits each codebook to the residuals of several hypotheses (a beam) at once. It is here for
-    comparison; it takes longer to fit than ours.
+    faiss fits each codebook to the residuals of several hypotheses (a beam) at once. It is here to
+    compare with; it takes longer to fit than ours.
 
     Args:
         dim: D.
@@ -78,15 +80,21 @@ class FaissResidualQuantizer(ResidualVectorQuantizer):
         if metric is not None or group is not None:
             raise InputError(f"The {self.kind} quantizer takes no metric, and fits on one process.")
         faiss = require_faiss()
-        frames = self.draw_sample(latents, self.max_points, generator)
+        self.check_source(latents)
+        frames = sample_frames(latents, self.max_points, generator)
+        check_values(frames)
+        self.fitted.fill_(False)
         mean = frames.mean(0)
         count, size, dim = self.codebooks.shape
         quantizer = faiss.ResidualQuantizer(dim, count, bits_of(size))
         quantizer.max_beam_size = self.beam_width
-        set_clustering(quantizer.cp, self.iterations, generator)
+        quantizer.cp.niter = self.iterations
+        quantizer.cp.seed = draw_seed(generator)
+        quantizer.cp.min_points_per_centroid = 1
         quantizer.verbose = progress
-        self.codebooks.copy_(learn_codebooks(quantizer, frames - mean, self.codebooks.shape))
-        self.codebooks[0] += mean
-        for k in range(count):
-            self.standardizer(k).fit(frames)
+        quantizer.train(as_training_set(frames - mean, size))
+        self.codebooks.copy_(to_tensor(quantizer.codebooks, count, size, dim))
+        self.codebooks[0] += mean.to(self.codebooks.device)
+        for standardizer in self.standardizers:
+            standardizer.fit(frames)  # pyright: ignore[reportCallIssue]
         return self.measure(latents, progress=progress)

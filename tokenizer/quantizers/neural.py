@@ -18,10 +18,11 @@ from torch import Tensor
 
 from tokenizer.errors import InputError
 from tokenizer.quantizers.base import (
-    BeamQuantizer,
     FitContext,
     LatentSource,
+    Quantizer,
     check_at_least_one,
+    check_values,
 )
 from tokenizer.quantizers.blocks import in_blocks
 from tokenizer.quantizers.kmeans import block_rows, half_squared_norms, largest_in_rows
@@ -33,22 +34,24 @@ from tokenizer.quantizers.neural_training import (
     train,
     try_entries,
 )
+from tokenizer.quantizers.sources import sample_frames
 
 _DECODED_ROWS = 256
 # Candidates whose entries are computed at once.
 _CANDIDATES = 4096
 
 
-class ImplicitNeuralQuantizer(BeamQuantizer):
+class ImplicitNeuralQuantizer(Quantizer):
     """K codebooks in sequence; a small network adapts each to the estimate so far.
 
     The entry that codebook k adds to the estimate e is ``c + f_k(c, e)`` for a learned vector c and
-    a network f_k (see `network`). Searching all S entries would run the network S times, so it runs
-    on the ``candidates`` nearest by a cheap rule only, and the best of them is taken. The rule
-    approximates the entry by ``keys[c] + e offsets``.
+    a network f_k (see `network`). To search all S entries would mean to run the network S times, so
+    the ``candidates`` nearest by a cheap rule are computed and the best of them taken. The rule:
+    ``keys[c] + e offsets`` is about what the entry would be.
 
-    Training starts from a refined `ResidualVectorQuantizer`, with networks that add nothing. All
-    of it happens on latents less their mean over their overall deviation.
+    The start is a refined `ResidualVectorQuantizer`, with networks that add nothing; gradient
+    descent goes on from there. All of it happens on the latents' deviation from their mean over
+    their overall deviation.
 
     Args:
         dim: D.
@@ -61,8 +64,8 @@ class ImplicitNeuralQuantizer(BeamQuantizer):
         steps: Of training.
         batch_size: Frames per step.
         learning_rate: Peak of the schedule: a short warm-up, then a cosine to a hundredth.
-        max_points: `fit` draws at most so many frames and keeps them in memory. The networks
-            overfit to few: use ten times as many as for plain residual quantization.
+        max_points: `fit` draws at most so many frames and keeps them in memory. The networks learn
+            too few by heart: ten times as many as serve plain residual quantization pay.
 
     Attributes:
         mean: Buffer ``[D]``.
@@ -125,6 +128,11 @@ class ImplicitNeuralQuantizer(BeamQuantizer):
             shape = [sizes[axis] for axis in axes]
             self.register_buffer(name, torch.zeros(num_codebooks, *shape))
 
+    @property
+    def prefix_codes(self) -> bool:
+        """Whether the codes of n codebooks are the first n of those of more."""
+        return self.beam_width == 1
+
     def fit_with(self, latents: LatentSource, context: FitContext) -> ImplicitNeuralQuantizer:
         """Fits with a checkpoint to resume from."""
         return self.fit(
@@ -149,9 +157,9 @@ class ImplicitNeuralQuantizer(BeamQuantizer):
             latents: At least one frame, all finite.
             generator: Source of randomness. The same seed gives the same quantizer on one machine.
             progress: Whether to show bars.
-            checkpoint: A ``.safetensors`` file. Training writes its state there every minute and
-                resumes from it, if latents and options are the same, with the same result as
-                uninterrupted training.
+            checkpoint: A ``.safetensors`` file. Training writes its state there every minute and,
+                started again on the same latents with the same options, goes on from it to the
+                same result as without a stop.
 
         Returns:
             self.
@@ -160,7 +168,10 @@ class ImplicitNeuralQuantizer(BeamQuantizer):
             ValueError: If the latents are empty, of another dimension or not finite, or the
                 checkpoint is of other latents or options.
         """
-        frames = self.draw_sample(latents, self.max_points, generator)
+        self.check_source(latents)
+        frames = sample_frames(latents, self.max_points, generator).to(self.mean.device)
+        check_values(frames)
+        self.fitted.fill_(False)
         mean = frames.mean(0)
         frames -= mean
         scale = frames.square().mean(dtype=torch.float64).sqrt().float()
@@ -182,16 +193,35 @@ class ImplicitNeuralQuantizer(BeamQuantizer):
             getattr(self, name).copy_(value)
         return self.measure(latents, progress=progress)
 
-    def search_codes(self, latents: Float[Tensor, "M D"], n: int, width: int) -> Int[Tensor, "M n"]:
-        """See `BeamQuantizer.search_codes`."""
+    @torch.no_grad()
+    def encode(
+        self,
+        latents: Float[Tensor, "M D"],
+        n_codebooks: int | None = None,
+        beam_width: int | None = None,
+    ) -> Int[Tensor, "M n"]:
+        """Codes of each frame.
+
+        Args:
+            latents: Frames, of any floating-point type; computed in float32.
+            n_codebooks: Use the first so many codebooks (default: all).
+            beam_width: Hypotheses kept (default: the constructor's); 1 is greedy.
+
+        Raises:
+            RuntimeError: If the quantizer is not fitted.
+            ValueError: As `Quantizer.checked_latents`, or for a beam width below 1.
+        """
+        width = self.beam_width if beam_width is None else beam_width
+        check_at_least_one(beam_width=width)
+        x, n = self.checked_latents(latents, n_codebooks)
         mean, scale = self.mean.float(), self.scale.float()
         candidates = min(self.candidates, self.codebook_size)
-        stages = [_Codebook(self._weights(k)) for k in range(n)]
+        stages = [_Stage(self._weights(k)) for k in range(n)]
         # A power of two, so that blocks of one call begin where those of another do.
         rows = max(1, _CANDIDATES // (width * candidates))
         rows = min(block_rows(self.codebook_size), 1 << (rows.bit_length() - 1))
         return in_blocks(
-            lambda block: _search((block - mean) / scale, stages, width, candidates), latents, rows
+            lambda block: _search((block - mean) / scale, stages, width, candidates), x, rows
         )
 
     @torch.no_grad()
@@ -214,7 +244,7 @@ class ImplicitNeuralQuantizer(BeamQuantizer):
         return {name: getattr(self, name)[k].float() for name in NETWORK}
 
 
-class _Codebook:
+class _Stage:
     """What the search needs of a codebook."""
 
     def __init__(self, weights: dict[str, Tensor]) -> None:
@@ -228,7 +258,7 @@ class _Codebook:
         return largest_in_rows(torch.addmm(self.bias, u, self.weights["keys"].T), count)
 
 
-def _search(x: Tensor, stages: list[_Codebook], width: int, candidates: int) -> Tensor:
+def _search(x: Tensor, stages: list[_Stage], width: int, candidates: int) -> Tensor:
     """Codes ``[R, n]`` of the best hypothesis after the last stage."""
     rows, dim = x.shape
     estimate_RHD = x.new_zeros(rows, 1, dim)

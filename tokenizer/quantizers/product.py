@@ -6,32 +6,34 @@ Optimized Product Quantization (2013).
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokenizer.errors import InputError
+from tokenizer.quantizers.base import LatentSource, Quantizer, check_at_least_one, check_values
 from tokenizer.quantizers.blocks import in_blocks
 from tokenizer.quantizers.faiss_bridge import (
-    FaissQuantizer,
     as_training_set,
     bits_of,
-    set_clustering,
+    draw_seed,
+    require_faiss,
     to_tensor,
 )
 from tokenizer.quantizers.kmeans import argmax_rows, block_rows, half_squared_norms, nearest
+from tokenizer.quantizers.sources import sample_frames
 
 _DECODED_ROWS = 1024
 
 
-class ProductQuantizer(FaissQuantizer):
+class ProductQuantizer(Quantizer):
     """K groups of neighbouring channels, each with a codebook of its own.
 
-    Where K does not divide D, some groups have one channel less than others, and are padded with
-    zeros for faiss. Codebooks are sorted by how much squared error they remove, so that a prefix is
-    worth the most; missing groups are decoded as the mean.
+    Where K does not divide D, some groups have one channel less than others; for faiss they are
+    filled up with zeros. Codebooks are put in order of how much squared error they remove, so that
+    a prefix is worth the most; what the missing groups hold is decoded as the mean.
 
     Args:
         dim: D.
@@ -51,7 +53,9 @@ class ProductQuantizer(FaissQuantizer):
     """
 
     kind: ClassVar[str] = "pq"
+    mean: Tensor
     rotation: Tensor
+    codebooks: Tensor
 
     def __init__(
         self,
@@ -61,30 +65,54 @@ class ProductQuantizer(FaissQuantizer):
         max_points: int = 200_000,
         iterations: int = 25,
     ) -> None:
-        super().__init__(dim, num_codebooks, codebook_size, max_points, iterations)
+        super().__init__(dim, (codebook_size,) * num_codebooks)
+        check_at_least_one(max_points=max_points, iterations=iterations)
+        bits_of(codebook_size)
         if num_codebooks > dim:
             raise InputError(
                 f"{num_codebooks} codebooks cannot share {dim} channels: each needs one at least."
             )
+        self.codebook_size = codebook_size
+        self.max_points = max_points
+        self.iterations = iterations
         width = -(-dim // num_codebooks)
+        self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("rotation", torch.zeros(dim, num_codebooks * width))
         self.register_buffer("codebooks", torch.zeros(num_codebooks, codebook_size, width))
 
-    def learn(
-        self, faiss: Any, centred: Float[Tensor, "M D"], generator: torch.Generator, progress: bool
-    ) -> None:
-        """See `FaissQuantizer.learn`."""
-        del progress  # faiss prints nothing here
-        rotation = self._learn_rotation(faiss, centred)
+    @torch.no_grad()
+    def fit(
+        self, latents: LatentSource, *, generator: torch.Generator, progress: bool = False
+    ) -> ProductQuantizer:
+        """Trains with faiss on a sample of the latents.
+
+        Raises:
+            ImportError: If faiss is not installed.
+            ValueError: If the latents are of another dimension, not finite, or fewer than a
+                codebook has entries.
+        """
+        faiss = require_faiss()
+        self.check_source(latents)
+        frames = sample_frames(latents, self.max_points, generator)
+        check_values(frames)
+        self.fitted.fill_(False)
+        mean = frames.mean(0)
+        centred = frames - mean
+        rotation = self._learn_rotation(centred, generator)
         y = centred @ rotation
         count, size, width = self.codebooks.shape
         product = faiss.ProductQuantizer(y.shape[1], count, bits_of(size))
-        set_clustering(product.cp, self.iterations, generator)
+        product.cp.niter = self.iterations
+        product.cp.seed = draw_seed(generator)
+        # Without this faiss complains on the standard output about few points.
+        product.cp.min_points_per_centroid = 1
         product.train(as_training_set(y, size))
         books = to_tensor(product.centroids, count, size, width)
         order = _by_error_removed(y.view(-1, count, width), books)
+        self.mean.copy_(mean)
         self.rotation.copy_(rotation.view(-1, count, width)[:, order].flatten(1))
         self.codebooks.copy_(books[order])
+        return self.measure(latents, progress=progress)
 
     @torch.no_grad()
     def encode(
@@ -124,11 +152,10 @@ class ProductQuantizer(FaissQuantizer):
         return in_blocks(combine, codes, _DECODED_ROWS)
 
     def _learn_rotation(
-        self,
-        faiss: Any,  # noqa: ARG002
-        centred: Float[Tensor, "M D"],  # noqa: ARG002
+        self, centred: Float[Tensor, "M D"], generator: torch.Generator
     ) -> Float[Tensor, "D E"]:
-        """Assigns channels to groups: in their order, spread evenly."""
+        """Which channel goes where: as they come, spread evenly over the groups."""
+        del centred, generator
         count, _, width = self.codebooks.shape
         rotation = torch.zeros(self.dim, count * width)
         channels = torch.arange(self.dim).tensor_split(count)
@@ -145,8 +172,12 @@ class OptimizedProductQuantizer(ProductQuantizer):
 
     kind: ClassVar[str] = "opq"
 
-    def _learn_rotation(self, faiss: Any, centred: Float[Tensor, "M D"]) -> Float[Tensor, "D E"]:
+    def _learn_rotation(
+        self, centred: Float[Tensor, "M D"], generator: torch.Generator
+    ) -> Float[Tensor, "D E"]:
         # faiss draws the first rotation with a fixed seed.
+        del generator
+        faiss = require_faiss()
         count, size, width = self.codebooks.shape
         matrix = faiss.OPQMatrix(self.dim, count, count * width)
         template = faiss.ProductQuantizer(count * width, count, bits_of(size))

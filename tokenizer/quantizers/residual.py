@@ -1,4 +1,4 @@
-"""Residual vector quantization: each codebook codes the residual of those before it."""
+"""Residual vector quantization: each codebook codes what the ones before it left."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 from tqdm import tqdm, trange
 
 from tokenizer.errors import InputError
 from tokenizer.quantizers.base import (
-    BeamQuantizer,
     FitContext,
     LatentSource,
+    Quantizer,
     check_at_least_one,
     check_values,
 )
-from tokenizer.quantizers.blocks import sum_of_entries
 from tokenizer.quantizers.kmeans import kmeans, nearest
 from tokenizer.quantizers.refine import refine
-from tokenizer.quantizers.search import CodebookStage, SearchSpace
+from tokenizer.quantizers.search import Stage, search
+from tokenizer.quantizers.sources import sample_frames
 from tokenizer.quantizers.standardizer import Standardizer
 
 _MEASURE_BATCH = 16_384
 
 
-class ResidualVectorQuantizer(BeamQuantizer):
+class ResidualVectorQuantizer(Quantizer):
     """K codebooks, each fitted by k-means to the residual of those before it ("PostRVQ").
 
     Before each stage's k-means the residual is standardized (see `Standardizer` for the modes); the
@@ -36,15 +37,14 @@ class ResidualVectorQuantizer(BeamQuantizer):
     modes "none" and "scalar", the decoder's metric in "decoder".
 
     Greedy codes have the prefix property: the codes of n codebooks are the first n of those of
-    more. Codes found by beam search do not have it (the best n codes need not begin the best
-    n + 1), so they are searched anew for each n. Decoding the first n of more codes is valid for
-    both, only slightly worse for a beam's. A beam ranks hypotheses by
-    ``|(latents - reconstruction) W_k|`` in the metric of the current stage, so a beam of one is the
-    greedy search. With metrics that change from stage to stage ("channel", "whiten") the last
-    stage's decides.
+    more. Codes found by beam search have not (the best n codes need not begin the best n + 1), so
+    they are searched for each n anew; decoding the first n of more is valid for both, only not
+    quite as good for the beam's. A beam ranks hypotheses by ``|(latents - reconstruction) W_k|`` in
+    the metric of the stage it is at, so a beam of one is the greedy search. With metrics that
+    change from stage to stage ("channel", "whiten") the last stage's decides.
 
-    Where a frame is equally near to two entries, to within float32 rounding, its codes may depend
-    on the machine.
+    The codes of a frame do not depend on the other frames of a call. At frames that are equally
+    near to two entries to within float32 rounding, they may depend on the machine.
 
     Args:
         dim: D.
@@ -53,20 +53,20 @@ class ResidualVectorQuantizer(BeamQuantizer):
         standardization: "none", "scalar", "channel" (the paper's), "whiten" or "decoder".
         beam_width: Hypotheses that `encode` keeps, unless told otherwise; 1 is greedy. Time grows
             in proportion.
-        max_points: `fit` draws at most so many frames and keeps them in memory. With more of them
-            distortion on unseen latents is lower.
+        max_points: `fit` draws at most so many frames and keeps them in memory. More of them, less
+            distortion on other latents.
         iterations: Most k-means iterations per stage.
-        refinements: How many times, after k-means, all codebooks are refitted jointly, given the
-            codes (see `refine`), and the codes searched again. Only for standardizations with one
-            metric for all stages.
+        refinements: After k-means, so many times all codebooks are fitted anew together, given the
+            codes (see `refine`), and the codes searched for again. Only for standardizations with
+            one metric for all stages.
 
     Attributes:
         codebooks: Float buffer ``[K, S, D]`` in latent space; may be stored in float16.
         code_counts: int64 buffer ``[K, S]``: how often each code occurred in the latents fitted.
 
     Raises:
-        ValueError: If a number is too small, the standardization unknown, or refinements are
-            requested for a standardization that has several metrics.
+        ValueError: If a number is too small, the standardization unknown, or refinements are asked
+            for where they cannot be.
     """
 
     kind: ClassVar[str] = "rvq"
@@ -106,6 +106,11 @@ class ResidualVectorQuantizer(BeamQuantizer):
         )
         self.register_buffer("codebooks", torch.zeros(num_codebooks, codebook_size, dim))
 
+    @property
+    def prefix_codes(self) -> bool:
+        """Whether the codes of n codebooks are the first n of those of more."""
+        return self.beam_width == 1
+
     def fit_with(self, latents: LatentSource, context: FitContext) -> ResidualVectorQuantizer:
         """Fits with the decoder's sensitivity as the metric where the standardization needs it."""
         metric = context.sensitivity() if self.standardization == "decoder" else None
@@ -125,8 +130,8 @@ class ResidualVectorQuantizer(BeamQuantizer):
     ) -> ResidualVectorQuantizer:
         """Fits all stages to a sample of the latents, then measures them on all latents.
 
-        It reads the source twice, or once if the sample is all of it. In memory are the sample (at
-        worst three copies) and one batch.
+        Two passes are made over the source, or one where the sample is all of it; beside the sample
+        (three copies of it at worst) one batch is in memory.
 
         Args:
             latents: At least one frame, all finite.
@@ -144,6 +149,7 @@ class ResidualVectorQuantizer(BeamQuantizer):
             ValueError: If the latents are empty, of another dimension or not finite, or the metric
                 or a group does not fit the mode.
         """
+        self.check_source(latents)
         if group is not None and (self.standardization != "none" or self.refinements):
             raise InputError(
                 "Several processes fit with standardization 'none' and without refinements only."
@@ -152,17 +158,19 @@ class ResidualVectorQuantizer(BeamQuantizer):
         drawing = (
             generator if group is None else torch.Generator().manual_seed(dist.get_rank(group))
         )
-        residual = self.draw_sample(latents, self.max_points, drawing)
+        residual = sample_frames(latents, self.max_points, drawing).to(self.codebooks.device)
+        check_values(residual)
+        self.fitted.fill_(False)
         # Stages work around the mean, where float32 is finest; the first codebook takes it back.
-        total, count = residual.sum(0, dtype=torch.float64), residual.new_tensor([len(residual)])
-        moments = _summed(torch.cat([total, count.double()]), group)
+        total, held = residual.sum(0, dtype=torch.float64), residual.new_tensor([len(residual)])
+        moments = _summed(torch.cat([total, held.double()]), group)
         mean = (moments[:-1] / moments[-1]).float()
         residual -= mean
         energy = residual.square().sum(dtype=torch.float64)
         chosen: list[Tensor] = []
         errors: list[Tensor] = []
         for k in tqdm(range(self.num_codebooks), "fit", unit="codebook", disable=not progress):
-            standardizer = self.standardizer(k)
+            standardizer = self._standardizer(k)
             if k == 0 or self.standardization != "decoder":
                 standardizer.fit(residual, metric=metric)
             u = standardizer(residual)
@@ -184,26 +192,56 @@ class ResidualVectorQuantizer(BeamQuantizer):
         if self.refinements or group is not None or len(residual) < len(latents):
             self._measure(latents, mean, group, progress)
         else:
-            # These are the codes of all latents already.
+            # Of all latents these are the codes already.
             counts = [torch.bincount(codes, minlength=self.codebook_size) for codes in chosen]
             variance = float(energy) / len(residual)
-            self._store(torch.stack(counts), torch.stack(errors) / len(residual), variance, mean)
+            self._keep(torch.stack(counts), torch.stack(errors) / len(residual), variance, mean)
         self.fitted.fill_(True)
         return self
 
-    def search_codes(self, latents: Float[Tensor, "M D"], n: int, width: int) -> Int[Tensor, "M n"]:
-        """See `BeamQuantizer.search_codes`."""
-        return self.search_space(n).search(latents, width)
+    @torch.no_grad()
+    def encode(
+        self,
+        latents: Float[Tensor, "M D"],
+        n_codebooks: int | None = None,
+        beam_width: int | None = None,
+    ) -> Int[Tensor, "M n"]:
+        """Codes of each frame.
+
+        Args:
+            latents: Frames, of any floating-point type; computed in float32.
+            n_codebooks: Use the first so many codebooks (default: all).
+            beam_width: Hypotheses kept (default: the constructor's); 1 is greedy.
+
+        Returns:
+            int64 codes.
+
+        Raises:
+            RuntimeError: If the quantizer is not fitted.
+            ValueError: If latents are of another dimension, not finite or beyond 1e15, or if a
+                number is out of range.
+        """
+        width = self.beam_width if beam_width is None else beam_width
+        check_at_least_one(beam_width=width)
+        x, n = self.checked_latents(latents, n_codebooks)
+        return self._search(x, n, width)
 
     @torch.no_grad()
     def decode(self, codes: Int[Tensor, "M n"]) -> Float[Tensor, "M D"]:
-        """Latents, as a sum of entries. Raises as `Quantizer.checked_codes`."""
+        """Latents, float32, from the codes of the first n codebooks, 1 <= n <= K.
+
+        Raises:
+            RuntimeError: If the quantizer is not fitted.
+            ValueError: If there are too many codebooks, or a code is out of range.
+        """
         codes = self.checked_codes(codes)
-        table = self.codebooks[: codes.shape[1]].flatten(0, 1)
-        return sum_of_entries(codes, table, self.codebook_sizes)
+        # All codebooks as one table: one fused sum of rows per frame.
+        first = torch.arange(codes.shape[1], device=codes.device) * self.codebook_size
+        table = self.codebooks[: codes.shape[1]].flatten(0, 1).float()
+        return functional.embedding_bag(codes + first, table, mode="sum")
 
     def _refine(self, residual: Tensor, codes: Tensor, mean: Tensor, progress: bool) -> None:
-        """Refits all codebooks jointly, given the residual that they left of the latents."""
+        """Fits all codebooks together, given what they left of the latents minus their mean."""
         for book, code in zip(self.codebooks, codes.T, strict=True):
             residual += book.index_select(0, code)
         centred = residual.sub_(mean)
@@ -211,19 +249,22 @@ class ResidualVectorQuantizer(BeamQuantizer):
         books[0] -= mean
         for i in trange(self.refinements, desc="refine", unit="round", disable=not progress):
             if i > 0:
-                codes = self.search_codes(centred + mean, self.num_codebooks, 1)
+                codes = self._search(centred + mean, self.num_codebooks, 1)
             books = refine(centred, codes, books)
             self.codebooks.copy_(books)
             self.codebooks[0] += mean
 
-    def standardizer(self, k: int) -> Standardizer:
-        """Of codebook k."""
+    def _standardizer(self, k: int) -> Standardizer:
         standardizer = self.standardizers[min(k, len(self.standardizers) - 1)]
         assert isinstance(standardizer, Standardizer)
         return standardizer
 
-    def search_space(self, n: int) -> SearchSpace:
-        """What the search needs of the first n codebooks."""
+    def search_space(self, n: int) -> tuple[Tensor, Standardizer | None, list[Stage]]:
+        """What `search` needs of the first n codebooks.
+
+        Returns:
+            What is subtracted from latents, what then maps them to a common space, and the stages.
+        """
         # Distances do not change when latents and entries move together; around the mean of the
         # first codebook they are not small differences of large products.
         shift = self.codebooks[0].float().mean(0)
@@ -231,16 +272,19 @@ class ResidualVectorQuantizer(BeamQuantizer):
         books[0] = books[0] - shift
         if self.standardization == "decoder":
             # One metric for all stages: everything moves to its space at once.
-            common = self.standardizer(0)
-            stages = [CodebookStage.build(common.project(book), None) for book in books]
-            return SearchSpace(shift, common, stages)
+            common = self._standardizer(0)
+            return shift, common, [Stage.build(common.project(book), None) for book in books]
         # One scale for all channels changes no comparison.
         plain = self.standardization in ("none", "scalar")
         stages = [
-            CodebookStage.build(book, None if plain else self.standardizer(k))
+            Stage.build(book, None if plain else self._standardizer(k))
             for k, book in enumerate(books)
         ]
-        return SearchSpace(shift, None, stages)
+        return shift, None, stages
+
+    def _search(self, latents: Tensor, n: int, width: int) -> Tensor:
+        shift, common, stages = self.search_space(n)
+        return search(latents - shift, stages, width, common)
 
     def _measure(
         self,
@@ -259,7 +303,7 @@ class ResidualVectorQuantizer(BeamQuantizer):
             for batch in latents.batches(_MEASURE_BATCH):
                 x = batch.to(mean.device)
                 check_values(x)
-                codes = self.search_codes(x, count, 1)
+                codes = self._search(x, count, 1)
                 residual = x.clone()
                 for k in range(count):
                     counts[k] += torch.bincount(codes[:, k], minlength=size)
@@ -278,10 +322,10 @@ class ResidualVectorQuantizer(BeamQuantizer):
         errors, total = sums[:count], sums[count:-2]
         squares, frames = sums[-2:].tolist()
         variance = squares / frames - float((total / frames).square().sum())
-        self._store(counts, errors / frames, variance, mean)
+        self._keep(counts, errors / frames, variance, mean)
 
-    def _store(self, counts: Tensor, errors: Tensor, variance: float, mean: Tensor) -> None:
-        """Stores counts of codes, and mean squared errors of stages over the variance."""
+    def _keep(self, counts: Tensor, errors: Tensor, variance: float, mean: Tensor) -> None:
+        """What was measured: counts of codes, mean squared errors of stages, the variance."""
         # Latents that are all alike, to within rounding, have no deviation to compare errors with.
         rounding = self.dim * float(mean.abs().max() * torch.finfo(torch.float32).eps) ** 2
         varied = variance > rounding

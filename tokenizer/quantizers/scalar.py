@@ -2,8 +2,8 @@
 
 Mentzer, Minnen, Agustsson, Tschannen: Finite Scalar Quantization: VQ-VAE Made Simple (2023); the
 symmetric levels are those of Parker et al.: Scaling Transformers for Low-Bitrate High-Quality
-Speech Coding (2024). There a network learns to fill the range. Here the network is frozen, so the
-range is fitted to it: principal components are coded, each clipped where that costs least.
+Speech Coding (2024). There a network learns to fill the range. Here it is frozen, so the range is
+fitted to it: what is coded are principal components, each clipped where that costs least.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ from torch import Tensor
 from tqdm import trange
 
 from tokenizer.errors import InputError
-from tokenizer.quantizers.base import LatentSource, Quantizer, check_at_least_one
+from tokenizer.quantizers.base import LatentSource, Quantizer, check_at_least_one, check_values
 from tokenizer.quantizers.blocks import in_blocks
+from tokenizer.quantizers.sources import sample_frames
 
 _ROWS = 1024
 _PIECE = 65_536
-# Ranges that are tried, in standard deviations, 5% apart. The best for a Gaussian is 0.8 for two
+# Ranges that are tried, in standard deviations: 5% apart, where a Gaussian's best is 0.8 for two
 # levels and 3 for a hundred.
 _RANGES = 0.4 * 1.05 ** torch.arange(64)
 
 
 class ScalarQuantizer(Quantizer):
-    """What both kinds of finite scalar quantizers share; subclasses choose the directions.
+    """What both kinds of finite scalar quantizers share; subclasses say what is rounded.
 
     Each codebook projects the residual to a few numbers, rounds each to one of its levels, and
     subtracts the result.
@@ -89,7 +90,10 @@ class ScalarQuantizer(Quantizer):
         Raises:
             ValueError: If the latents are empty, of another dimension or not finite.
         """
-        frames = self.draw_sample(latents, self.max_points, generator)
+        self.check_source(latents)
+        frames = sample_frames(latents, self.max_points, generator).to(self.mean.device)
+        check_values(frames)
+        self.fitted.fill_(False)
         self.mean.copy_(frames.mean(0))
         residual = frames - self.mean
         for k in trange(self.num_codebooks, desc="fit", unit="codebook", disable=not progress):
@@ -185,8 +189,8 @@ class FiniteScalarQuantizer(ScalarQuantizer):
     def _projection(self, k: int, residual: Float[Tensor, "M D"]) -> Float[Tensor, "D L"]:
         if k == 0:
             # All at once, of the latents themselves.
-            largest = principal_directions(residual, self.num_codebooks * len(self.levels))
-            self.projections.copy_(largest.view(self.dim, self.num_codebooks, -1).transpose(0, 1))
+            found = principal_directions(residual, self.num_codebooks * len(self.levels))
+            self.projections.copy_(found.view(self.dim, self.num_codebooks, -1).transpose(0, 1))
         return self.projections[k]
 
 
@@ -202,11 +206,8 @@ class ResidualFiniteScalarQuantizer(ScalarQuantizer):
 
     kind: ClassVar[str] = "rfsq"
 
-    def _projection(
-        self,
-        k: int,  # noqa: ARG002
-        residual: Float[Tensor, "M D"],
-    ) -> Float[Tensor, "D L"]:
+    def _projection(self, k: int, residual: Float[Tensor, "M D"]) -> Float[Tensor, "D L"]:
+        del k
         return principal_directions(residual, len(self.levels))
 
 

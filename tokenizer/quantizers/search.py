@@ -1,11 +1,10 @@
-"""Residual search: chooses an entry of each codebook in turn, greedily or by beam search.
+"""Residual search: which entry of each codebook, one codebook after another, greedily or by beam.
 
 Shape suffixes: R vectors of a block, H hypotheses of a vector, D dimensions, P padded entries.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,26 +16,26 @@ from torch.nn import functional
 from tokenizer.quantizers.kmeans import argmax_rows, fused, half_squared_norms, largest_in_rows
 from tokenizer.quantizers.standardizer import Standardizer
 
-# The beam ranks scores in two steps: groups first, then the scores within the best groups.
+# The beam looks for the best scores in two steps, by groups of which only the best are opened.
 _GROUPS = 64
-# Vectors of one product: enough to be worth sharing among cores, few enough for a cache to hold
-# their scores. Fewer vectors are padded to as many unless a smaller product rounds identically.
+# Vectors of one product: so many that all cores have work worth sharing, and so few that a CPU's
+# cache holds their scores. Fewer vectors are not filled up to as many where that changes no bit.
 _CPU_PRODUCT, _GPU_PRODUCT = 1024, 16_384
 _SMALLER_PRODUCTS = (32, 128, 256, 512)
 
 
 @dataclass(frozen=True)
-class CodebookStage:
+class Stage:
     """What the search needs of one codebook.
 
     One product gives distances: ``(u, 1, -|u|^2 / 2) . (c, -|c|^2 / 2, 1) = -|u - c|^2 / 2``.
 
     Attributes:
         centroids: ``[S, D]``, as they are subtracted from the residual.
-        lifted: ``[P, D + 2]``, the right factors of that product, for the same entries in the space
-            where distances are measured. It is padded to a multiple of `_GROUPS` by entries of
-            infinite norm, which never win.
-        standardizer: Maps residuals to that space; None if they are in it.
+        lifted: ``[P, D + 2]``, the right factors of that product for the same entries in the space
+            where distances are measured; and up to a multiple of `_GROUPS`, zeros with a norm of
+            infinity, which therefore never win.
+        standardizer: Maps residuals to that space; None where it is the residuals' own.
     """
 
     centroids: Tensor
@@ -44,9 +43,7 @@ class CodebookStage:
     standardizer: Standardizer | None
 
     @classmethod
-    def build(
-        cls, centroids: Float[Tensor, "S D"], standardizer: Standardizer | None
-    ) -> CodebookStage:
+    def build(cls, centroids: Float[Tensor, "S D"], standardizer: Standardizer | None) -> Stage:
         """Prepares a codebook."""
         keys = centroids if standardizer is None else standardizer.project(centroids)
         size, dim = keys.shape
@@ -74,7 +71,7 @@ class CodebookStage:
 
 
 def lift(u: Float[Tensor, "R D"]) -> Float[Tensor, "R D+2"]:
-    """The left factors of the product that gives distances (see `CodebookStage`)."""
+    """The left factors of the product that gives distances (see `Stage`)."""
     lifted = functional.pad(u, (0, 2), value=1.0)
     lifted[:, -1] = u.square().sum(1) / -2
     return lifted
@@ -83,28 +80,25 @@ def lift(u: Float[Tensor, "R D"]) -> Float[Tensor, "R D+2"]:
 class Scores:
     """Scores of vectors against a codebook: minus half the squared distances.
 
-    A vector's scores, and so its codes, do not depend on how many others are in the call: every
-    matrix product has the same shape, to which short blocks are zero-padded, or a smaller shape
-    known to round identically (see docs/exactness.md).
+    A vector's scores, and its codes, do not depend on how many others it comes with: products have
+    one shape, to which zeros fill up, or a smaller one that gets the bits of that one.
     """
 
-    def __init__(self, vectors: int, stage: CodebookStage, product: int) -> None:
+    def __init__(self, vectors: int, stage: Stage, product: int) -> None:
         self.product = product
         rows = -(-vectors // product) * product
-        # One buffer for all scores: allocating it anew costs more than choosing among them.
+        # One buffer for all scores: to allocate it anew costs more than to choose among them.
         self._buffer = stage.lifted.new_empty(rows, len(stage.lifted))
 
-    def __call__(
-        self, stage: CodebookStage, residual: Float[Tensor, "R L"]
-    ) -> Float[Tensor, "R P"]:
+    def __call__(self, stage: Stage, residual: Float[Tensor, "R L"]) -> Float[Tensor, "R P"]:
         """Scores of lifted residuals, in a buffer that the next call overwrites."""
         count, keys = len(residual), stage.lifted.T
         for start in range(0, count, self.product):
             u = residual[start : start + self.product]
             if stage.standardizer is None:
-                u = zero_padded(u, self._rows(len(u), *keys.shape))
+                u = filled(u, self._rows(len(u), *keys.shape))
             else:
-                u = lift(stage.standardizer.project(zero_padded(u[:, :-2], self.product)))
+                u = lift(stage.standardizer.project(filled(u[:, :-2], self.product)))
             # A product with `out=` takes no part in autocast: it stays float32.
             torch.mm(u, keys, out=self._buffer[start : start + len(u)])
         return self._buffer[:count]
@@ -120,18 +114,18 @@ class Scores:
         return self.product
 
 
-def zero_padded(block: Float[Tensor, "R D"], rows: int) -> Float[Tensor, "rows D"]:
-    """The vectors, followed by zeros up to ``rows`` rows."""
+def filled(block: Float[Tensor, "R D"], rows: int) -> Float[Tensor, "rows D"]:
+    """Vectors and zeros, so many."""
     missing = rows - len(block)
     return functional.pad(block, (0, 0, 0, missing)) if missing else block
 
 
 @lru_cache(maxsize=256)
 def _same_bits(rows: int, usual: int, dim: int, size: int, threads: int) -> bool:  # noqa: ARG001
-    """Whether products of so many rows round as the usual ones do.
+    """Whether products of so many rows get the bits of the usual ones.
 
-    As in `tokenizer.networks.stepping`, noise decides: the order of summation does not depend on
-    the numbers summed.
+    As in `tokenizer.networks.stepping`: what is summed does not change the order of sums, so noise
+    shows it.
     """
     g = torch.Generator().manual_seed(0)
     x, keys = (torch.randn(n, dim, generator=g) for n in (usual, size))
@@ -139,55 +133,42 @@ def _same_bits(rows: int, usual: int, dim: int, size: int, threads: int) -> bool
     return torch.equal(torch.cat(parts), torch.mm(x, keys.T))
 
 
-# Scores ``[R, P]`` of lifted residuals ``[R, D + 2]``; the next call may overwrite them.
-Scoring = Callable[[CodebookStage, Tensor], Tensor]
+@torch.no_grad()
+def search(
+    x: Float[Tensor, "M D"],
+    stages: list[Stage],
+    width: int = 1,
+    common: Standardizer | None = None,
+) -> Int[Tensor, "M n"]:
+    """Codes of the given stages for each vector.
 
-
-@dataclass(frozen=True)
-class SearchSpace:
-    """The codebooks of a residual search.
-
-    Attributes:
-        shift: ``[D]``, subtracted from latents.
-        common: Maps shifted latents to the space that all centroids are in; None if they are in it.
+    Args:
+        x: Vectors, float32.
         stages: The codebooks in order.
+        width: Hypotheses kept; 1 is the greedy search.
+        common: Maps the vectors to the space that the centroids of all stages are in; None where
+            they are in it.
+
+    Returns:
+        int64 codes, which do not depend on what other vectors there are.
     """
-
-    shift: Tensor
-    common: Standardizer | None
-    stages: list[CodebookStage]
-
-    @torch.no_grad()
-    def search(self, latents: Float[Tensor, "M D"], width: int) -> Int[Tensor, "M n"]:
-        """Codes (int64) of each vector, which do not depend on the other vectors.
-
-        Args:
-            latents: Vectors, float32.
-            width: Hypotheses kept; 1 is the greedy search.
-        """
-        x = latents - self.shift
-        product = _CPU_PRODUCT if x.device.type == "cpu" else _GPU_PRODUCT
-        rows = min(max(product // width, 1), max(len(x), 1))
-        scores = Scores(rows * width, self.stages[0], product)
-        codes = torch.empty(len(x), len(self.stages), dtype=torch.int64, device=x.device)
-        for start in range(0, len(x), rows):
-            block = x[start : start + rows]
-            if self.common is not None:
-                block = self.common.project(zero_padded(block, product))[: len(block)]
-            if width == 1:
-                chosen = greedy(block, self.stages, scores)
-            else:
-                chosen = beam(block, self.stages, width, scores)
-            codes[start : start + rows] = chosen
-        return codes
+    product = _CPU_PRODUCT if x.device.type == "cpu" else _GPU_PRODUCT
+    rows = min(max(product // width, 1), max(len(x), 1))
+    scores = Scores(rows * width, stages[0], product)
+    codes = torch.empty(len(x), len(stages), dtype=torch.int64, device=x.device)
+    for start in range(0, len(x), rows):
+        block = x[start : start + rows]
+        if common is not None:
+            block = common.project(filled(block, product))[: len(block)]
+        found = greedy(block, stages, scores) if width == 1 else beam(block, stages, width, scores)
+        codes[start : start + rows] = found
+    return codes
 
 
-def greedy(
-    x: Float[Tensor, "R D"], stages: list[CodebookStage], scores: Scoring
-) -> Int[Tensor, "R n"]:
-    """Chooses in each stage the entry nearest to the residual of the stages before."""
+def greedy(x: Float[Tensor, "R D"], stages: list[Stage], scores: Scores) -> Int[Tensor, "R n"]:
+    """In each stage the entry nearest to what the stages before have left."""
     residual = lift(x)
-    # This adds the same constant to every score, so it cannot change the winner; zero rounds best.
+    # What all entries' scores have in common need not be right, and is most precise if it is zero.
     residual[:, -1] = 0
     nearest = fused(x.device)
     codes = []
@@ -203,13 +184,13 @@ def greedy(
 
 
 def beam(
-    x: Float[Tensor, "R D"], stages: list[CodebookStage], width: int, scores: Scoring
+    x: Float[Tensor, "R D"], stages: list[Stage], width: int, scores: Scores
 ) -> Int[Tensor, "R n"]:
     """Keeps, after each stage, the ``width`` best choices of entries so far.
 
-    They are ranked by the squared length of their residual, measured in that stage's space.
+    They are ranked by the squared length of what they leave of x, measured in that stage's space.
     """
-    rows = x.shape[0]
+    rows = len(x)
     first_row = torch.arange(rows, device=x.device)[:, None]
     hypotheses = 1
     residual = lift(x)  # [R H, D + 2]
@@ -217,16 +198,16 @@ def beam(
     for stage in stages:
         size = len(stage.centroids)
         kept = min(width, hypotheses * size) if stage is not stages[-1] else 1
-        scores_RHP = scores(stage, residual).view(rows, hypotheses, -1)
-        parent_RH, entry_RH, score_RH = _best(scores_RHP, size, kept)
+        found = scores(stage, residual).view(rows, hypotheses, -1)
+        parent_RH, entry_RH, score_RH = _best(found, size, kept)
         steps.append((parent_RH, entry_RH))
         parents = (parent_RH + first_row * hypotheses).view(-1)
         residual = residual.index_select(0, parents)
         residual[:, :-2] -= stage.centroids.index_select(0, entry_RH.view(-1))
-        # The distance to an entry is the length of the new residual.
+        # The distance to an entry is the length of what it leaves.
         residual[:, -1] = score_RH.view(-1)
         hypotheses = kept
-    # Trace the codes back from the best hypothesis, which comes first.
+    # Back from the best hypothesis, which comes first.
     hypothesis = torch.zeros_like(first_row)
     codes = []
     for parent_RH, entry_RH in reversed(steps):
@@ -240,16 +221,16 @@ def _best(
 ) -> tuple[Int[Tensor, "R kept"], Int[Tensor, "R kept"], Float[Tensor, "R kept"]]:
     """Hypotheses, entries and scores of the ``kept`` largest scores of each row, best first.
 
-    Entries are grouped by their number modulo `_GROUPS`. The best ``kept`` scores lie in the
-    ``kept`` groups with the largest maxima, so only these are ranked: maxima are cheap, and ranking
-    all scores would cost as much as the matrix product.
+    The entries fall into groups (entry modulo `_GROUPS`). The best candidates lie in the groups
+    with the best maxima, so only as many groups as candidates are opened: maxima are cheap, and
+    ranking all candidates would cost as much as the matrix product.
     """
     rows, hypotheses, size = scores_RHP.shape
     maxima = scores_RHP.view(rows, hypotheses, -1, _GROUPS).amax(2)
-    # Groups that hold padding only are never ranked.
+    # Groups of nothing but padding are never opened.
     opened = min(kept, hypotheses * min(_GROUPS, num_entries))
     group = largest_in_rows(maxima.view(rows, -1), opened)
-    # Positions of each group's members among the row's hypotheses * size scores.
+    # Where the members of each group are among the row's hypotheses * size scores.
     places = torch.arange(hypotheses * size, device=group.device).view(hypotheses, -1, _GROUPS)
     members = places.transpose(1, 2).reshape(hypotheses * _GROUPS, -1)
     members = members.index_select(0, group.view(-1)).view(rows, -1)

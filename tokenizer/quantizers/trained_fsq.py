@@ -45,8 +45,8 @@ class ProjectedScalarQuantizer(ProjectedQuantizer):
     Args:
         dim: D.
         num_codebooks: K.
-        levels: Levels of each dimension that a stage sees, at most D of them; a codebook has as
-            many entries as their product. The first dimension varies fastest in a code.
+        levels: Of each dimension that a stage looks at, at most D of them; a codebook has as many
+            entries as their product. The first dimension varies fastest in a code.
         max_points: `fit` draws at most so many frames.
 
     Attributes:
@@ -67,18 +67,16 @@ class ProjectedScalarQuantizer(ProjectedQuantizer):
         super().__init__(dim, sizes, len(levels), max_points)
         self.levels = tuple(levels)
 
-    def lookup(
-        self,
-        k: int,  # noqa: ARG002
-        u: Float[Tensor, "M d"],
-    ) -> Int[Tensor, " M"]:
-        """Codes of the nearest points of the grid, which is the same in every stage."""
+    def lookup(self, k: int, u: Float[Tensor, "M d"]) -> Int[Tensor, " M"]:
+        """Codes of the nearest points of the grid."""
+        del k  # all stages have the same grid
         steps, places = self._steps_and_places(u.device)
         digits = (steps * (torch.tanh(u) + 1) / 2 + 0.5).floor()
         return (digits.long() * places).sum(1)
 
-    def entries(self, k: int) -> Float[Tensor, "S d"]:  # noqa: ARG002
-        """All points of the grid."""
+    def entries(self, k: int) -> Float[Tensor, "S d"]:
+        """All points of the grid, which is the same in every stage."""
+        del k
         steps, places = self._steps_and_places(self.in_bias.device)
         codes = torch.arange(math.prod(self.levels), device=places.device)
         digits = (codes[:, None] // places) % (steps.long() + 1)

@@ -51,7 +51,7 @@ def test_frechet_distance_is_the_published_formula():
     x, y = one[:, :1], other[:, :1]
     by_hand = (x.mean() - y.mean()) ** 2 + (x.std(ddof=1) - y.std(ddof=1)) ** 2
     assert frechet_distance(x, y) == pytest.approx(by_hand)
-    with pytest.raises(REFUSED, match="no covariance"):
+    with pytest.raises(REFUSED, match="1 and 40"):
         frechet_distance(one[:1], other)
 
 
@@ -169,14 +169,14 @@ def test_better_generations_get_better_figures(tokenizer, column):
 def test_rows_that_do_not_go_together_are_refused(tokenizer):
     real = make_rows(tokenizer, "latents", 4)
     codes = make_rows(tokenizer, "codes", 4)
-    with pytest.raises(REFUSED, match="a real row has none"):
+    with pytest.raises(REFUSED, match="codes"):
         evaluate_generations(real, codes, tokenizer)
     with pytest.raises(ValueError, match="seed=-1"):
         evaluate_run("nowhere", "nowhere", seed=-1)
     few = [row | {"codes": row["codes"][:, :2]} for row in codes]
-    with pytest.raises(REFUSED, match="4 codebooks, a real row 2"):
+    with pytest.raises(REFUSED, match=r"4 .* 2"):
         evaluate_generations(few, codes, tokenizer)
-    with pytest.raises(REFUSED, match="need 4 and 2"):
+    with pytest.raises(REFUSED, match="4 real and 1 "):
         evaluate_generations(real, real[:1], tokenizer)
     # Fewer generated codebooks are compared with as few real ones.
     found = evaluate_generations(codes, few, tokenizer, segment_seconds=0.25)

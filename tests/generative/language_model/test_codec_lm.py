@@ -1,11 +1,13 @@
 """The codec language model: what it learns, what it generates, and that both agree."""
 
+import inspect
 import math
 
 import numpy as np
 import pytest
 import torch
 from models import CODEBOOKS, ENTRIES, REFUSED, make_tokenizer, tone
+from transformers import AutoModel
 from transformers.generation.logits_process import LogitsProcessor, LogitsProcessorList
 
 from generative.language_model.codec_lm import CodecLM, CodecLMConfig
@@ -132,7 +134,7 @@ def test_training_learns_a_pattern(name):
 
 
 def test_too_few_codebooks_are_refused():
-    with pytest.raises(REFUSED, match="3 codebooks, the model 4"):
+    with pytest.raises(REFUSED, match=r"3 .* 4"):
         make().training_loss(make_batch(codebooks=3), seeded())
 
 
@@ -310,13 +312,13 @@ def test_steps_are_the_llama_with_padding_inside():
         ).last_hidden_state
     found = torch.cat(pieces, dim=1)
     assert torch.allclose(found[present], reference[present], atol=1e-5)
-    with pytest.raises(REFUSED, match="do not fit into 9"):
+    with pytest.raises(REFUSED, match="10 positions"):
         steps.advance(x[:, :1])
 
 
 def test_impossible_requests_are_refused():
     model = make()
-    with pytest.raises(REFUSED, match="nothing is left to"):
+    with pytest.raises(REFUSED, match="7 frames"):
         model.generate(CONDITIONS, 2, seeded(), prompts=[None, make_batch()["codes"][0], None])
     with pytest.raises(REFUSED, match="2 lengths"):
         model.generate(CONDITIONS, [2, 3], seeded())
@@ -324,7 +326,7 @@ def test_impossible_requests_are_refused():
         model.generate(CONDITIONS, 9, seeded(), prompts=[torch.zeros(2, 3).long(), None, None])
     with pytest.raises(REFUSED, match="context_frames"):
         CodecLMConfig(SIZES, context_frames=1)
-    with pytest.raises(REFUSED, match="even multiple"):
+    with pytest.raises(REFUSED, match="width=30"):
         CodecLMConfig(SIZES, width=30, heads=4)
 
 
@@ -362,7 +364,7 @@ def test_rows_decode_to_audio():
     # Else it is that of the training data.
     unsaid = GenerationRequest(request.num_frames, samples, labels=("music",))
     assert model.generate_rows(unsaid, seeded())[0]["gain"] == [0.3]
-    with pytest.raises(REFUSED, match="Unknown label"):
+    with pytest.raises(REFUSED, match="noise"):
         model.generate_rows(GenerationRequest(5, 100, labels=("noise",)), seeded())
 
 
@@ -410,12 +412,24 @@ def test_a_saved_model_is_the_same(name, tmp_path):
     assert names == ["config.json", "model.safetensors"]
 
 
+def test_transformers_conventions(tmp_path):
+    model = make()
+    model.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path, attn_implementation="eager")
+    assert isinstance(loaded, CodecLM)
+    assert loaded.backbone.config._attn_implementation == "eager"
+    assert next(iter(inspect.signature(model.forward).parameters)) == model.main_input_name
+    with torch.no_grad():
+        one, other = (m.eval().code_nats(make_batch()).codes for m in (model, loaded))
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no model in it"):
+    with pytest.raises(FileNotFoundError, match="nothing"):
         CodecLM.from_pretrained(tmp_path / "nothing")
     model = make()
     model.save_pretrained(tmp_path)
     config = model.config.to_dict() | {"depth": 3}
     CodecLMConfig(**config).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match="missing_keys"):
         CodecLM.from_pretrained(tmp_path)

@@ -10,7 +10,8 @@ from models import RATE
 
 from tokenizer.autoencoders.lapped.model import LappedConfig
 from tokenizer.cli import _parser, main
-from tokenizer.cli.options import expand_config, field_help
+from tokenizer.cli.options import expand_config
+from tokenizer.command import field_help
 from tokenizer.training.adversarial import AdversarialConfig
 from tokenizer.training.augmentation import Augmentation
 from tokenizer.training.bottlenecks import BottleneckConfig

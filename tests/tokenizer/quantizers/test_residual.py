@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tokenizer.quantizers import QUANTIZERS, build_quantizer
 from tokenizer.quantizers.kmeans import block_rows
 from tokenizer.quantizers.residual import ResidualVectorQuantizer
-from tokenizer.quantizers.search import Scores, beam, greedy
+from tokenizer.quantizers.search import Scores, Stage, beam, greedy
 from tokenizer.quantizers.sources import MemmapSource, TensorSource
 from tokenizer.quantizers.standardizer import MODES
 
@@ -119,12 +119,17 @@ def test_codes_of_a_frame_do_not_depend_on_its_company(fitted, width):
 
 
 def test_a_beam_of_one_is_greedy(fitted):
-    space = fitted.search_space(4)
-    x = _latents(64, seed=1) - space.shift
-    x = x if space.common is None else space.common.project(x)
-    scores = Scores(64, space.stages[0], 32)
-    expected = greedy(x, space.stages, scores)
-    assert torch.equal(beam(x, space.stages, 1, scores), expected)
+    x = _latents(64, seed=1) - fitted.codebooks[0].mean(0)
+    plain = fitted.standardization in ("none", "scalar")
+    stages = [
+        Stage.build(
+            book - fitted.codebooks[0].mean(0) if k == 0 else book,
+            None if plain else fitted._standardizer(k),
+        )
+        for k, book in enumerate(fitted.codebooks)
+    ]
+    scores = Scores(64, stages[0], 32)
+    assert torch.equal(beam(x, stages, 1, scores), greedy(x, stages, scores))
 
 
 def _reference_beam(quantizer, x, width):

@@ -1,0 +1,38 @@
+"""``python -m generative``: a file for each group of commands.
+
+python -m generative train-lm TOKENS --out runs/lm --codebooks 4 --pattern delay --steps 20000
+python -m generative train-diffusion TOKENS --out runs/diffusion --steps 20000
+python -m generative sample runs/diffusion --label music --seconds 5 --count 4 --out clips
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from generative.cli import evaluation, sampling, training
+from tokenizer import __version__
+from tokenizer.command import run_command
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="generative",
+        description="Language models of codes and diffusion models of latents: train, sample,"
+        " evaluate, export.",
+    )
+    parser.add_argument("--version", action="version", version=f"latent-tokenizer {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for group in (training, sampling, evaluation):
+        group.register(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; see `tokenizer.command.run_command` for the exit code."""
+
+    def command() -> int | None:
+        options = _parser().parse_args(arguments)
+        return options.run(options)
+
+    return run_command("generative", command)

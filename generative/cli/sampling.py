@@ -1,0 +1,180 @@
+"""The commands that generate or pass a model on: ``sample``, ``app``, ``export``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from generative.cli.options import add_clips, add_device, add_run, add_tokenizer
+from tokenizer.errors import InputError
+
+
+def register(commands: Any) -> None:
+    """Adds the commands of this file."""
+    _register_sample(commands)
+
+    p = commands.add_parser("app", help="listen in a browser: code files, and generate")
+    p.set_defaults(run=_app)
+    p.add_argument(
+        "run_folders", metavar="RUN", nargs="+", type=Path, help="folder of a finished run"
+    )
+    add_tokenizer(p, "the run's")
+    p.add_argument(
+        "--host", default="127.0.0.1", help="address to serve at; default: this machine alone"
+    )
+    p.add_argument("--port", type=int, help="port to serve at; default: the first free from 7860")
+    p.add_argument("--browser", action="store_true", help="open the page in the browser")
+    add_device(p)
+
+    p = commands.add_parser("export", help="write a run and its tokenizer as one folder")
+    p.set_defaults(run=_export)
+    add_run(p)
+    p.add_argument("out", type=Path, help="folder to write")
+    p.add_argument("--half", action="store_true", help="store weights in half precision (float16)")
+
+
+def _register_sample(commands: Any) -> None:
+    p = commands.add_parser("sample", help="generate clips")
+    p.set_defaults(run=_sample)
+    add_run(p)
+    p.add_argument("--out", type=Path, required=True, help="folder for WAV, PNG, samples.json")
+    p.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        help="class; may be repeated; all: every class; default: no class",
+    )
+    p.add_argument(
+        "--caption", action="append", default=[], help="text; may be repeated; default: no text"
+    )
+    p.add_argument(
+        "--count", metavar="N", type=int, default=1, help="clips of each label; default: 1"
+    )
+    p.add_argument("--prompt", type=Path, help="audio file that the clips continue; default: none")
+    add_clips(p)
+    p.add_argument(
+        "--batch-size",
+        metavar="N",
+        type=int,
+        default=8,
+        help="clips generated together; default: 8",
+    )
+    p.add_argument(
+        "--pictures",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="write spectrograms; default: yes",
+    )
+    group = p.add_argument_group("language models")
+    group.add_argument(
+        "--temperature",
+        metavar="X",
+        type=float,
+        default=1.0,
+        help="divides the logits; 0 takes the likeliest code; default: 1",
+    )
+    group.add_argument(
+        "--top-k", metavar="N", type=int, help="draw from the N likeliest codes; default: all"
+    )
+    group.add_argument(
+        "--top-p",
+        metavar="P",
+        type=float,
+        help="draw from the likeliest codes of total probability P, 0 to 1; default: all",
+    )
+    group.add_argument(
+        "--stop",
+        action="store_true",
+        help="let the model end clips before --seconds; default: no",
+    )
+    group = p.add_argument_group("diffusion models")
+    group.add_argument(
+        "--steps", metavar="N", type=int, default=25, help="evaluations of the model; default: 25"
+    )
+    group.add_argument(
+        "--solver",
+        choices=("euler", "dpm++"),
+        default="euler",
+        help="integrator from noise to latents; default: euler",
+    )
+    group.add_argument(
+        "--snap",
+        metavar="N",
+        type=int,
+        help="round the latents to codes of N codebooks; default: no rounding",
+    )
+
+
+def _sample(options: argparse.Namespace) -> None:
+    from generative.protocol import CodeSampling, DiffusionSampling
+    from generative.runs.generation import generate, make_request, save_clips
+    from generative.runs.loading import load_run
+
+    model, tokenizer, info = load_run(options.run_folder, options.tokenizer, options.device)
+    is_lm = info["column"] == "codes"
+    if options.snap is not None and is_lm:
+        raise InputError("--snap is for diffusion; a language model's codes are codes already.")
+    conditions = _conditions(options, tuple(info["labels"]))
+    request = make_request(
+        tokenizer,
+        options.seconds,
+        labels=[label for label, _ in conditions],
+        captions=[caption for _, caption in conditions] if options.caption else (),
+        prompt=options.prompt,
+        n_codebooks=info.get("n_codebooks"),
+        guidance_scale=options.guidance,
+        codes=CodeSampling(options.temperature, options.top_k, options.top_p, stop=options.stop),
+        diffusion=DiffusionSampling(options.steps, options.solver),
+    )
+    clips = generate(
+        model,
+        tokenizer,
+        request,
+        seed=options.seed,
+        snap_codebooks=options.snap,
+        batch_size=options.batch_size,
+    )
+    described = ["seconds", "seed", "guidance", "prompt", "snap"]
+    described += ["temperature", "top_k", "top_p", "stop"] if is_lm else ["steps", "solver"]
+    values = {name: getattr(options, name) for name in described}
+    values["prompt"] = None if options.prompt is None else str(options.prompt)
+    description = {"run": str(options.run_folder), "family": info["family"], **values}
+    entries = save_clips(
+        clips, options.out, tokenizer.sampling_rate, description, pictures=options.pictures
+    )
+    print(f"{options.out}: {len(entries)} clips of {options.seconds:g} s")
+
+
+def _conditions(
+    options: argparse.Namespace, classes: tuple[str, ...]
+) -> list[tuple[str | None, str | None]]:
+    """Label and caption of each clip: ``count`` of every requested label and caption."""
+    labels: list[str | None] = list(options.label) or [None]
+    if options.label == ["all"]:
+        labels = list(classes) or [None]
+    captions: list[str | None] = list(options.caption) or [None]
+    return [(label, text) for label in labels for text in captions for _ in range(options.count)]
+
+
+def _app(options: argparse.Namespace) -> None:
+    from generative.runs.app import app_parts
+    from tokenizer import launch_app
+
+    models, generators = app_parts(options.run_folders, options.tokenizer, options.device)
+    app = launch_app(
+        models,
+        generators,
+        host=options.host,
+        port=options.port,
+        open_browser=options.browser,
+    )
+    print(f"Open {app.address} in a browser. Ctrl-C ends it.", flush=True)
+    app.wait()
+
+
+def _export(options: argparse.Namespace) -> None:
+    from generative.runs.export import export_run
+
+    export_run(options.run_folder, options.out, tokenizer=options.tokenizer, half=options.half)
+    print(options.out)

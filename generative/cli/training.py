@@ -1,0 +1,99 @@
+"""The commands ``train-lm`` and ``train-diffusion``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from generative.cli.options import add_held_out, add_tokenizer
+from tokenizer.command import add_fields, take
+
+_SHARED = {
+    "width": (384, "width of the hidden states, an even multiple of --heads"),
+    "heads": (6, "attention heads"),
+    "text_encoder": (None, "transformers text encoder (name or folder) for captions"),
+}
+# Options of each family of models: the default and the meaning.
+MODEL_OPTIONS: dict[str, dict[str, tuple[Any, str]]] = {
+    "lm": {
+        "pattern": ("delay", "order of the codes: delay, parallel, flatten or coarse_first"),
+        "depth": (6, "layers"),
+        **_SHARED,
+    },
+    "diffusion": {
+        "depth": (8, "layers"),
+        "patch_frames": (2, "latent frames that make one token of the transformer"),
+        **_SHARED,
+    },
+}
+
+
+def register(commands: Any) -> None:
+    """Adds the commands of this file."""
+    from generative.training.training_config import TrainingConfig
+
+    for name, family, what in (
+        ("train-lm", "lm", "a language model on the codes"),
+        ("train-diffusion", "diffusion", "a diffusion model on the latents"),
+    ):
+        p = commands.add_parser(name, help=f"train {what} of a prepared dataset")
+        p.set_defaults(run=partial(_train, family))
+        p.add_argument("data", type=Path, help="dataset of `python -m datasets_scripts prepare`")
+        p.add_argument(
+            "--out", type=Path, required=True, help="folder of the run; an unfinished one resumes"
+        )
+        add_tokenizer(p, "the bundled one")
+        add_held_out(p)
+        group = p.add_argument_group("model")
+        if family == "lm":
+            group.add_argument(
+                "--codebooks",
+                metavar="N",
+                type=int,
+                help="number of codebooks to learn, the first ones; default: all",
+            )
+        else:
+            group.add_argument(
+                "--detail",
+                action="store_true",
+                help="learn all latents; default: only those that codes stand for",
+            )
+        for key, (default, text) in MODEL_OPTIONS[family].items():
+            group.add_argument(
+                "--" + key.replace("_", "-"),
+                metavar="N" if isinstance(default, int) else "NAME",
+                type=str if default is None else type(default),
+                default=default,
+                help=f"{text}; default: {'none' if default is None else default}",
+            )
+        add_fields(p, TrainingConfig, title="training")
+
+
+def _train(family: str, options: argparse.Namespace) -> None:
+    from generative.runs.families import train_diffusion, train_language_model
+    from generative.runs.prepared_data import training_splits
+    from generative.training.training_config import TrainingConfig
+
+    shared: dict[str, Any] = {
+        "tokenizer": options.tokenizer,
+        "held_out": options.held_out,
+        "progress": sys.stderr.isatty(),
+        **{name: getattr(options, name) for name in MODEL_OPTIONS[family]},
+    }
+    config = take(TrainingConfig, options)
+    train, held_out = training_splits(options.data)
+    print(
+        f"Training on {', '.join(train)}; validating on"
+        f" {', '.join(held_out) or 'sources held out of that'}.",
+        flush=True,
+    )
+    if family == "lm":
+        train_language_model(
+            options.data, options.out, config, n_codebooks=options.codebooks, **shared
+        )
+    else:
+        train_diffusion(options.data, options.out, config, detail=options.detail, **shared)
+    print(f"Model: {options.out / 'model'}")
