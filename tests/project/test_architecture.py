@@ -245,7 +245,9 @@ def test_packages_use_only_what_the_ones_below_export():
         package = found.source.split(".")[0]
         others = [p for p in PACKAGES if p != package and is_ours(found.target, p)]
         # Their __init__.py looks whether the tokenizer is ours at all; _moved has old names of all.
-        if not others or (found.target == "tokenizer" and found.source in PACKAGES):
+        # Command lines print its version.
+        whole = found.target == "tokenizer" and found.source.split(".")[1:] in ([], ["cli"])
+        if not others or whole:
             continue
         if found.source == "tokenizer._moved":
             continue

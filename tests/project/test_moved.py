@@ -27,8 +27,9 @@ from tokenizer.comparison import CompareConfig, Competitor, QuantizerSpec, compa
 from tokenizer.comparison import comparison_markdown, read_comparison, read_specs, write_summary
 from tokenizer.comparison.units import write_json
 from tokenizer.core import DecoderName
-from tokenizer.data import MAX_UNREADABLE_IN_A_ROW, Augmentation, Clip, scan, split_clips
+from tokenizer.data import Augmentation, Clip, scan, split_clips
 from tokenizer.demo import EXAMPLE
+from tokenizer.evaluation import Condition, as_table, evaluate
 from tokenizer.inputs import MAX_CHANNELS, open_audio
 from tokenizer.loading import BUNDLED
 from tokenizer.losses import MEL_BINS, MEL_WINDOWS, log_mel

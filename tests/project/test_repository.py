@@ -33,6 +33,13 @@ def test_only_weights_are_large(tracked):
     assert set(large) <= set(weights)
 
 
+def test_no_rule_hides_a_room_from_git_and_wheels():
+    rules = (ROOT / ".gitignore").read_text().split()
+    names = {path.name for package in PACKAGES for path in (ROOT / package).rglob("*")}
+    hidden = {rule.rstrip("/") for rule in rules if "/" not in rule[:-1]} & names
+    assert hidden <= {"__pycache__"}
+
+
 def test_tests_lie_where_the_rooms_do():
     for path in (ROOT / "tests").rglob("test_*.py"):
         folder = path.parent.relative_to(ROOT / "tests")

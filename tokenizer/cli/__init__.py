@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import tokenizer
 from tokenizer._clash import check_clash
 from tokenizer.cli import coding, judging, showing, training
 from tokenizer.cli.options import expand_config
@@ -18,6 +19,9 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="latok", description="Audio to continuous latents and discrete codes, and back."
     )
+    # Another distribution's `tokenizer`, of which check_clash will tell, may have no version.
+    version = getattr(tokenizer, "__version__", "unknown")
+    parser.add_argument("--version", action="version", version=f"latent-tokenizer {version}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for group in (coding, judging, showing, training):
         group.register(commands, command)
