@@ -82,6 +82,19 @@ def cells(x: int, y: int, colour: str) -> str:
     return "".join(parts)
 
 
+def back_to_audio(x: int, y: int, colour: str, name: str, size: str, decoder: str) -> list[str]:
+    """Latents or codes from (x, y) on, their decoder, and audio."""
+    return [
+        cells(x, y, colour),
+        arrow((x + 86, y + 20), (638, y + 20)),
+        note(x + 102, y + 11, name, 14, "start"),
+        note(x + 102, y + 38, size, 12, "start"),
+        box(640, y, 130, f"{decoder}\ndecoder", BLUE),
+        arrow((770, y + 20), (798, y + 20)),
+        waves(806, y),
+    ]
+
+
 # Width, height, and what is drawn.
 PIPELINE = (
     900,
@@ -92,27 +105,15 @@ PIPELINE = (
         arrow((108, 105), (138, 105)),
         box(140, 85, 100, "encoder", BLUE),
         arrow((240, 105), (283, 105)),
-        cells(290, 85, GREEN),
-        arrow((330, 80), (330, 50), both=True),
         box(230, 10, 200, "diffusion transformer", PALE, 36),
-        arrow((376, 105), (638, 105)),
-        note(392, 96, "latents", 14, "start"),
-        note(392, 123, "192 numbers, 100 times a second", 12, "start"),
-        box(640, 85, 130, "continuous\ndecoder", BLUE),
-        arrow((770, 105), (798, 105)),
-        waves(806, 85),
+        arrow((330, 80), (330, 50), both=True),
+        *back_to_audio(290, 85, GREEN, "latents", "192 numbers, 100 times a second", "continuous"),
         arrow((330, 130), (330, 163)),
         box(280, 165, 100, "quantizer", BLUE),
         arrow((380, 185), (413, 185)),
-        cells(420, 165, ORANGE),
+        *back_to_audio(420, 165, ORANGE, "codes", "1 to 24 a frame", "finetuned"),
         arrow((460, 210), (460, 238), both=True),
         box(360, 240, 200, "language model", PALE, 36),
-        arrow((506, 185), (638, 185)),
-        note(516, 176, "codes", 14, "start"),
-        note(516, 203, "1 to 24 a frame", 12, "start"),
-        box(640, 165, 130, "finetuned\ndecoder", BLUE),
-        arrow((770, 185), (798, 185)),
-        waves(806, 165),
     ],
 )
 STAGES = (

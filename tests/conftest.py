@@ -15,7 +15,18 @@ from tokenizer.training import crops
 
 # Left out by `sh test.sh --quick`, as are the tests that are marked where they stand: places whose
 # tests start other processes, train, or take what only full checks need.
-SLOW_PLACES = ("tests/examples/", "tests/project/test_faults.py", "tests/tokenizer/benchmarks/")
+SLOW_PLACES = (
+    "tests/examples/",
+    "tests/project/test_clash.py",
+    "tests/project/test_faults.py",
+    "tests/project/test_docs.py::test_page[docs/quickstart.md]",
+    "tests/tokenizer/benchmarks/",
+    "tests/generative/test_generative_cli.py",
+    "tests/generative/cli/",
+    "tests/datasets_scripts/preparation/test_prepare_processes.py",
+    "tests/datasets_scripts/preparation/test_resuming.py",
+    "tests/tokenizer/evaluation/test_perceptual.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -421,6 +421,7 @@ class TestWebDataset:
             assert count == 40
             assert peak < 2**18 * (1 if mode == "w" else 10)
 
+    @pytest.mark.slow
     def test_memory_does_not_grow_with_the_number_of_members(self, tmp_path):
         peaks = []
         for count in (500, 3000):

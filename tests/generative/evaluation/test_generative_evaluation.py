@@ -135,6 +135,7 @@ def test_the_baseline_has_the_moments_of_the_real_frames(tokenizer, column):
         assert float((np.abs(fake.mean(0) - real.mean(0)) / scale).max()) < 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("column", ["codes", "latents"])
 def test_better_generations_get_better_figures(tokenizer, column):
     real = make_rows(tokenizer, column, 12)
