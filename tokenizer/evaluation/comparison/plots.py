@@ -34,6 +34,12 @@ class Theme:
     paper: str
     colours: tuple[str, ...]
 
+    def style(self, salt: str) -> dict[Any, Any]:
+        """Matplotlib's settings; ``salt`` makes the names inside an SVG file reproducible."""
+        ink = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color")
+        settings = {"svg.hashsalt": salt, "font.size": 10, "axes.edgecolor": self.grid}
+        return settings | dict.fromkeys(ink, self.ink)
+
 
 LIGHT = Theme(
     "light", "#24292f", "#d8dee4", "none",
@@ -80,21 +86,11 @@ def draw_curves(result: dict[str, Any], metric: str, path: Path, theme: Theme = 
         path: The picture.
         theme: Its colours.
     """
-    import matplotlib
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     lines = curves(result, metric)
-    with matplotlib.rc_context(
-        {
-            "svg.hashsalt": metric,
-            "font.size": 10,
-            "text.color": theme.ink,
-            "axes.edgecolor": theme.grid,
-            "axes.labelcolor": theme.ink,
-            "xtick.color": theme.ink,
-            "ytick.color": theme.ink,
-        }
-    ):
+    with rc_context(theme.style(metric)):
         figure = Figure(figsize=(5.6, 3.6 + 0.2 * len(lines)), layout="constrained")
         figure.patch.set_facecolor(theme.paper)
         axes = figure.add_subplot()

@@ -103,7 +103,7 @@ def draw_code_use(counts: list[list[int]], path: Path, theme: Theme) -> None:
     A colour says how many times as often as if all entries were used alike. Codebooks of different
     sizes are stretched to one width.
     """
-    import matplotlib
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -117,17 +117,7 @@ def draw_code_use(counts: list[list[int]], path: Path, theme: Theme) -> None:
         total = np.concatenate([[0], np.cumsum(relative)])
         rows.append(np.diff(np.interp(edges, np.arange(len(total)), total)) / np.diff(edges))
     table = np.log2(np.maximum(np.stack(rows), 2.0**-6))
-    with matplotlib.rc_context(
-        {
-            "svg.hashsalt": "code use",
-            "font.size": 10,
-            "text.color": theme.ink,
-            "axes.edgecolor": theme.grid,
-            "axes.labelcolor": theme.ink,
-            "xtick.color": theme.ink,
-            "ytick.color": theme.ink,
-        }
-    ):
+    with rc_context(theme.style("code use")):
         height = 1.2 + 0.12 * max(len(counts), 8)
         figure = Figure(figsize=(5.6, height), layout="constrained")
         figure.patch.set_facecolor(theme.paper)
