@@ -18,36 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
-from pathlib import Path
 from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import EncodecConfig, EncodecModel
 
-from tokenizer.autoencoders.base import Autoencoder, Decoder, Encoder
-from tokenizer.autoencoders.pretrained import check_fields, load_complete
-
-_FIELDS = (
-    "sampling_rate",
-    "audio_channels",
-    "normalize",
-    "hidden_size",
-    "num_filters",
-    "num_residual_layers",
-    "upsampling_ratios",
-    "norm_type",
-    "kernel_size",
-    "last_kernel_size",
-    "residual_kernel_size",
-    "dilation_growth_rate",
-    "use_causal_conv",
-    "pad_mode",
-    "compress",
-    "num_lstm_layers",
-    "trim_right_ratio",
-    "use_conv_shortcut",
-)
+from tokenizer.autoencoders.base import Decoder, Encoder
+from tokenizer.autoencoders.pretrained import LibraryAutoencoder
 
 
 def _exact_padding(stride: int) -> Callable[[Tensor], int]:
@@ -113,7 +91,7 @@ class EncodecDecoder(Decoder):
         return self.network(latents)
 
 
-class EncodecAutoencoder(Autoencoder):
+class EncodecAutoencoder(LibraryAutoencoder):
     """EnCodec; see the module's docstring for what the 48 kHz model does differently here.
 
     Args:
@@ -121,14 +99,34 @@ class EncodecAutoencoder(Autoencoder):
     """
 
     kind: ClassVar[str] = "encodec"
+    fields: ClassVar[tuple[str, ...]] = (
+        "sampling_rate",
+        "audio_channels",
+        "normalize",
+        "hidden_size",
+        "num_filters",
+        "num_residual_layers",
+        "upsampling_ratios",
+        "norm_type",
+        "kernel_size",
+        "last_kernel_size",
+        "residual_kernel_size",
+        "dilation_growth_rate",
+        "use_causal_conv",
+        "pad_mode",
+        "compress",
+        "num_lstm_layers",
+        "trim_right_ratio",
+        "use_conv_shortcut",
+    )
 
     def __init__(self, model: EncodecModel) -> None:
-        super().__init__()
+        super().__init__(model)
         for network in (model.encoder, model.decoder):
             _fix_padding(network)
         self.encoder = EncodecEncoder(model.encoder)
         self.decoder = EncodecDecoder(model.decoder)
-        self.config = config = model.config
+        config = model.config
         self.sampling_rate = config.sampling_rate
         self.hop_length = prod(config.upsampling_ratios)
         self.latent_dim = config.hidden_size
@@ -143,24 +141,12 @@ class EncodecAutoencoder(Autoencoder):
         """``num_frames * hop_length``."""
         return num_frames * self.hop_length
 
-    def to_config(self) -> dict[str, Any]:
-        """The fields of ``EncodecConfig`` that shape encoder and decoder."""
-        values = {name: getattr(self.config, name) for name in _FIELDS}
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+    @classmethod
+    def model_class(cls) -> type[EncodecModel]:
+        """``transformers.EncodecModel``."""
+        return EncodecModel
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> EncodecAutoencoder:
-        """Builds an untrained model; raises ValueError for unknown or missing fields."""
-        check_fields(cls.kind, config, _FIELDS)
-        # The smallest quantizer, as it is thrown away.
-        return cls(EncodecModel(EncodecConfig(**config, target_bandwidths=[1.0], codebook_size=2)))
-
-    @classmethod
-    def from_pretrained(cls, name: str | Path, **options: Any) -> EncodecAutoencoder:
-        """Loads a checkpoint that ``EncodecModel.save_pretrained`` wrote, in float32.
-
-        Args:
-            name: A folder or a hub id ("facebook/encodec_24khz").
-            options: For ``EncodecModel.from_pretrained``.
-        """
-        return cls(load_complete(EncodecModel, name, **options))
+    def untrained(cls, config: dict[str, Any]) -> EncodecModel:
+        """See `LibraryAutoencoder.untrained`."""
+        return EncodecModel(EncodecConfig(**config, target_bandwidths=[1.0], codebook_size=2))

@@ -1,12 +1,15 @@
-"""Other libraries' checkpoints: which adapter they need, and loading them whole or not at all."""
+"""Other libraries' checkpoints: what their adapters share, and choosing and loading one."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+import warnings
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from tokenizer.autoencoders import AUTOENCODERS, Autoencoder
 from tokenizer.errors import InputError, MissingFileError
@@ -34,14 +37,14 @@ def load_autoencoder(name: str | Path, **hub_options: Any) -> Autoencoder:
 
     Raises:
         FileNotFoundError: If there is no such folder or repository, or it has no config.json.
-        ValueError: If it is something else than a supported autoencoder.
+        ValueError: If it is not a supported autoencoder.
         ImportError: If it needs diffusers and that is not installed.
     """
     config, where = _read_config(str(name), **hub_options)
-    # Both name code: a repository with the kernel of an attention, a package to unpack weights.
+    # These name code to run: a repository with an attention kernel, a package to unpack weights.
     for key in ("attn_implementation", "_attn_implementation", "quantization_config"):
         if config.get(key) is not None:
-            raise InputError(f"config.json of {name} has {key}: no autoencoder needs that.")
+            raise InputError(f"config.json of {name} has {key}, which no autoencoder needs.")
     for (field, value), kind in _KINDS.items():
         if config.get(field) == value:
             module, class_name = AUTOENCODERS[kind]
@@ -49,9 +52,9 @@ def load_autoencoder(name: str | Path, **hub_options: Any) -> Autoencoder:
             return adapter.from_pretrained(name, **where, **hub_options)
     if config.get("model_type") == "latent_tokenizer":
         raise InputError(f"{name} is a LatentTokenizer already: load it with load_tokenizer().")
-    found = {field: config[field] for field in ("model_type", "_class_name") if field in config}
+    kinds = {field: config[field] for field in ("model_type", "_class_name") if field in config}
     raise InputError(
-        f"{name} is no supported autoencoder: found {found or 'no kind'}. {_SUPPORTED}"
+        f"{name} is no supported autoencoder: found {kinds or 'no kind'}. {_SUPPORTED}"
     )
 
 
@@ -84,14 +87,70 @@ def load_complete(model_class: Any, name: str | Path, **options: Any) -> Any:
     return model.float().eval()
 
 
-def check_fields(kind: str, config: dict[str, Any], fields: Collection[str]) -> None:
-    """Raises ValueError unless a configuration has exactly these fields."""
-    lacking, unknown = set(fields) - set(config), set(config) - set(fields)
-    if lacking or unknown:
-        raise InputError(
-            f"Not a configuration of the {kind} autoencoder: "
-            f"lacks {sorted(lacking)}, does not know {sorted(unknown)}."
-        )
+class LibraryAutoencoder(Autoencoder):
+    """What the adapters to other libraries' models share: configuration and loading.
+
+    Subclasses are built from the library's model.
+
+    Args:
+        model: With an ``encoder``, a ``decoder`` and a ``config``.
+
+    Attributes:
+        fields: The fields of the library's configuration that shape encoder and decoder.
+    """
+
+    fields: ClassVar[tuple[str, ...]]
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        values = {name: getattr(model.config, name) for name in self.fields}
+        self._config = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    @classmethod
+    @abstractmethod
+    def model_class(cls) -> Any:
+        """The library's class; raises ImportError if the library is not installed."""
+
+    @classmethod
+    @abstractmethod
+    def untrained(cls, config: dict[str, Any]) -> Any:
+        """The library's model, with the smallest quantizer it can have."""
+
+    def to_config(self) -> dict[str, Any]:
+        """The `fields`."""
+        return dict(self._config)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Builds an untrained model; raises ValueError for unknown or missing fields."""
+        lacking, unknown = set(cls.fields) - set(config), set(config) - set(cls.fields)
+        if lacking or unknown:
+            raise InputError(
+                f"Not a configuration of the {cls.kind} autoencoder: "
+                f"lacks {sorted(lacking)}, does not know {sorted(unknown)}."
+            )
+        with _no_deprecations():
+            return cls(cls.untrained(config))
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **options: Any) -> Self:
+        """Loads a checkpoint that the library's ``save_pretrained`` wrote, in float32.
+
+        Args:
+            name: A folder or a hub id, such as "descript/dac_44khz".
+            options: For the library's ``from_pretrained``; ``subfolder="vae"`` for pipelines such
+                as "stabilityai/stable-audio-open-1.0".
+        """
+        with _no_deprecations():
+            return cls(load_complete(cls.model_class(), name, **options))
+
+
+@contextmanager
+def _no_deprecations() -> Iterator[None]:
+    # diffusers still uses the weight normalisation that torch calls deprecated.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def _read_config(name: str, **hub_options: Any) -> tuple[dict[str, Any], dict[str, str]]:

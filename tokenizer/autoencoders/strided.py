@@ -12,12 +12,14 @@ encoder pads so that there are enough frames to cover the whole input all the sa
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tokenizer.autoencoders.base import Autoencoder, Decoder, Encoder
+from tokenizer.autoencoders.base import Decoder, Encoder
+from tokenizer.autoencoders.pretrained import LibraryAutoencoder
 from tokenizer.errors import InputError
 
 Convolution = nn.Conv1d | nn.ConvTranspose1d
@@ -116,27 +118,21 @@ class StridedDecoder(Decoder):
         return self.network(latents)
 
 
-class StridedAutoencoder(Autoencoder):
+class StridedAutoencoder(LibraryAutoencoder):
     """What the adapters to DAC and Oobleck share; their audio keeps its level.
 
     Args:
-        encoder: The other library's encoder.
-        decoder: The other library's decoder.
-        sampling_rate: Hz.
+        model: Its encoder and decoder are used, not copied.
         latent_dim: D.
         num_channels: Audio channels coded jointly.
+
+    Raises:
+        ValueError: If encoder and decoder do not have the same stride, at least 2.
     """
 
-    def __init__(
-        self,
-        encoder: nn.Module,
-        decoder: nn.Module,
-        *,
-        sampling_rate: int,
-        latent_dim: int,
-        num_channels: int,
-    ) -> None:
-        super().__init__()
+    def __init__(self, model: Any, *, latent_dim: int, num_channels: int) -> None:
+        super().__init__(model)
+        encoder, decoder = model.encoder, model.decoder
         hop, back = _stride(encoder), _stride(decoder)
         self.lost_samples = back - output_length(decoder, 1)
         if hop != back or output_length(encoder, hop) != 1 or not 0 <= self.lost_samples < hop:
@@ -148,7 +144,7 @@ class StridedAutoencoder(Autoencoder):
             )
         self.encoder = StridedEncoder(encoder, latent_dim, self.lost_samples)
         self.decoder = StridedDecoder(decoder)
-        self.sampling_rate = sampling_rate
+        self.sampling_rate = model.config.sampling_rate
         self.hop_length = hop
         self.latent_dim = latent_dim
         self.num_channels = num_channels
@@ -167,7 +163,7 @@ def modern_weight_norm(network: nn.Module) -> None:
     """Replaces ``torch.nn.utils.weight_norm`` by its successor, in place, with the same weights.
 
     A module with the old one cannot be copied (`copy.deepcopy` raises), so its decoder could not be
-    finetuned beside the original; and torch calls it deprecated.
+    finetuned beside the original.
     """
     old = network.state_dict()
     for conv in _convolutions(network):

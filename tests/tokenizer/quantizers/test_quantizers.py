@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from tokenizer import LatentTokenizer, decode_file, encode_file
 from tokenizer.audio import write_audio
 from tokenizer.quantizers import QUANTIZERS, Quantizer, TensorSource, build_quantizer
+from tokenizer.quantizers.base import FitContext
 
 K, SIZE = 3, 16
 OPTIONS = {
@@ -27,6 +28,9 @@ OPTIONS = {
     "factorized": {"codebook_size": SIZE, "codebook_dim": 4},
     "projected_fsq": {"levels": [4, 4]},
 }
+# Standardizations change what is stored and how the search measures.
+for _mode in ("scalar", "channel", "whiten", "decoder"):
+    OPTIONS[f"rvq {_mode}"] = {"codebook_size": SIZE, "standardization": _mode}
 BY_FAISS = ("rq-faiss", "pq", "opq", "lsq")
 
 
@@ -42,13 +46,22 @@ def _latents(rows=800, seed=0):
 
 
 def _fit(kind, x=None, seed=0):
-    quantizer = build_quantizer({"kind": kind, "dim": DIM, "num_codebooks": K, **OPTIONS[kind]})
-    return quantizer.fit(TensorSource(_latents() if x is None else x), generator=_generator(seed))
+    """Of a kind, or of a kind and a standardization."""
+    config = {"kind": kind.split()[0], "dim": DIM, "num_codebooks": K, **OPTIONS[kind]}
+    metric = torch.diag(torch.logspace(0, 1, DIM))
+    context = FitContext(_generator(seed), sensitivity=lambda: metric)
+    source = TensorSource(_latents() if x is None else x)
+    return build_quantizer(config).fit_with(source, context)
 
 
 @pytest.fixture(scope="module", params=sorted(OPTIONS))
-def fitted(request):
-    return _fit(request.param)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def fitted(name):
+    return _fit(name)
 
 
 def _noise(quantizer, x, codes):
@@ -57,7 +70,7 @@ def _noise(quantizer, x, codes):
 
 
 def test_all_kinds_are_tested():
-    assert set(OPTIONS) == set(QUANTIZERS)
+    assert {name.split()[0] for name in OPTIONS} == set(QUANTIZERS)
 
 
 def test_more_codebooks_leave_less_of_unseen_latents(fitted):
@@ -119,10 +132,10 @@ def test_codes_are_the_same_under_autocast_and_for_other_types(fitted):
         assert torch.equal(fitted.encode(x), codes)
 
 
-def test_the_seed_decides_everything(fitted):
-    again = _fit(fitted.kind)
-    for name, value in fitted.state_dict().items():
-        assert torch.equal(again.state_dict()[name], value), name
+def test_the_seed_decides_everything(fitted, name):
+    again = _fit(name)
+    for key, value in fitted.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value), key
 
 
 def test_state_survives_saving_bit_for_bit(fitted, tmp_path):
@@ -139,10 +152,10 @@ def test_state_survives_saving_bit_for_bit(fitted, tmp_path):
     assert other.to_config() == fitted.to_config()
 
 
-def test_it_works_inside_a_tokenizer(fitted, tmp_path):
+def test_it_works_inside_a_tokenizer(name, tmp_path):
     tokenizer = LatentTokenizer.from_autoencoder(make_autoencoder())
     z = tokenizer.encode(torch.from_numpy(tone(4.0))[None]).latents[0].T
-    quantizer = _fit(fitted.kind, z.clone())
+    quantizer = _fit(name, z.clone())
     tokenizer.set_quantizer(quantizer)
     clip = tone(0.7, seed=5)
     row = tokenizer.encode_codes(clip, sampling_rate=RATE)
@@ -205,7 +218,7 @@ def test_bad_input_is_refused(fitted):
         build_quantizer({"kind": fitted.kind, "colour": 1, **fitted.to_config()})
 
 
-def test_latents_without_variance_can_be_fitted(fitted):
-    quantizer = _fit(fitted.kind, torch.full((50, DIM), 3.0))
+def test_latents_without_variance_can_be_fitted(name):
+    quantizer = _fit(name, torch.full((50, DIM), 3.0))
     z = torch.full((4, DIM), 3.0)
     torch.testing.assert_close(quantizer.decode(quantizer.encode(z)), z, rtol=1e-3, atol=1e-2)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from jaxtyping import TypeCheckError
-from safetensors.torch import load_file, save_file
 
 from tokenizer.quantizers import QUANTIZERS, build_quantizer
 from tokenizer.quantizers.kmeans import block_rows
@@ -196,11 +195,6 @@ def test_float32_under_autocast_and_for_half_input(fitted):
         assert fitted.decode(plain[0]).dtype == torch.float32
 
 
-def test_gradients_are_neither_needed_nor_recorded(fitted):
-    x = _latents(20).requires_grad_()
-    assert not fitted.decode(fitted.encode(x)).requires_grad
-
-
 # Fitting
 
 
@@ -276,13 +270,6 @@ def test_a_source_larger_than_the_sample(tmp_path):
     assert torch.equal(part.codebooks, memory.codebooks)
 
 
-def test_seeds():
-    x = _latents(500)
-    a, b, c = (_fit(x, seed=seed) for seed in (1, 1, 2))
-    assert all(map(torch.equal, a.buffers(), b.buffers()))
-    assert not torch.equal(a.codebooks, c.codebooks)
-
-
 def test_fitting_again_forgets(fitted):
     first, second = _latents(500), _latents(500, seed=1)
     mode = fitted.standardization
@@ -339,22 +326,6 @@ def test_a_large_odd_codebook():
 
 
 # Storing
-
-
-def test_state_survives_saving_bit_for_bit(fitted, tmp_path):
-    save_file(fitted.state_dict(), tmp_path / "q.safetensors")
-    config = json.loads(json.dumps({"kind": fitted.kind, **fitted.to_config()}))
-    other = build_quantizer(config)
-    assert isinstance(other, ResidualVectorQuantizer)
-    assert not bool(other.fitted)
-    other.load_state_dict(load_file(tmp_path / "q.safetensors"))
-    x = _latents(300, seed=1)
-    for width in (1, 3):
-        codes = fitted.encode(x, beam_width=width)
-        assert torch.equal(other.encode(x, beam_width=width), codes)
-        assert torch.equal(other.decode(codes), fitted.decode(codes))
-    assert other.report == fitted.report
-    assert other.to_config() == fitted.to_config()
 
 
 def test_codebooks_stored_in_half_precision(fitted):
