@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-import tokenizer
 from datasets_scripts.preparation.options import Resources, RowOptions
+from tokenizer import __version__
 from tokenizer.command import run_command
 from tokenizer.errors import InputError
 
@@ -241,9 +241,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m datasets_scripts", description="Audio corpora as datasets of tokens."
     )
-    parser.add_argument(
-        "--version", action="version", version=f"latent-tokenizer {tokenizer.__version__}"
-    )
+    parser.add_argument("--version", action="version", version=f"latent-tokenizer {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_prepare(commands)
 
