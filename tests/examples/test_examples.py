@@ -92,7 +92,7 @@ def test_the_ideal_coder_is_at_the_bound_and_better_with_every_rate():
 @pytest.mark.slow
 def test_python_in_the_readme_runs(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
-    assert len(blocks) >= 2
+    assert blocks
     clip, rate = soundfile.read(EXAMPLE, dtype="float32", frames=44_100)
     (tmp_path / "my_audio").mkdir()
     for name in ("speech.wav", "my_audio/a.wav", "my_audio/b.wav"):
