@@ -60,14 +60,8 @@ def describe_corpus(
 ) -> CorpusInfo:
     """What a corpus is, with the splits that ``root`` really has.
 
-    Args:
-        name: Of the corpus.
-        root: Where it is.
-        options: See `CorpusInfo.options`.
-
-    Raises:
-        FileNotFoundError: If there is nothing of the corpus at ``root``.
-        ValueError: If there is no such corpus, or it has no such option.
+    Raises FileNotFoundError if there is nothing of the corpus at ``root``, and ValueError if there
+    is no such corpus, or it has no such option.
     """
     corpus, options = find_corpus(name), options or {}
     corpus.INFO.check_options(options)

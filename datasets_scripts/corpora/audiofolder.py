@@ -58,9 +58,8 @@ class AudioFolder(Corpus):
     def describe(self, root: str | Path, splits: str = "auto", **_: str) -> CorpusInfo:
         """See `Corpus.describe`.
 
-        Raises:
-            ValueError: If there is audio beside the folders of splits, or two folders are one
-                split.
+        Raises ValueError if there is audio beside the folders of splits, or two folders are one
+        split.
         """
         return replace(INFO, splits=tuple(_split_folders(_find(root), splits)))
 
@@ -121,13 +120,7 @@ def _first_audio(tree: Tree, folder: str) -> list[str]:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads the clips of a split.
-
-    Attributes:
-        tree: The corpus.
-        labels: The option of that name.
-        columns: Those of metadata.
-    """
+    """Reads the clips of a split; ``labels`` is the option."""
 
     tree: Tree
     labels: str

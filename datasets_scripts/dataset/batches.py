@@ -62,7 +62,7 @@ class _Collator:
         self._epoch.fill_(epoch)
 
     def _crop(self, row: Mapping[str, Any]) -> tuple[np.ndarray, bool]:
-        """The frames ``[t, ...]`` of one channel group of a row, cropped; whether audio ends there.
+        """The frames ``[t, ...]`` of one channel group, cropped; whether the clip ends there.
 
         A row is a whole clip, or its last segment, unless it says ``last: False``.
         """
@@ -145,21 +145,17 @@ class CodesCollator(_Collator):
         self._sizes = None if codebook_sizes is None else np.asarray(codebook_sizes)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Returns a batch.
+        """Returns a batch of rows of a prepared dataset, or of `LatentTokenizer.encode_codes`.
 
-        Args:
-            rows: Rows of a prepared dataset, or of `LatentTokenizer.encode_codes`. One that is a
-                segment before the last of its clip should say ``last: False``.
+        A row that is a segment before the last of its clip should say ``last: False``.
 
         Returns:
             ``codes`` int64 ``[B, T, K]``, 0 where padded; ``mask`` bool ``[B, T]``, True for
             frames of the row; ``ended`` bool ``[B]``, True where the last of them ends the clip;
-            ``label`` int64 ``[B]``, an index into ``labels`` or -1; ``caption``, a list of strings
-            or None.
+            ``label`` int64 ``[B]``, an index into ``labels`` or -1; ``caption``, strings or None.
 
         Raises:
-            ValueError: If a row has no codes or codes out of range, or a label that is not in
-                ``labels``.
+            ValueError: If a row has no codes or codes out of range, or a label not in ``labels``.
         """
         crops = [self._crop(row) for row in rows]
         for row, (frames, _) in zip(rows, crops, strict=True):
@@ -223,10 +219,7 @@ class LatentsCollator(_Collator):
             raise InputError("std has values that are not positive: latents cannot be divided by.")
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Returns a batch.
-
-        Args:
-            rows: Rows of a prepared dataset, or of `LatentTokenizer.encode_latents`.
+        """Returns a batch of rows of a prepared dataset, or of `LatentTokenizer.encode_latents`.
 
         Returns:
             As `CodesCollator`, with ``latents`` float32 ``[B, T, D]`` instead of ``codes``: mean 0

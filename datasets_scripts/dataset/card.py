@@ -34,13 +34,7 @@ def write_card(
 
 
 def make_card(info: CorpusInfo, manifest: Manifest, statistics: Mapping[str, Any]) -> str:
-    """The card as Markdown with a YAML header.
-
-    Args:
-        info: What the corpus says of itself.
-        manifest: What was prepared.
-        statistics: The content of ``statistics.json``.
-    """
+    """The card as Markdown with a YAML header; ``statistics`` as ``statistics.json`` has them."""
     return "\n".join(
         [
             "---",

@@ -2,8 +2,7 @@
 
 While it is prepared, every shard that is whole has a record in ``progress/``, written after the
 shard itself. When a split is whole its records are moved into ``manifest.json`` and
-``statistics.json``. So whatever is killed when, a shard either counts or is written again with the
-same bytes.
+``statistics.json``.
 """
 
 from __future__ import annotations
@@ -27,13 +26,9 @@ _FREE = ("root", "tokenizer")
 
 @dataclass(frozen=True)
 class Failure:
-    """A clip, or what should have been one, that is not in the dataset (or not all of it).
+    """A clip that is not in the dataset, or not wholly, and why.
 
-    Attributes:
-        split: Of the dataset.
-        id: The clip's.
-        reason: Why, for people.
-        rows_kept: Segments of it that came before the damage, and are in the dataset.
+    ``rows_kept`` are segments of it that came before the damage, and are in the dataset.
     """
 
     split: str
@@ -44,18 +39,10 @@ class Failure:
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """A shard that is whole.
+    """A shard that is whole: its file, with checksum, and number in its split.
 
-    Attributes:
-        file: Path in the dataset's folder.
-        split: Of the dataset.
-        index: Number of the shard in its split.
-        clips: How many clips of the corpus it stands for, failures included.
-        rows: Rows in the file.
-        bytes: Of the file.
-        sha256: Of the file.
-        clip_ids: A hash of the clips' ids, by which a changed corpus is noticed.
-        failures: Of its clips.
+    ``clips`` of the corpus it stands for, failures included; ``clip_ids``, an `IdHash` of them,
+    shows whether the corpus has changed.
     """
 
     file: str
@@ -168,14 +155,9 @@ class Manifest:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: str = MANIFEST) -> Manifest:
-        """The inverse of `to_json`.
+        """The inverse of `to_json`; ``where`` is the file, for messages.
 
-        Args:
-            value: The content of the file.
-            where: The file; for messages.
-
-        Raises:
-            ValueError: If a newer version of this library wrote it, or something else did.
+        Raises ValueError if a newer version of this library wrote it, or something else did.
         """
         version = value.get("format_version") if isinstance(value, Mapping) else None
         if type(version) is not int or not 0 < version <= FORMAT_VERSION:
@@ -213,8 +195,7 @@ def _flat(value: Mapping[str, Any]) -> dict[str, Any]:
 def read_manifest(folder: Folder) -> Manifest | None:
     """The manifest of a prepared dataset, or None if there is none.
 
-    Raises:
-        ValueError: If there is one that cannot be understood.
+    Raises ValueError if there is one that cannot be understood.
     """
     if not folder.exists(MANIFEST):
         return None

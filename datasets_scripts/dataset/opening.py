@@ -48,8 +48,7 @@ class _AllSummaries(_Summary):
 def read_statistics(folder: Folder, manifest: Manifest) -> dict[str, Any] | None:
     """The content of ``statistics.json``, or None if there is no such file.
 
-    Raises:
-        ValueError: If it is damaged, or of other codebooks or dimensions than the manifest.
+    Raises ValueError if it is damaged, or of other codebooks or dimensions than the manifest.
     """
     if not folder.has(STATISTICS):
         return None

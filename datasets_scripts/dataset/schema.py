@@ -13,17 +13,11 @@ from tokenizer.errors import InputError
 
 
 def parse(kind: Any, value: Any, where: str) -> Any:
-    """Checks a JSON value, and makes it a value of a type.
+    """Makes a JSON value a value of a type; ``where`` is file and key, for messages.
 
-    Args:
-        kind: A dataclass, or a type of its fields: bool, int, float, str, None, Any, a union,
-            ``tuple[X, ...]`` or ``dict[str, X]``. Numbers must be finite.
-        value: As `json.loads` returns it.
-        where: File and key; for messages.
-
-    Returns:
-        The value, with tuples for lists; of a dataclass an instance. Keys without a field are
-        ignored, so that files of later versions can be read.
+    The type is a dataclass, or one of its fields: bool, int, float, str, None, Any, a union,
+    ``tuple[X, ...]`` or ``dict[str, X]``. Numbers must be finite; lists become tuples. Keys without
+    a field are ignored, so that files of later versions can be read.
 
     Raises:
         ValueError: If it is of another type, or lacks a field. Names ``where`` and the value.

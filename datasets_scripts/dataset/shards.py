@@ -25,10 +25,7 @@ GROUP_ROWS, GROUP_BYTES = 1000, 16 * 2**20
 class RowFormat:
     """What of the schema depends on the tokenizer and on what was asked for.
 
-    Attributes:
-        n_codebooks: K of ``codes``; None for no codes.
-        code_dtype: "int16" or "int32".
-        latent_dim: D of ``latents``; None for no latents.
+    K of ``codes`` and D of ``latents``, None where there are none; "int16" or "int32".
     """
 
     n_codebooks: int | None
@@ -85,10 +82,7 @@ def shard_name(split: str, index: int) -> str:
 class ShardWriter:
     """Writes rows to a Parquet file, a row group at a time; see `writing_shard`.
 
-    Attributes:
-        num_rows: Rows so far.
-        num_bytes: Of the file; known when it is complete.
-        sha256: Of the file; known when it is complete.
+    ``num_bytes`` and ``sha256`` of the file are known when it is complete.
     """
 
     def __init__(self, path: Path, row_format: RowFormat) -> None:
@@ -170,13 +164,7 @@ def _values(column: Any) -> list[Any]:
 
 @contextmanager
 def writing_shard(folder: Folder, name: str, row_format: RowFormat) -> Iterator[ShardWriter]:
-    """Gives a writer; the file appears, as a whole, when the block ends without an error.
-
-    Args:
-        folder: The dataset's.
-        name: The shard's (`shard_name`).
-        row_format: Its columns.
-    """
+    """Gives a writer; the file appears, as a whole, when the block ends without an error."""
     with folder.writing(name) as path:
         writer = ShardWriter(path, row_format)
         try:

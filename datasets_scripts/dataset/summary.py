@@ -130,16 +130,12 @@ class Statistics:
         return np.sqrt(np.maximum(variance, 0.0))
 
     def summary(self, sampling_rate: int) -> dict[str, Any]:
-        """What people and training scripts read.
+        """What people and training scripts read, as JSON values.
 
-        Args:
-            sampling_rate: Hz that ``num_samples`` counts at.
-
-        Returns:
-            JSON values: ``rows``, ``hours``, ``frames``; ``codebooks``, for each its ``size``, the
-            share of entries in use (``utilization``), ``entropy`` in bits per code and
-            ``perplexity``; ``bits_per_code``, the mean entropy; ``latents_mean`` and
-            ``latents_std`` ``[D]``. What was not asked for is None.
+        ``rows``, ``hours``, ``frames``; ``codebooks``, for each its ``size``, the share of entries
+        in use (``utilization``), ``entropy`` in bits per code and ``perplexity``;
+        ``bits_per_code``, the mean entropy; ``latents_mean`` and ``latents_std`` ``[D]``. What was
+        not asked for is None.
         """
         codebooks = [_use(counts) for counts in self.code_counts]
         return {

@@ -1,7 +1,6 @@
-"""Clips in, rows out, in order: the part that one process, several, and a cluster have in common.
+"""Clips in, rows out, in order: what one process, several and a cluster have in common.
 
-A row depends on its clip, the tokenizer and `RowOptions` alone: not on what it is batched with, nor
-on how many threads read or compute.
+A row depends on its clip, the tokenizer and `RowOptions` alone (docs/exactness.md).
 """
 
 from __future__ import annotations
@@ -28,12 +27,7 @@ WINDOW_BATCHES = 4
 
 @dataclass(frozen=True)
 class NumberedClip:
-    """A clip to prepare.
-
-    Attributes:
-        index: Its number in the split, missing clips counted.
-        item: The clip, or what is there instead.
-    """
+    """A clip to prepare, or what is there instead, and its number in the split."""
 
     index: int
     item: CorpusClip | Missing
@@ -41,13 +35,9 @@ class NumberedClip:
 
 @dataclass(frozen=True)
 class Encoded:
-    """One event of `encode_clips`: a row, or the end of a clip.
+    """One event of `encode_clips`: a row of the clip of this index, or the end of the clip.
 
-    Attributes:
-        index: Of the clip in the split.
-        clip_id: The clip's.
-        row: A row; None at the end of a clip.
-        error: At the end of a clip: why it, or the rest of it, could not be encoded.
+    ``error`` says at the end of a clip why it, or the rest of it, could not be encoded.
     """
 
     index: int
@@ -62,20 +52,10 @@ def encode_clips(
     options: RowOptions,
     resources: Resources = Resources(),  # noqa: B008 - frozen.
 ) -> Generator[Encoded, None, None]:
-    """Encodes clips while the next ones are read.
+    """Encodes clips, on the tokenizer's device, while the next ones are read in threads.
 
-    Args:
-        tokenizer: On the device it shall run on.
-        clips: What to encode; taken in a thread.
-        options: What the rows hold.
-        resources: How much memory and how many threads to use.
-
-    Yields:
-        For each clip, in order, its rows and then its end.
-
-    Raises:
-        Exception: What ``clips`` raises. A clip that cannot be read raises nothing: its end says
-            so.
+    Yields for each clip, in order, its rows and then its end. What ``clips`` raises is raised; of a
+    clip that cannot be read, the end says so.
     """
     encoder = _Encoder(tokenizer, options)
     # With none at all, no event would ever be taken.
@@ -151,9 +131,7 @@ class _Encoder:
     ) -> Iterator[dict[int, PreparedRow | str]]:
         """Yields batches of rows, or of reasons why there is none, under the keys of the pieces.
 
-        Args:
-            pieces: What to encode.
-            batch: Samples of a batch, padding included.
+        A batch has at most this many samples, padding included.
         """
         places = list(pieces)
         for group in by_length([piece.num_samples for _, piece in pieces.values()], batch):
@@ -219,14 +197,9 @@ def _metadata(clip: CorpusClip) -> str | None:
 
 
 def by_length(lengths: Sequence[int], batch: int) -> Iterator[list[int]]:
-    """Batches of indices of similar length.
+    """Batches of indices of similar length, shortest first.
 
-    Args:
-        lengths: Samples of each.
-        batch: The longest times the number is at most this; one that is longer comes alone.
-
-    Yields:
-        Indices, shortest first.
+    The longest of a batch times their number is at most ``batch``; one that is longer comes alone.
     """
     group: list[int] = []
     for i in sorted(range(len(lengths)), key=lengths.__getitem__):

@@ -24,11 +24,8 @@ from tokenizer.errors import StateError
 def finish_split(job: Job, split: str, num_shards: int) -> Job:
     """Moves the records of a split that is whole into the manifest, with statistics and card.
 
-    Returns:
-        The job with the new manifest.
-
-    Raises:
-        RuntimeError: If a shard is not there, or the split has no rows at all.
+    Returns the job with the new manifest. Raises RuntimeError if a shard is not there, or the split
+    has no rows at all.
     """
     name = split_name(split)
     found = read_progress(job.folder, name)
@@ -66,8 +63,7 @@ def add_split(
 ) -> dict[str, Any]:
     """The content of ``statistics.json`` with one split more.
 
-    Returns:
-        `Statistics.summary` over all splits, and under ``splits`` for each its summary and sums.
+    `Statistics.summary` over all splits, and under ``splits`` for each its summary and sums.
     """
     splits = dict((existing or {}).get("splits", {}))
     splits[split] = sums.summary(sampling_rate) | {"sums": sums.to_json()}

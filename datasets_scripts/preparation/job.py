@@ -28,15 +28,7 @@ from tokenizer.errors import InputError
 class Job:
     """A preparation: what is read, what is made of it, where it goes.
 
-    Attributes:
-        info: What the corpus says of itself.
-        root: Folder or address that the corpus is read from.
-        splits: Those to prepare.
-        options: What the rows hold.
-        corpus_options: Keyword arguments for the corpus (`CorpusInfo.options`).
-        tokenizer: Makes the rows.
-        folder: Where the dataset goes.
-        header: The manifest without shards.
+    ``header`` is the manifest; the shards of unfinished splits are not in it.
     """
 
     info: CorpusInfo
@@ -73,10 +65,6 @@ class Job:
 
 def start_job(request: Request, device: str = "cpu") -> Job:
     """Checks a request, also against what is in its folder already, and begins a manifest there.
-
-    Args:
-        request: What to prepare.
-        device: Torch device that the job's tokenizer encodes on.
 
     Raises:
         FileNotFoundError: If there is nothing of the corpus at ``root``.

@@ -17,14 +17,8 @@ from tokenizer.errors import InputError
 class Plan:
     """The clips of a split that are still to do; iterate over it once.
 
-    Args:
-        split: For messages.
-        items: What the corpus yields for the split.
-        clips_per_shard: See `RowOptions`.
-        done: For each shard that is whole: how many clips it has, and the `IdHash` of their ids.
-
-    Attributes:
-        num_clips: How many the split has; known at the end.
+    ``done`` has for each shard that is whole its number of clips, and the `IdHash` of their ids.
+    ``num_clips``, of the whole split, is known at the end.
     """
 
     def __init__(

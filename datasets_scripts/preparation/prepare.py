@@ -35,20 +35,9 @@ from tokenizer.errors import InputError, StateError
 def write_shard(
     job: Job, split: str, index: int, events: Iterable[Encoded], *, strict: bool
 ) -> ShardRecord:
-    """Writes one shard and then the record of it.
+    """Writes one shard, of all events of its clips in order, and then the record of it.
 
-    Args:
-        job: The preparation.
-        split: The corpus' split.
-        index: Number of the shard.
-        events: Of its clips, in order; all of them.
-        strict: Whether to stop at the first failure.
-
-    Returns:
-        The record.
-
-    Raises:
-        RuntimeError: At the first clip that could not be encoded, if ``strict``.
+    Raises RuntimeError at the first clip that could not be encoded, if ``strict``.
     """
     name = split_name(split)
     file = shard_name(name, index)
@@ -90,15 +79,9 @@ Write = Callable[[Job, str, dict[int, ShardRecord]], int]
 
 
 def prepare_splits(job: Job, write: Write, bar: tqdm) -> Manifest:
-    """Prepares what is left of a job, one split after another.
+    """Prepares what is left of a job, one split after another, and returns the manifest.
 
-    Args:
-        job: The preparation.
-        write: Writes shards, and tells the bar of their clips.
-        bar: Shows clips; it is told of those that earlier runs prepared.
-
-    Returns:
-        The manifest.
+    The bar shows clips; ``write`` tells it of those that it prepares.
     """
     for split in job.splits:
         name = split_name(split)

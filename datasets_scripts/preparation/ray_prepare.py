@@ -1,8 +1,7 @@
 """The same preparation on a Ray cluster: one actor per device, a shard at a time.
 
-A task goes through the corpus and hands out shards' worth of clips as it goes; actors encode and
-write them. A shard is written by the same code as on one machine, to the same name, and appears
-there as a whole: if its actor dies, another one writes it again with the same bytes.
+A task goes through the corpus and hands out shards' worth of clips; actors encode and write them,
+by the same code as on one machine.
 """
 
 from __future__ import annotations
@@ -48,13 +47,8 @@ def _ray() -> Any:
 def connect(address: str) -> None:
     """Connects to a Ray cluster.
 
-    Args:
-        address: "local" starts one on this machine; "auto" finds the one this machine belongs to;
-            or "HOST:PORT", or "ray://HOST:PORT".
-
-    Raises:
-        ImportError: If Ray is not installed.
-        ConnectionError: If there is no such cluster.
+    "local" starts one on this machine; "auto" finds the one this machine belongs to; others are
+    "HOST:PORT" or "ray://HOST:PORT". Raises ConnectionError if there is no such cluster.
     """
     ray = _ray()
     ray.init(address, ignore_reinit_error=True, log_to_driver=False)

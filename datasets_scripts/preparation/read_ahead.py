@@ -40,15 +40,9 @@ class ReadAhead(Generic[Item, P]):
     """Pieces of items, in the items' order, read by threads.
 
     An item is read by one thread, and may have any number of pieces. Threads stop reading while
-    the pieces that were read, and not yet released, weigh more than the limit; only the item that
-    is next may always have one piece, so that things go on.
-
-    Args:
-        items: What to read; taken from one thread at a time.
-        read: Yields the pieces of an item. Its errors come out where the item's pieces end.
-        num_threads: Readers.
-        limit: Weight of pieces in memory.
-        max_items: Items read ahead, however light.
+    the pieces that were read, and not yet released, weigh more than the limit, or ``max_items`` are
+    read ahead; only the item that is next may always have one piece, so that things go on. Errors
+    of ``read`` come out where the item's pieces end.
     """
 
     def __init__(
@@ -84,18 +78,10 @@ class ReadAhead(Generic[Item, P]):
             thread.join(timeout=1.0)  # One may wait for an item that never comes; they are daemons.
 
     def take(self, *, wait: bool) -> tuple[Item, P | BaseException | None] | None:
-        """The next event.
+        """The next event; None if all is read or, without ``wait``, nothing is ready.
 
-        Args:
-            wait: Whether to wait for it, if it is not there yet.
-
-        Returns:
-            An item with its next piece, or, once, with None (there are no more pieces) or the
-            error that ended its reading. None alone: everything is read or, without ``wait``,
-            nothing is ready.
-
-        Raises:
-            Exception: What ``items`` itself raised, when all before has been taken.
+        An event is an item with its next piece, or, once, with None (it has no more) or the error
+        that ended its reading. What ``items`` itself raised is raised after all before it.
         """
         with self._changed:
             while True:

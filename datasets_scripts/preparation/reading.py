@@ -19,13 +19,10 @@ from tokenizer.errors import InputError
 
 @dataclass(frozen=True)
 class Piece:
-    """What becomes a row.
+    """What becomes a row: audio as `LatentTokenizer.encode_codes` takes it.
 
-    Attributes:
-        start: Its first sample's place in the clip, at the tokenizer's rate.
-        num_samples: N; of audio that is not in memory, a lower bound.
-        audio: As `LatentTokenizer.encode_codes` takes it.
-        weight: Samples in memory, those of all channels.
+    ``start`` is its place in the clip, and ``weight`` its samples in memory, of all channels.
+    ``num_samples`` is a lower bound for audio that is not in memory.
     """
 
     start: int
@@ -36,14 +33,10 @@ class Piece:
 
 @dataclass(frozen=True)
 class ClipReader:
-    """Reads clips.
+    """Reads clips at ``target_rate``, whole or in segments of so many samples.
 
-    Attributes:
-        target_rate: Hz.
-        segment: Samples of a segment; None for whole clips.
-        downmix: Whether to average channels into one.
-        longest: Samples, of all channels, that a whole file may have in memory. Longer ones are
-            read again, block by block, by the encoder.
+    A whole file of more than ``longest`` samples, of all channels, is not kept in memory: the
+    encoder reads it again, block by block.
     """
 
     target_rate: int
@@ -54,9 +47,7 @@ class ClipReader:
     def pieces(self, item: CorpusClip | Missing) -> Iterator[Piece]:
         """Yields what becomes a row each.
 
-        Raises:
-            ValueError: If the clip is missing, is not audio, or is damaged.
-            OSError: If it cannot be read.
+        Raises ValueError if the clip is missing, no audio or damaged, OSError if it cannot be read.
         """
         if isinstance(item, Missing):
             raise InputError(item.reason)

@@ -14,8 +14,7 @@ from tokenizer.errors import InputError
 def segment_length(seconds: float | int, sampling_rate: int, hop_length: int) -> int:
     """Samples of a segment: whole latent frames, so that no frame is coded twice.
 
-    Raises:
-        ValueError: If that is less than a frame, or no finite number of them.
+    Raises ValueError if that is less than a frame, or no finite number of them.
     """
     frames = seconds * sampling_rate / hop_length
     if not math.isfinite(frames):
@@ -33,15 +32,10 @@ def segment_length(seconds: float | int, sampling_rate: int, hop_length: int) ->
 def cut(
     blocks: Iterable[Float32[np.ndarray, "C _"]], length: int
 ) -> Iterator[tuple[int, Float32[np.ndarray, "C n"]]]:
-    """Cuts a signal that arrives in blocks of any size.
+    """Cuts a signal that arrives in blocks of any size into segments of ``length`` samples.
 
-    Args:
-        blocks: Consecutive samples.
-        length: Samples of a segment.
-
-    Yields:
-        ``(start, samples)``: the first sample's place in the signal, and ``length`` samples; the
-        last segment has what is left, down to a single sample, so that nothing is lost.
+    Yields the place of each one's first sample, and its samples; the last segment has what is left,
+    down to a single sample, so that nothing is lost.
     """
     held: list[np.ndarray] = []
     num_held = start = 0

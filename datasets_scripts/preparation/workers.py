@@ -1,8 +1,7 @@
 """Several processes that encode: clips are dealt to them in turn, rows come back in order.
 
-A worker that is far ahead waits. It reads its clips itself, so decoding and resampling are shared
-too. Executors return a task's result as a whole; the rows of a clip of hours would not fit into
-memory, so they are streamed through pipes here.
+Executors return a task's result as a whole; the rows of a clip of hours would not fit into memory,
+so they are streamed through pipes here.
 """
 
 from __future__ import annotations
@@ -54,19 +53,8 @@ def encode_in_processes(
     """`encode_clips` in several processes; the same events in the same order.
 
     The processes are spawned, not forked, so that CUDA and OpenMP work in them. Each computes with
-    its share of the cores.
-
-    Args:
-        tokenizer: Is copied to each.
-        clips: What to encode; taken in a thread.
-        options: What the rows hold.
-        resources: Of each process.
-        num_proc: How many.
-        device: Where they encode; "cuda" stands for all GPUs in turn.
-
-    Raises:
-        RuntimeError: If a worker dies.
-        Exception: What ``clips`` raises.
+    its share of the cores. The device "cuda" stands for all GPUs in turn. Raises RuntimeError if a
+    worker dies, and what ``clips`` raises.
     """
     threads = max(1, available_cores() // num_proc)
     devices = [_device(device, i) for i in range(num_proc)]
@@ -99,10 +87,7 @@ def _deal(
 ) -> None:
     """Gives clips to the workers in turn; runs in a thread.
 
-    Args:
-        clips: What to encode.
-        workers: Who encodes.
-        dealt: Gets the index of each clip; then None, or the error of ``clips``.
+    ``dealt`` gets the index of each clip; then None, or the error of ``clips``.
     """
     try:
         for worker, clip in zip(cycle(workers), clips, strict=False):

@@ -34,12 +34,8 @@ _DAMAGED = (
 def unpack(archive: Path, folder: Path, *, progress: bool = False) -> None:
     """Unpacks a tar (also .gz, .bz2, .xz) or zip archive, the latter in parts too (.z01, .zip).
 
-    All goes to a hidden folder first and is moved, file by file, when it is complete.
-
-    Args:
-        archive: The archive; of one in parts, the last one, which ends in ``.zip``.
-        folder: Where to; what is there is kept, files of the same names are replaced.
-        progress: Whether to show a bar.
+    All goes to a hidden folder first and is moved, file by file, when it is complete. Files of the
+    same names are replaced. Of an archive in parts, name the last one, which ends in ``.zip``.
 
     Raises:
         ValueError: If it is not an archive or damaged, or a member would land outside the folder.
@@ -122,8 +118,7 @@ def _unpack_zip(archive: Path, folder: Path, bar: tqdm) -> None:
 def zip_parts(archive: Path) -> list[Path]:
     """The parts of a split zip archive (.z01, .z02, ...) and itself, which is the last one.
 
-    Raises:
-        FileNotFoundError: If one in between is not there.
+    Raises FileNotFoundError if one in between is not there.
     """
     found = [p for p in archive.parent.glob(f"{archive.stem}.z*") if p.suffix[2:].isdigit()]
     parts = sorted(found, key=lambda part: int(part.suffix[2:]))
@@ -157,11 +152,7 @@ def _open_zip(archive: Path) -> Iterator[zipfile.ZipFile]:
 
 
 class _Joined(io.RawIOBase):
-    """Files one after the other as one.
-
-    Attributes:
-        starts: Where each of them begins.
-    """
+    """Files one after the other as one; ``starts`` says where each of them begins."""
 
     def __init__(self, paths: list[Path]) -> None:
         self._files = [path.open("rb") for path in paths]

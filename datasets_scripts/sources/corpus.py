@@ -28,11 +28,7 @@ class EncodedAudio(ABC):
 
 @dataclass(frozen=True)
 class RemoteFile(EncodedAudio):
-    """A file at an address that fsspec knows.
-
-    Attributes:
-        address: Such as ``s3://bucket/folder/clip.flac``.
-    """
+    """A file at an address that fsspec knows, such as ``s3://bucket/folder/clip.flac``."""
 
     address: str
 
@@ -54,14 +50,7 @@ class RemoteFile(EncodedAudio):
 
 @dataclass(frozen=True)
 class TarMember(EncodedAudio):
-    """A file inside an uncompressed tar archive, read in place.
-
-    Attributes:
-        archive: The tar archive.
-        offset: Where the member's content begins in it, in bytes.
-        size: Its length in bytes.
-        name: Its name in the archive.
-    """
+    """A file inside an uncompressed tar archive, read in place; offset and size in bytes."""
 
     archive: Path
     offset: int
@@ -83,12 +72,7 @@ class TarMember(EncodedAudio):
 
 @dataclass(frozen=True)
 class AudioBytes(EncodedAudio):
-    """An encoded file in memory, from a row of a dataset or from a stream.
-
-    Attributes:
-        content: The file.
-        name: What it is called; for messages.
-    """
+    """An encoded file in memory, from a row of a dataset or a stream; its name for messages."""
 
     content: bytes = field(repr=False)
     name: str
@@ -151,9 +135,7 @@ Clip = CorpusClip  # Its name in version 0.1.
 class Missing:
     """A clip that the corpus should have and cannot give; it is counted and listed, not dropped.
 
-    Attributes:
-        id: As `CorpusClip.id`.
-        reason: Why; one line.
+    ``id`` as `CorpusClip.id`; ``reason`` in one line.
     """
 
     id: str
@@ -230,10 +212,7 @@ class Corpus(ABC):
     """What the methods of every corpus do.
 
     ``root`` is a folder, or an address that fsspec knows. Options are strings, see
-    `CorpusInfo.options`.
-
-    Attributes:
-        INFO: What is known of it before anything is read.
+    `CorpusInfo.options`. `INFO` is known before anything is read.
     """
 
     INFO: CorpusInfo
@@ -280,11 +259,6 @@ class Corpus(ABC):
         self, root: str | Path, split: str, **options: str
     ) -> Iterator[CorpusClip | Missing]:
         """The clips of a split, one by one, in an order that is always the same.
-
-        Args:
-            root: Folder, or address that fsspec knows.
-            split: One of ``describe(root).splits``.
-            **options: See `CorpusInfo.options`.
 
         Raises:
             FileNotFoundError: If metadata, or the whole split, is missing.

@@ -36,19 +36,11 @@ class _BrokenOff(Exception):
 def fetch(
     download: Download, folder: Path, *, progress: bool = False, pause: float | int = 2.0
 ) -> Path:
-    """Fetches a file, unless it is there already, and checks it.
+    """Fetches a file to a folder, unless it is there already, and checks it.
 
     What has arrived is kept under a hidden name if the connection breaks off, and the next call
-    goes on from there, provided that the server has the same version of the file still.
-
-    Args:
-        download: What to fetch.
-        folder: Where to.
-        progress: Whether to show a bar.
-        pause: Seconds to wait before the second attempt; twice as long before each that follows.
-
-    Returns:
-        The file.
+    goes on from there, provided that the server has the same version of the file still. ``pause``
+    are the seconds before the second attempt, twice as many before each that follows.
 
     Raises:
         RuntimeError: If it cannot be fetched, or its checksum is wrong; in the latter case it is
@@ -178,17 +170,7 @@ def fetch_all(
     """Fetches files and unpacks those that are archives, which are deleted afterwards.
 
     Archives that someone has put into ``root`` are checked and used instead of fetched. Everything
-    that was done is skipped by another call.
-
-    Args:
-        downloads: What to fetch.
-        root: Where to.
-        progress: Whether to show bars.
-        pause: As `fetch`.
-
-    Raises:
-        RuntimeError: As `fetch`.
-        ValueError: If an archive is damaged, or would write outside ``root``.
+    that was done is skipped by another call. Errors are those of `fetch` and `unpack`.
     """
     downloads = [one for one in downloads if not _done(root, one).exists()]
     for download in downloads:
@@ -229,13 +211,10 @@ def locate_or_download(
 
     Args:
         info: Of the corpus.
-        root: A folder of this machine.
+        root: A folder of this machine, which is returned.
         splits: Which splits; None for all.
         describe: The corpus' function of that name.
         progress: Whether to show bars.
-
-    Returns:
-        ``root``.
 
     Raises:
         ValueError: If there is no such split, or ``root`` is not a folder.

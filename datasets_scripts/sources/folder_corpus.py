@@ -30,13 +30,7 @@ class FolderCorpus(Corpus):
 
     @abstractmethod
     def clips(self, tree: Tree, split: str, **options: Any) -> Iterator[CorpusClip | Missing]:
-        """The clips of a split that is there.
-
-        Args:
-            tree: The corpus.
-            split: One of `CorpusInfo.splits`.
-            **options: See `CorpusInfo.options`.
-        """
+        """The clips of a split that is there."""
 
     def split_place(self, split: str) -> str:  # noqa: ARG002
         """File or folder that a split needs; "" if the marker stands for all splits."""
@@ -114,13 +108,7 @@ class TableCorpus(FolderCorpus):
         split: str,  # noqa: ARG002
         **_: Any,
     ) -> Iterator[tuple[str, TableRow]]:
-        """The rows that may be of a split, each with its place in the table.
-
-        Args:
-            tree: The corpus.
-            split: Its split; rows of others may be among them.
-            **_: See `CorpusInfo.options`.
-        """
+        """The rows, with their places in the table; those of other splits may be among them."""
         return read_csv(tree, self.table, self.columns)
 
     def clips(self, tree: Tree, split: str, **options: Any) -> Iterator[CorpusClip | Missing]:

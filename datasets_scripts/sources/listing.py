@@ -14,24 +14,16 @@ MAX_TEXT = 2**20
 
 
 class Listing:
-    """Makes clips of what metadata lists; reports what comes twice or is not there.
-
-    Args:
-        tree: The corpus.
-    """
+    """Makes clips of what metadata lists; reports what comes twice or is not there."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
         self._seen: set[str] = set()
 
     def clip(self, clip_id: str, file: str, where: str, **fields: Any) -> CorpusClip | Missing:
-        """A clip, or why there is none.
+        """A clip of this id and file in the tree, or why there is none.
 
-        Args:
-            clip_id: As `CorpusClip.id`.
-            file: Name of its audio in the tree.
-            where: Where it is listed; for the reason.
-            **fields: Of `CorpusClip`.
+        ``where`` it is listed is for the reason; ``fields`` are those of `CorpusClip`.
         """
         if (unreadable := not_text(clip_id) or not_texts(clip_id, fields)) is not None:
             return unreadable
@@ -76,12 +68,7 @@ def not_text(name: str) -> Missing | None:
 def decode_text(content: bytes, name: str) -> str:
     """The text of a file that describes a clip, without blanks around it.
 
-    Args:
-        content: Of the file; `MAX_TEXT` bytes and one more are enough.
-        name: What to call it in messages, such as ".txt".
-
-    Raises:
-        ValueError: If it is not UTF-8, or too long.
+    Raises ValueError if it is not UTF-8, or too long: read no more than `MAX_TEXT` bytes and one.
     """
     if len(content) > MAX_TEXT:
         raise InputError(f"its {name} is longer than {MAX_TEXT:,} bytes")

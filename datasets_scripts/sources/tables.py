@@ -26,21 +26,14 @@ COLUMN_OPTIONS = {
 class TextColumns:
     """Which cells of a row are its label and its caption; the others are metadata.
 
-    Attributes:
-        label_column: The label's.
-        caption_column: The caption's; None for the first of `CAPTION_COLUMNS` that is not empty.
+    Without ``caption_column``, the first of `CAPTION_COLUMNS` that is not empty is the caption.
     """
 
     label_column: str = "label"
     caption_column: str | None = None
 
     def fields(self, row: TableRow, others: Iterable[str | None] = ()) -> dict[str, Any]:
-        """``label``, ``caption`` and ``metadata`` of a clip.
-
-        Args:
-            row: Its cells.
-            others: Columns that are no metadata either.
-        """
+        """``label``, ``caption`` and ``metadata`` of a clip; ``others`` are no metadata either."""
         columns = CAPTION_COLUMNS if self.caption_column is None else (self.caption_column,)
         caption = next((name for name in columns if row.get(name)), None)
         used = {caption, self.label_column, *others}

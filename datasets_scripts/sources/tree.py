@@ -27,14 +27,9 @@ def is_address(root: str | Path) -> bool:
 
 
 def checked_name(name: str, source: str) -> str:
-    """A name that metadata gives to a file, with single slashes.
+    """A name that metadata gives to a file, with single slashes; ``source`` is for messages.
 
-    Args:
-        name: Path relative to the corpus, or to its metadata.
-        source: Where it is written; for messages.
-
-    Raises:
-        ValueError: If it is empty, absolute, or leads out of its folder.
+    Raises ValueError if it is empty, absolute, or leads out of its folder.
     """
     parts = name.replace("\\", "/").split("/")
     absolute = name.startswith(("/", "\\")) or PureWindowsPath(name).drive or is_address(name)
@@ -48,13 +43,8 @@ def checked_name(name: str, source: str) -> str:
 class Tree:
     """A folder with names relative to it, written with slashes on every machine.
 
-    Hidden files, whose names begin with a dot, are not there.
-
-    Args:
-        root: A path, or an address that fsspec knows.
-
-    Raises:
-        ImportError: If the address needs a package that is not installed.
+    ``root`` is a path, or an address that fsspec knows. Hidden files, whose names begin with a dot,
+    are not there.
     """
 
     # Of listings; a tree that nobody changes may be listed from fsspec's cache.
@@ -144,11 +134,7 @@ class Tree:
         return Path(self._full(name)) if self._fs is None else RemoteFile(self.path(name))
 
     def open(self, name: str) -> Any:
-        """Opens a file for reading bytes.
-
-        Raises:
-            FileNotFoundError: If it is not there.
-        """
+        """Opens a file for reading bytes; raises FileNotFoundError if it is not there."""
         if self._fs is None:
             return Path(self._full(name)).open("rb")
         return self._fs.open(self._full(name), "rb")
@@ -156,9 +142,7 @@ class Tree:
     def lines(self, name: str) -> Iterator[str]:
         """The lines of a text file in UTF-8, with their ends, as the `csv` module wants them.
 
-        Raises:
-            FileNotFoundError: If it is not there.
-            ValueError: If it is not UTF-8.
+        Raises FileNotFoundError if it is not there, ValueError if it is not UTF-8.
         """
         with self.open(name) as stream, io.TextIOWrapper(stream, "utf-8-sig", newline="") as text:
             try:

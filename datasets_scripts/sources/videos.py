@@ -23,11 +23,8 @@ class Videos:
     """Finds excerpts of videos in a folder by the names that tools give them.
 
     For video ID from second 30 to 40 these are, with any suffix of audio, ``ID_30``, ``ID_30_40``,
-    ``ID_30000_40000``, ``[ID]-[30-40]``, ``ID`` and ``YID``; the last two may also be whole videos.
-
-    Args:
-        tree: The folder; searched through.
-        whole: Whether ``ID.wav`` is all of the video rather than the excerpt.
+    ``ID_30000_40000``, ``[ID]-[30-40]``, ``ID`` and ``YID``; the last two may, if ``whole``, be all
+    of the video rather than the excerpt.
     """
 
     def __init__(self, tree: Tree, *, whole: bool) -> None:
@@ -49,16 +46,9 @@ class Videos:
         caption: str,
         metadata: dict[str, str],
     ) -> CorpusClip | Missing:
-        """An excerpt, or why there is none.
+        """An excerpt from ``start`` to ``end``, in seconds, or why there is none.
 
-        Args:
-            clip_id: As `CorpusClip.id`.
-            video: Its id.
-            start: Where the excerpt begins in it, in seconds.
-            end: Where it ends.
-            split: Of files with the same name, those in a folder of this name are preferred.
-            caption: As `CorpusClip.caption`.
-            metadata: As `CorpusClip.metadata`.
+        Of files with the same name, those in a folder of the name of the split are preferred.
         """
         for stem, cut in _stems(video, start, end):
             files = self._files.get(stem, [])
@@ -92,11 +82,7 @@ def _stems(video: str, start: float | int, end: float | int) -> Iterator[tuple[s
 
 
 def find_videos(tree: Tree, audio: str | None, files: str) -> Videos:
-    """`Videos` as the options of a corpus say.
-
-    Raises:
-        FileNotFoundError: If there is no such folder.
-    """
+    """`Videos` as the options of a corpus say; raises FileNotFoundError without a folder."""
     folder = tree if audio is None else Tree(audio)
     if not folder.is_folder():
         raise MissingFileError(f"No such folder of audio: {folder}")
