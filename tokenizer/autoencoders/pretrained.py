@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 from tokenizer.autoencoders import AUTOENCODERS, Autoencoder
 from tokenizer.errors import InputError, MissingFileError
@@ -87,6 +87,10 @@ def load_complete(model_class: Any, name: str | Path, **options: Any) -> Any:
     return model.float().eval()
 
 
+# Not `typing.Self`, which run-time checks of annotations do not understand on a method.
+_Kind = TypeVar("_Kind", bound="LibraryAutoencoder")
+
+
 class LibraryAutoencoder(Autoencoder):
     """What the adapters to other libraries' models share: configuration and loading.
 
@@ -121,7 +125,7 @@ class LibraryAutoencoder(Autoencoder):
         return dict(self._config)
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
+    def from_config(cls: type[_Kind], config: dict[str, Any]) -> _Kind:
         """Builds an untrained model; raises ValueError for unknown or missing fields."""
         lacking, unknown = set(cls.fields) - set(config), set(config) - set(cls.fields)
         if lacking or unknown:
@@ -133,7 +137,7 @@ class LibraryAutoencoder(Autoencoder):
             return cls(cls.untrained(config))
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, **options: Any) -> Self:
+    def from_pretrained(cls: type[_Kind], name: str | Path, **options: Any) -> _Kind:
         """Loads a checkpoint that the library's ``save_pretrained`` wrote, in float32.
 
         Args:
