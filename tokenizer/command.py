@@ -60,6 +60,7 @@ def add_fields(
     *,
     title: str | None = None,
     shown: Collection[str] | None = None,
+    optional: bool = False,
     **defaults: Any,
 ) -> None:
     """Adds an option for every field of a dataclass, with help from its docstring.
@@ -69,6 +70,7 @@ def add_fields(
         config: The dataclass. Fields without default become required options.
         title: Title of the group. Default: the name of the dataclass.
         shown: Fields that ``--help`` lists; the others are taken too. Default: all.
+        optional: Whether all options are None by default, whatever the dataclass says.
         defaults: Values that replace the dataclass' own.
     """
     group = parser.add_argument_group(title or config.__name__)
@@ -85,9 +87,10 @@ def add_fields(
             text = " ".join(f"{value:g}" for value in default)
         else:
             keywords |= {"type": kind, "metavar": _METAVARS.get(kind, "TEXT")}
-        required = field.default is MISSING and field.name not in defaults
-        ending = "required" if required else f"default: {text}"
-        text = f"{first_sentence(texts[field.name])}; {ending}".replace("%", "%%")
+        required = field.default is MISSING and field.name not in defaults and not optional
+        ending = "; required" if required else "" if optional else f"; default: {text}"
+        text = (first_sentence(texts[field.name]) + ending).replace("%", "%%")
+        default = None if optional else default
         if shown is not None and field.name not in shown:
             text = argparse.SUPPRESS
         name = "--" + field.name.replace("_", "-")

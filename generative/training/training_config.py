@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from tokenizer.training.config import TrainingConfig as SharedConfig, check_at_least
+from tokenizer.training.config import TrainingConfig as SharedConfig, check_fields
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,6 @@ class TrainingConfig(SharedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, 1, "crop_frames")
+        check_fields(self, crop_frames=(1, math.inf))
         if self.checkpoint_minutes:
             object.__setattr__(self, "checkpoint_seconds", 60 * self.checkpoint_minutes)

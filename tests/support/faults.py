@@ -57,7 +57,7 @@ from datasets_scripts.cli import main as prepare
 from tokenizer.cli import main as latok
 from tokenizer.codefile import CodeReader
 from tokenizer.model.latent_tokenizer import LatentTokenizer
-from tokenizer.training import autoencoder, decoder
+from tokenizer.training import reconstruction
 from tokenizer.transcoding.files import encode_file
 
 # Seconds after which an operation hangs.
@@ -213,8 +213,7 @@ class Outcome:
 
 
 def _main(operation: Operation, extra: tuple[str, ...]) -> int:
-    for stage in (autoencoder, decoder):
-        stage.crop_datasets = _hold_out_one(stage.crop_datasets)
+    reconstruction.crop_datasets = _hold_out_one(reconstruction.crop_datasets)
     run = latok if operation.command == "latok" else prepare
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

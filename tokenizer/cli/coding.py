@@ -7,7 +7,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tokenizer.cli.options import add_model, add_rate, add_search, load, tty
+from tokenizer.cli.options import (
+    add_command,
+    add_model,
+    add_option,
+    add_rate,
+    add_search,
+    load,
+    tty,
+)
 from tokenizer.errors import InputError, MissingFileError
 
 
@@ -161,8 +169,7 @@ def _info(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     if Path(options.model).resolve() == options.out.resolve():
         raise InputError(
-            f"{options.out} is the model itself, whose weights would be rounded: name another "
-            "folder."
+            f"{options.out} is the model, which would be rounded: name another folder."
         )
     tokenizer = load(options.model, "cpu")
     tokenizer.save_pretrained(options.out, half=True)
@@ -182,64 +189,58 @@ def _export_onnx(options: argparse.Namespace) -> None:
 
 def register(commands: Any, command: str | None) -> None:  # noqa: ARG001
     """Adds the commands' parsers; none of their options needs torch."""
-    p = commands.add_parser("demo", help="hear a file at every rate")
-    p.set_defaults(run=_demo)
+    p = add_command(commands, "demo", _demo, "hear a file at every rate")
     p.add_argument("audio", nargs="?", help="audio file; default: the example clip")
     p.add_argument("--out", type=Path, default=Path("latok-demo"), help="default: latok-demo")
     add_model(p)
 
-    p = commands.add_parser("encode", help="audio file to code file")
-    p.set_defaults(run=_encode)
+    p = add_command(commands, "encode", _encode, "audio file to code file")
     p.add_argument("audio", help="audio file; - for standard input")
     p.add_argument("out", nargs="?", help="default: the same name with .ltk; - for standard output")
     p.add_argument("--downmix", action="store_true", help="average the channels into one")
-    p.add_argument(
+    add_option(
+        p,
         "--gain",
-        type=float,
-        help="level (root mean square) that the audio is divided by; default: its own. With it, "
+        "level (root mean square) that the audio is divided by; default: its own. With it, "
         "standard input is encoded as it comes",
+        type=float,
     )
     p.add_argument(
         "--raw",
         metavar="RATE[:CHANNELS[:ENCODING]]",
         help="live input without WAV header, e.g. 44100:2:s16le (or s24le, s32le, f32le)",
     )
-    p.add_argument(
-        "--chunk-frames", type=int, help="live: frames that are passed on together; default: 25"
-    )
+    text = "live: frames that are passed on together; default: 25"
+    add_option(p, "--chunk-frames", text, type=int)
     add_rate(p)
     add_search(p)
     add_model(p)
 
-    p = commands.add_parser("decode", help="code file to audio file")
-    p.set_defaults(run=_decode)
+    p = add_command(commands, "decode", _decode, "code file to audio file")
     p.add_argument("codes", help=".ltk file; - for standard input, decoded as it comes")
     p.add_argument(
         "out",
         nargs="?",
         help="default: the same name with .wav, if there is none yet; - for WAV on standard output",
     )
-    p.add_argument(
-        "--codebooks", type=int, help="use only the first ones; default: all in the file"
-    )
+    add_option(p, "--codebooks", "use only the first ones; default: all in the file", type=int)
     p.add_argument(
         "--decoder", choices=("continuous", "finetuned"), help="default: finetuned if there is one"
     )
     add_model(p)
 
-    p = commands.add_parser("info", help="what a code file or a tokenizer is")
-    p.set_defaults(run=_info)
+    p = add_command(commands, "info", _info, "what a code file or a tokenizer is")
     p.add_argument(
         "what", nargs="?", help=".ltk file, tokenizer folder or hub id; default: the bundled model"
     )
 
-    p = commands.add_parser("export", help="a tokenizer with weights in half precision")
-    p.set_defaults(run=_export)
+    p = add_command(commands, "export", _export, "a tokenizer with weights in half precision")
     p.add_argument("model", help="tokenizer")
     p.add_argument("out", type=Path, help="folder to write")
 
-    p = commands.add_parser("export-onnx", help="a tokenizer for onnxruntime, without torch")
-    p.set_defaults(run=_export_onnx)
+    p = add_command(
+        commands, "export-onnx", _export_onnx, "a tokenizer for onnxruntime, without torch"
+    )
     p.add_argument("model", nargs="?", help="tokenizer; default: the bundled one")
     p.add_argument("--out", type=Path, required=True, help="folder to write")
     p.add_argument("--codebooks", type=int, help="of the exported search; default: all")

@@ -6,11 +6,19 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tokenizer.cli.options import add_device, add_model, add_search, load, tty
+from tokenizer.cli.options import (
+    add_command,
+    add_device,
+    add_model,
+    add_option,
+    add_search,
+    load,
+    tty,
+)
 from tokenizer.command import add_fields, take
 from tokenizer.errors import ExistingFileError
 
-# The fields of `LoopConfig` that a comparison offers; its seed is that of the comparison.
+# The fields of `CropTrainingConfig` that a comparison offers; its seed is that of the comparison.
 _LOOP_OPTIONS = {
     "batch_size": "crops of a step",
     "crop_seconds": "length of a crop",
@@ -49,8 +57,8 @@ def _compare(options: argparse.Namespace) -> None:
         write_summary,
     )
     from tokenizer.model.loading import load_for_fitting
+    from tokenizer.training.config import CropTrainingConfig
     from tokenizer.training.data import scan
-    from tokenizer.training.loop import LoopConfig
     from tokenizer.training.quantizer import FitConfig
 
     if options.out.exists() and not options.out.is_dir():
@@ -63,7 +71,7 @@ def _compare(options: argparse.Namespace) -> None:
     loop = None
     if options.finetune:
         settings = {name: getattr(options, name) for name in _LOOP_OPTIONS}
-        loop = LoopConfig(steps=options.finetune, seed=options.seed, **settings)
+        loop = CropTrainingConfig(steps=options.finetune, seed=options.seed, **settings)
     result = compare(
         options.model,
         scan(options.train),
@@ -106,15 +114,16 @@ def _report(options: argparse.Namespace) -> None:
 
 def register(commands: Any, command: str | None) -> None:
     """Adds the commands' parsers; options that need torch only to the ``command`` that runs."""
-    p = commands.add_parser(
+    p = add_command(
+        commands,
         "evaluate",
-        help="quality, rate and speed over a folder",
+        _evaluate,
+        "quality, rate and speed over a folder",
         description="Measures a tokenizer on a folder of audio: continuous latents, and codes at "
         "each rate. SI-SDR, in dB: higher is better. Mel, STFT and log-spectral distance (LSD) and "
         "buzz (how much the sound repeats at the frame rate above 5 kHz; its excess over the "
         "original): lower is better.",
     )
-    p.set_defaults(run=_evaluate)
     p.add_argument("audio", metavar="FOLDER", help="audio to measure on")
     _add_bitrates(p)
     p.add_argument(
@@ -134,13 +143,14 @@ def register(commands: Any, command: str | None) -> None:
     add_search(p)
     add_model(p)
 
-    p = commands.add_parser(
+    p = add_command(
+        commands,
         "compare",
-        help="many quantizers on one representation",
+        _compare,
+        "many quantizers on one representation",
         description="Fits quantizers to the latents of one autoencoder, and measures all of them "
         "at the same rates on other audio.",
     )
-    p.set_defaults(run=_compare)
     p.add_argument("model", help="tokenizer, or a DAC, EnCodec or Oobleck checkpoint")
     p.add_argument("train", metavar="AUDIO_TRAIN", help="folder of audio to fit to")
     p.add_argument("held_out", metavar="AUDIO_EVAL", help="folder of audio to measure on")
@@ -155,78 +165,49 @@ def register(commands: Any, command: str | None) -> None:
     )
     rate = p.add_mutually_exclusive_group()
     _add_bitrates(rate)
-    rate.add_argument(
-        "--codebooks", type=int, nargs="+", help="numbers of codebooks, instead of --bitrates"
+    add_option(
+        rate, "--codebooks", "numbers of codebooks, instead of --bitrates", type=int, nargs="+"
     )
-    p.add_argument(
-        "--codebook-size", type=int, default=1024, help="entries of each codebook; default: 1024"
-    )
-    p.add_argument(
-        "--finetune",
-        type=int,
-        default=0,
-        metavar="STEPS",
-        help="also finetune a decoder for each quantizer, so many steps; default: 0",
-    )
-    p.add_argument(
-        "--also",
-        nargs="+",
-        default=[],
-        metavar="[NAME=]CHECKPOINT",
-        help="tokenizers to measure beside them, e.g. some trained end to end; default: none",
-    )
+    add_option(p, "--codebook-size", "entries of each codebook", 1024)
+    text = "also finetune a decoder for each quantizer, so many steps"
+    add_option(p, "--finetune", text, 0, metavar="STEPS")
+    _add_checkpoints(p, "--also", "tokenizers to measure beside them, e.g. some trained end to end")
     add_device(p)
     if command == "compare":
-        from tokenizer.training.loop import LoopConfig
+        from tokenizer.training.config import CropTrainingConfig
         from tokenizer.training.quantizer import FitConfig
 
         add_fields(p, FitConfig)
         group = p.add_argument_group("finetuning, with --finetune")
-        defaults = LoopConfig(steps=1, learning_rate=4e-4)
+        defaults = CropTrainingConfig(steps=1, learning_rate=4e-4)
         for name, text in _LOOP_OPTIONS.items():
-            value = getattr(defaults, name)
-            option = "--" + name.replace("_", "-")
-            group.add_argument(
-                option, type=type(value), default=value, help=f"{text}; default: {value}"
-            )
+            add_option(group, "--" + name.replace("_", "-"), text, getattr(defaults, name))
 
-    p = commands.add_parser(
+    p = add_command(
+        commands,
         "report",
-        help="a page to listen to, from a folder of audio",
+        _report,
+        "a page to listen to, from a folder of audio",
         description="Writes a page of players, spectrograms and figures, which opens from disk.",
     )
-    p.set_defaults(run=_report)
     p.add_argument("audio", metavar="FOLDER", help="audio to listen to")
     p.add_argument(
         "--out", type=Path, required=True, help="folder of the page; an earlier page is replaced"
     )
-    p.add_argument(
-        "--compare",
-        type=Path,
-        metavar="DIR",
-        help="a folder of `latok compare`, for more tables; default: none",
-    )
-    p.add_argument(
-        "--e2e",
-        nargs="+",
-        default=[],
-        metavar="[NAME=]CHECKPOINT",
-        help="tokenizers trained end to end, for a table beside them; default: none",
-    )
+    text = "a folder of `latok compare`, for more tables; default: none"
+    add_option(p, "--compare", text, type=Path, metavar="DIR")
+    _add_checkpoints(p, "--e2e", "tokenizers trained end to end, for a table beside them")
     _add_bitrates(p)
-    p.add_argument(
-        "--focus",
-        type=float,
-        default=16,
-        metavar="KBPS",
-        help="rate of all tables but the first, in kbit/s and channel; default: 16",
-    )
-    p.add_argument(
-        "--seconds", type=float, default=10, help="cut longer clips to this length; default: 10"
-    )
-    title = "Latent Tokenizer: listening page"
-    p.add_argument("--title", default=title, help=f"of the page; default: {title}")
+    text = "rate of all tables but the first, in kbit/s and channel"
+    add_option(p, "--focus", text, 16.0, metavar="KBPS")
+    add_option(p, "--seconds", "cut longer clips to this length", 10.0)
+    add_option(p, "--title", "of the page", "Latent Tokenizer: listening page")
     add_model(p)
+
+
+def _add_checkpoints(parser: Any, name: str, text: str) -> None:
+    text, metavar = f"{text}; default: none", "[NAME=]CHECKPOINT"
+    parser.add_argument(name, nargs="+", default=[], metavar=metavar, help=text)
 
 
 def _add_bitrates(parser: Any) -> None:

@@ -16,29 +16,26 @@ if TYPE_CHECKING:
     from tokenizer.model.latent_tokenizer import LatentTokenizer
 
 
-def add_config(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--config``, which `expand_config` replaces by what the file says."""
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        type=Path,
-        help="TOML or JSON file of options (batch_size = 8), which the command line overrides; "
-        "docs/howto/train.md lists all",
-    )
+def add_command(commands: Any, name: str, run: Any, text: str, **keywords: Any) -> Any:
+    """A parser for a command that calls ``run`` with its options."""
+    parser = commands.add_parser(name, help=text, **keywords)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_option(parser: Any, name: str, text: str, default: Any = None, **keywords: Any) -> None:
+    """Adds an option. Its default, if it has one, ends its help and decides its type."""
+    if default is not None:
+        text = f"{text}; default: {default}"
+        keywords = {"type": type(default)} | keywords
+    kind = keywords.get("type")
+    if kind in (int, float):
+        keywords.setdefault("metavar", "N" if kind is int else "X")
+    parser.add_argument(name, default=default, help=text, **keywords)
 
 
 def expand_config(arguments: Sequence[str]) -> list[str]:
-    """Puts the options of a ``--config`` file after the command, where later ones override them.
-
-    Args:
-        arguments: The command and its arguments.
-
-    Returns:
-        The arguments without ``--config``.
-
-    Raises:
-        ValueError: If the file cannot be read.
-    """
+    """Puts the options of a ``--config`` file after the command, where later ones override them."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", type=Path)
     options, rest = parser.parse_known_args(list(arguments))
@@ -96,16 +93,13 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Adds ``--device``."""
-    parser.add_argument("--device", default="cpu", help="torch device; default: cpu")
+    add_option(parser, "--device", "torch device", "cpu")
 
 
 def add_search(parser: argparse.ArgumentParser) -> None:
     """Adds ``--beam-width``."""
-    parser.add_argument(
-        "--beam-width",
-        type=int,
-        help="hypotheses that the search for codes keeps; 1 is the fastest; default: the model's",
-    )
+    text = "hypotheses that the search for codes keeps; 1 is the fastest; default: the model's"
+    add_option(parser, "--beam-width", text, type=int)
 
 
 def add_rate(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from tokenizer.cli.options import add_device, load
+from tokenizer.cli.options import add_command, add_device, load
 from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,13 +38,14 @@ def named_models(options: list[str]) -> list[tuple[str, str | None]]:
 
 def register(commands: Any, command: str | None) -> None:  # noqa: ARG001
     """Adds the command's parser; none of its options needs torch."""
-    p = commands.add_parser(
+    p = add_command(
+        commands,
         "app",
-        help="listen in a browser",
+        _app,
+        "listen in a browser",
         description="A page on this machine: drop a file, choose a rate, hear and see it. "
         "With generations: python -m generative app RUN.",
     )
-    p.set_defaults(run=_app)
     p.add_argument(
         "--model",
         action="append",

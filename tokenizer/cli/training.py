@@ -7,8 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenizer.cli.options import add_config, add_device
-from tokenizer.command import add_fields, field_help, first_sentence, take
+from tokenizer.cli.options import add_command, add_device, add_option
+from tokenizer.command import add_fields, take
 from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,26 +42,42 @@ PRESETS: dict[str, dict[str, Any]] = {
 _SHORTHANDS = ("standardization", "beam_width", "max_points", "iterations")
 
 
+def _crop_settings() -> dict[str, Any]:
+    """The dataclasses of settings of training on crops, as `CropRun` names them."""
+    from tokenizer.training.adversarial import AdversarialConfig
+    from tokenizer.training.augmentation import Augmentation
+    from tokenizer.training.config import CropTrainingConfig
+    from tokenizer.training.reconstruction import ReconstructionConfig
+
+    return {
+        "loop": CropTrainingConfig,
+        "losses": ReconstructionConfig,
+        "adversarial": AdversarialConfig,
+        "augmentation": Augmentation,
+    }
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    settings = {name: take(config, options) for name, config in _crop_settings().items()}
+    return settings | {"num_held_out": options.held_out}
+
+
 def _train(options: argparse.Namespace) -> None:
     import torch
 
     from tokenizer.autoencoders.lapped.model import LappedAutoencoder, LappedConfig
     from tokenizer.model.latent_tokenizer import LatentTokenizer
     from tokenizer.model.loading import load_for_fitting, load_tokenizer
-    from tokenizer.training.adversarial import AdversarialConfig
-    from tokenizer.training.augmentation import Augmentation
     from tokenizer.training.autoencoder import mix_weights, train_autoencoder
     from tokenizer.training.clips import scan
-    from tokenizer.training.config import CropTrainingConfig
-    from tokenizer.training.reconstruction import ReconstructionConfig
 
-    loop = take(CropTrainingConfig, options)
+    settings = _settings(options) | {"pretrained": options.init is not None}
     sizes = PRESETS[options.preset] | {
         f.name: getattr(options, f.name)
         for f in fields(LappedConfig)
         if getattr(options, f.name) is not None
     }
-    torch.manual_seed(loop.seed)
+    torch.manual_seed(settings["loop"].seed)
     autoencoder = LappedAutoencoder(LappedConfig(**sizes))
     if not 0 <= options.init_share < 1:
         raise InputError(f"--init-share is a share below 1, got {options.init_share:g}.")
@@ -72,14 +88,6 @@ def _train(options: argparse.Namespace) -> None:
     start = load_for_fitting(options.init).autoencoder.state_dict() if options.init else {}
     if options.init:
         autoencoder.load_state_dict(start)
-    settings: dict[str, Any] = {
-        "loop": loop,
-        "losses": take(ReconstructionConfig, options),
-        "augmentation": take(Augmentation, options),
-        "adversarial": take(AdversarialConfig, options),
-        "pretrained": options.init is not None,
-        "num_held_out": options.held_out,
-    }
     if options.bottleneck is None:
         train_autoencoder(autoencoder, scan(options.audio), options.out, **settings)
         if options.init_share:
@@ -132,31 +140,18 @@ def _fit(options: argparse.Namespace) -> None:
 
 def _finetune(options: argparse.Namespace) -> None:
     from tokenizer.model.loading import load_tokenizer
-    from tokenizer.training.adversarial import AdversarialConfig
-    from tokenizer.training.augmentation import Augmentation
     from tokenizer.training.clips import scan
-    from tokenizer.training.config import CropTrainingConfig
     from tokenizer.training.decoder import FinetuneConfig, finetune_decoder
     from tokenizer.training.detail import add_detail
-    from tokenizer.training.reconstruction import ReconstructionConfig
 
     tokenizer, clips = load_tokenizer(options.model), scan(options.audio)
-    loop, finetune = take(CropTrainingConfig, options), take(FinetuneConfig, options)
+    settings, finetune = _settings(options), take(FinetuneConfig, options)
     if options.detail_dim:
         if finetune.decoder != "continuous":
             raise InputError("--detail-dim needs --decoder continuous, which has to learn it.")
-        tokenizer = add_detail(tokenizer, clips, options.detail_dim, seed=loop.seed)
-    finetune_decoder(
-        tokenizer,
-        clips,
-        options.out,
-        loop=loop,
-        losses=take(ReconstructionConfig, options),
-        finetune=finetune,
-        augmentation=take(Augmentation, options),
-        adversarial=take(AdversarialConfig, options),
-        num_held_out=options.held_out,
-    )
+        seed = settings["loop"].seed
+        tokenizer = add_detail(tokenizer, clips, options.detail_dim, seed=seed)
+    finetune_decoder(tokenizer, clips, options.out, finetune=finetune, **settings)
     _deliver(tokenizer, options.out)
 
 
@@ -196,12 +191,14 @@ def _add(parser: argparse.ArgumentParser, config: type, title: str, **defaults: 
     add_fields(parser, config, title=title, shown=_SHOWN[config.__name__], **defaults)
 
 
-def _command(commands: Any, name: str, text: str, model: str | None = None) -> Any:
+def _command(commands: Any, name: str, run: Any, text: str, model: str | None = None) -> Any:
     """A command on audio, with the options that all three have."""
     words = "AUDIO" if model is None else "MODEL AUDIO"
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         name,
-        help=text,
+        run,
+        text,
         description=f"{text[0].upper()}{text[1:]}.",
         usage=f"latok {name} {words} --out FOLDER [options]",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=26, width=100),
@@ -211,97 +208,57 @@ def _command(commands: Any, name: str, text: str, model: str | None = None) -> A
     parser.add_argument(
         "audio", metavar="AUDIO", help="folder of audio, saved dataset, or dataset:NAME"
     )
-    parser.add_argument(
-        "--out",
+    text = "folder of the run; an earlier run in it is resumed"
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help=text)
+    # `expand_config` has replaced it by what the file says.
+    add_option(
+        parser,
+        "--config",
+        "TOML or JSON file of options (batch_size = 8), which the command line overrides; "
+        "docs/howto/train.md lists all",
         type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="folder of the run; an earlier run in it is resumed",
+        metavar="FILE",
     )
-    add_config(parser)
     return parser
-
-
-def _add_training(parser: argparse.ArgumentParser, learning_rate: float) -> None:
-    from tokenizer.training.adversarial import AdversarialConfig
-    from tokenizer.training.augmentation import Augmentation
-    from tokenizer.training.config import CropTrainingConfig
-    from tokenizer.training.reconstruction import ReconstructionConfig
-
-    parser.add_argument(
-        "--held-out",
-        type=int,
-        default=16,
-        metavar="N",
-        help="clips kept for validation; default: 16",
-    )
-    _add(parser, CropTrainingConfig, "training", steps=6000, learning_rate=learning_rate)
-    _add(parser, ReconstructionConfig, "losses")
-    _add(parser, AdversarialConfig, "discriminators")
-    _add(parser, Augmentation, "augmentation of the crops")
 
 
 def register(commands: Any, command: str | None) -> None:
     """Adds the commands' parsers; options that need torch only to the ``command`` asked for."""
-    parser = _command(commands, "train", "stage 1: train an autoencoder")
-    parser.set_defaults(run=_train)
+    parser = _command(commands, "train", _train, "stage 1: train an autoencoder")
     if command == "train":
         _train_options(parser)
-    parser = _command(
-        commands,
-        "fit",
-        "stage 2: fit a quantizer to the latents",
-        "tokenizer, or a DAC, EnCodec or Oobleck checkpoint",
-    )
-    parser.set_defaults(run=_fit)
+    model = "tokenizer, or a DAC, EnCodec or Oobleck checkpoint"
+    parser = _command(commands, "fit", _fit, "stage 2: fit a quantizer to the latents", model)
     if command == "fit":
         _fit_options(parser)
-    parser = _command(
-        commands, "finetune", "stage 3: finetune a decoder on quantized latents", "fitted tokenizer"
-    )
-    parser.set_defaults(run=_finetune)
+    text = "stage 3: finetune a decoder on quantized latents"
+    parser = _command(commands, "finetune", _finetune, text, "fitted tokenizer")
     if command == "finetune":
         _finetune_options(parser)
+
+
+def _add_crop_settings(parser: argparse.ArgumentParser, learning_rate: float) -> None:
+    add_option(parser, "--held-out", "clips kept for validation", 16)
+    titles = ("training", "losses", "discriminators", "augmentation of the crops")
+    for title, config in zip(titles, _crop_settings().values(), strict=True):
+        defaults = {"steps": 6000, "learning_rate": learning_rate} if title == "training" else {}
+        _add(parser, config, title, **defaults)
 
 
 def _train_options(parser: argparse.ArgumentParser) -> None:
     from tokenizer.autoencoders.lapped.model import LappedConfig
     from tokenizer.training.bottlenecks import BOTTLENECKS, BottleneckConfig
 
-    parser.add_argument(
-        "--preset", choices=sorted(PRESETS), default="base", help="sizes; default: base"
-    )
-    parser.add_argument(
-        "--init", metavar="MODEL", help="tokenizer of the same sizes to start from; default: none"
-    )
-    parser.add_argument(
-        "--init-share",
-        type=float,
-        default=0.0,
-        metavar="SHARE",
-        # "deliver weights that are by this share --init's and else the trained ones"
-        help=argparse.SUPPRESS,
-    )
-    group = parser.add_argument_group("sizes (default: the preset's)")
-    texts = field_help(LappedConfig)
-    for field in fields(LappedConfig):
-        name = "--" + field.name.replace("_", "-")
-        text = first_sentence(texts[field.name]).replace("%", "%%")
-        if field.name not in _SHOWN["LappedConfig"]:
-            text = argparse.SUPPRESS
-        if isinstance(field.default, bool):
-            group.add_argument(name, action=argparse.BooleanOptionalAction, default=None, help=text)
-        else:
-            number = float if isinstance(field.default, float) else int
-            group.add_argument(name, type=number, metavar="N", help=text)
-    _add_training(parser, learning_rate=1e-3)
-    parser.add_argument(
-        "--bottleneck",
-        choices=BOTTLENECKS,
-        metavar="KIND",
-        help="train a quantizer with the autoencoder, in place of latent noise: "
-        f"{', '.join(BOTTLENECKS)}; default: none",
-    )
+    add_option(parser, "--preset", "sizes", "base", choices=sorted(PRESETS))
+    text = "tokenizer of the same sizes to start from; default: none"
+    add_option(parser, "--init", text, metavar="MODEL")
+    # "deliver weights that are by this share --init's and else the trained ones"
+    parser.add_argument("--init-share", type=float, default=0.0, help=argparse.SUPPRESS)
+    _add(parser, LappedConfig, "sizes (default: the preset's)", optional=True)
+    _add_crop_settings(parser, learning_rate=1e-3)
+    text = "train a quantizer with the autoencoder, in place of latent noise: "
+    text += f"{', '.join(BOTTLENECKS)}; default: none"
+    add_option(parser, "--bottleneck", text, choices=BOTTLENECKS, metavar="KIND")
     parser.add_argument("--init-quantizer", metavar="MODEL", help=argparse.SUPPRESS)
     _add(parser, BottleneckConfig, "quantizer, with --bottleneck")
 
@@ -309,41 +266,22 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
 def _fit_options(parser: argparse.ArgumentParser) -> None:
     from tokenizer.training.quantizer import FitConfig
 
-    parser.add_argument(
-        "--quantizer",
-        default="rvq",
-        metavar="KIND[:OPTION=VALUE,...]",
-        help="as for latok compare, e.g. rfsq:levels=[8,5,5,5]; docs/quantizers.md lists them; "
-        "default: rvq",
-    )
-    parser.add_argument(
-        "--codebooks", type=int, default=24, metavar="N", help="number of codebooks; default: 24"
-    )
-    parser.add_argument(
-        "--codebook-size",
-        type=int,
-        default=1024,
-        metavar="N",
-        help="entries of a codebook; default: 1024",
-    )
+    text = "as for latok compare, e.g. rfsq:levels=[8,5,5,5]; docs/quantizers.md lists them"
+    add_option(parser, "--quantizer", text, "rvq", metavar="KIND[:OPTION=VALUE,...]")
+    add_option(parser, "--codebooks", "number of codebooks", 24)
+    add_option(parser, "--codebook-size", "entries of a codebook", 1024)
     group = parser.add_argument_group("options of the quantizer (default: its own)")
     group.add_argument(
         "--standardization",
         choices=("none", "scalar", "channel", "whiten", "decoder"),
         help="how rvq scales latents before it measures distances",
     )
-    group.add_argument(
-        "--beam-width",
-        type=int,
-        metavar="N",
-        help="hypotheses that the search for codes keeps; 1 is greedy",
-    )
-    group.add_argument(
-        "--max-points", type=int, metavar="N", help="most latents that are held in memory"
-    )
-    group.add_argument(
-        "--iterations", type=int, metavar="N", help="iterations of k-means, per codebook"
-    )
+    for name, text in (
+        ("--beam-width", "hypotheses that the search for codes keeps; 1 is greedy"),
+        ("--max-points", "most latents that are held in memory"),
+        ("--iterations", "iterations of k-means, per codebook"),
+    ):
+        add_option(group, name, text, type=int)
     add_device(parser)
     add_fields(parser, FitConfig, title="latents")
 
@@ -352,11 +290,6 @@ def _finetune_options(parser: argparse.ArgumentParser) -> None:
     from tokenizer.training.decoder import FinetuneConfig
 
     add_fields(parser, FinetuneConfig, title="decoder")
-    parser.add_argument(
-        "--detail-dim",
-        type=int,
-        default=0,
-        metavar="N",
-        help="latents to add that codes leave out, with --decoder continuous; default: 0",
-    )
-    _add_training(parser, learning_rate=4e-4)
+    text = "latents to add that codes leave out, with --decoder continuous"
+    add_option(parser, "--detail-dim", text, 0)
+    _add_crop_settings(parser, learning_rate=4e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -38,11 +39,9 @@ class AdversarialConfig:
     discriminator_rate: float = 0.5
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        if min(self.adversarial_weight, self.feature_weight, self.adversarial_start) < 0:
-            raise InputError(f"Adversarial weights and start must not be negative: {self}.")
-        if self.discriminator_channels < 1 or self.discriminator_rate <= 0:
-            raise InputError(f"discriminator_channels and _rate must be positive: {self}.")
+        not_negative = ("adversarial_weight", "feature_weight", "adversarial_start")
+        bounds = dict.fromkeys(not_negative, (0, math.inf))
+        check_fields(self, positive=("discriminator_channels", "discriminator_rate"), **bounds)
         if self.feature_weight and not self.adversarial_weight:
             raise InputError("feature_weight needs discriminators: adversarial_weight > 0.")
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from tokenizer.errors import InputError
-from tokenizer.training.config import check_at_least, check_fields
+from tokenizer.training.config import check_fields
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,14 @@ class Augmentation:
     level_range: float = 6.0
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        for name in ("lowpass", "mix", "round_to_16_bit"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} is a probability, 0 to 1, got {getattr(self, name):g}.")
+        shares = dict.fromkeys(("lowpass", "mix", "round_to_16_bit"), (0, 1))
+        check_fields(self, level_jitter=(0, math.inf), level_range=(0, math.inf), **shares)
         for name in ("lowpass_range", "mix_range"):
             low, high = getattr(self, name)
             if not low <= high:
                 raise InputError(f"{name} goes from low to high, got {low:g} {high:g}.")
         if self.lowpass_range[0] <= 0:
             raise InputError(f"lowpass_range is in Hz above 0, got {self.lowpass_range[0]:g}.")
-        check_at_least(self, 0, "level_jitter", "level_range")
 
 
 NO_AUGMENTATION = Augmentation(

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from tokenizer.autoencoders.lapped.model import LappedAutoencoder
 from tokenizer.autoencoders.lapped.paths import LevelStatistics, log_magnitudes
 from tokenizer.networks.spectral import mdct
 from tokenizer.saving import whole_folder
-from tokenizer.training.adversarial import AdversarialConfig, Adversary, make_adversary
-from tokenizer.training.augmentation import Augmentation
 from tokenizer.training.checkpoint import weights_digest
 from tokenizer.training.clips import Clip
-from tokenizer.training.config import CropTrainingConfig
-from tokenizer.training.crops import CropDataset, crop_datasets
+from tokenizer.training.crops import CropDataset
 from tokenizer.training.noise import item_noise
 from tokenizer.training.reconstruction import (
+    Audio,
+    CropRun,
+    PaddedAudio,
     Reconstruction,
     ReconstructionConfig,
     ReconstructionTask,
-    describe_run,
 )
-from tokenizer.training.trainer import Trainer
 
 __all__ = [
     "AutoencoderTask",
@@ -46,10 +45,10 @@ class NoisyAutoencoder(nn.Module):
 
     def forward(
         self,
-        audio: Float[Tensor, "B C N"],
+        audio: Audio,
         noise: Float[Tensor, "B D T"],
         noise_level: Float[Tensor, " B"],
-    ) -> Float[Tensor, "B C N2"]:
+    ) -> PaddedAudio:
         """Reconstructs audio from noisy latents."""
         latents = self.encoder(audio)
         return self.decoder(latents + noise_level[:, None, None] * noise, noise_level)
@@ -58,36 +57,25 @@ class NoisyAutoencoder(nn.Module):
 class AutoencoderTask(ReconstructionTask):
     """Stage 1: audio is reconstructed from latents under random noise."""
 
-    def __init__(
-        self,
-        autoencoder: LappedAutoencoder,
-        crops: tuple[CropDataset, CropDataset],
-        config: ReconstructionConfig,
-        training: CropTrainingConfig,
-        adversary: Adversary | None = None,
-    ) -> None:
+    def __init__(self, autoencoder: LappedAutoencoder, run: CropRun) -> None:
         module = NoisyAutoencoder(autoencoder.encoder, autoencoder.decoder)
-        super().__init__(module, autoencoder, crops, config, training, adversary)
+        super().__init__(module, autoencoder, run)
 
     def reconstruct(
-        self,
-        module: nn.Module,
-        audio: Float[Tensor, "B C N"],
-        items: list[torch.Generator],
-        generator: torch.Generator,
+        self, module: nn.Module, audio: Audio, items: list[Generator], generator: Generator
     ) -> Reconstruction:
         """Under noise of each item's own level."""
         del generator
         shape = (self.autoencoder.latent_dim, self.autoencoder.num_frames(audio.shape[-1]))
-        noise, level = item_noise(shape, self.config.noise_range, items, audio.device)
+        noise, level = item_noise(shape, self.run.losses.noise_range, items, audio.device)
         return Reconstruction(module(audio, noise, level))
 
     def estimates(
-        self, module: nn.Module, audio: Float[Tensor, "1 C N"], index: int
-    ) -> Iterator[tuple[str, Float[Tensor, "1 C N2"]]]:
+        self, module: nn.Module, audio: Audio, index: int
+    ) -> Iterator[tuple[str, PaddedAudio]]:
         """From clean latents, and under noise of 0.3."""
         shape = (1, self.autoencoder.latent_dim, self.autoencoder.num_frames(audio.shape[-1]))
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(index)).to(audio.device)
+        noise = torch.randn(shape, generator=Generator().manual_seed(index)).to(audio.device)
         for name, level in (("clean", 0.0), ("noisy", 0.3)):
             yield name, module(audio, noise, torch.full((1,), level, device=audio.device))
 
@@ -130,13 +118,8 @@ def train_autoencoder(
     clips: list[Clip],
     out: Path,
     *,
-    loop: CropTrainingConfig,
-    losses: ReconstructionConfig,
-    augmentation: Augmentation,
-    adversarial: AdversarialConfig | None = None,
     pretrained: bool = False,
-    num_held_out: int = 16,
-    progress: bool = True,
+    **settings: Any,
 ) -> None:
     """Trains in place; resumes from ``out`` if it holds a checkpoint.
 
@@ -144,34 +127,12 @@ def train_autoencoder(
         autoencoder: The model to train.
         clips: Training audio.
         out: Folder of the run.
-        loop: Steps, batches, learning rate.
-        losses: Weights and latent noise.
-        augmentation: Of the crops.
-        adversarial: Weights of the adversarial losses; None trains without discriminators.
         pretrained: Whether the model is trained already; the linear path of a new one is
             initialised here.
-        num_held_out: Files kept for validation.
-        progress: Whether to show a bar.
+        settings: The other attributes of `CropRun`.
     """
-    crops = crop_datasets(
-        clips,
-        loop,
-        sampling_rate=autoencoder.sampling_rate,
-        augmentation=augmentation,
-        seed=loop.seed,
-        num_held_out=num_held_out,
-    )
+    task = AutoencoderTask(autoencoder, CropRun(clips, out, **settings))
     if not pretrained and whole_folder(out / "checkpoint") is None:
-        initialize(autoencoder, crops[0])
-    adversary = make_adversary(adversarial, loop.mixed_precision, loop.seed)
-    task = AutoencoderTask(autoencoder, crops, losses, loop, adversary)
-    description = describe_run(
-        clips,
-        losses,
-        augmentation,
-        adversary,
-        num_held_out,
-        autoencoder=autoencoder.to_config(),
-        start=weights_digest(autoencoder) if pretrained else None,
-    )
-    Trainer(task, loop, out, description=description, adversary=adversary, progress=progress).run()
+        initialize(autoencoder, task.crops)
+    start = weights_digest(autoencoder) if pretrained else None
+    task.train(autoencoder=autoencoder.to_config(), start=start)

@@ -6,6 +6,7 @@ the library (extra ``e2e``), coding does not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,19 +72,18 @@ class BottleneckConfig:
     exact_share: float = 0.0
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        if not 1 <= self.min_codebooks <= self.codebooks:
-            raise InputError(f"min_codebooks must be 1 to {self.codebooks} (codebooks): {self}.")
-        if not (0 <= self.codebook_dropout <= 1 and 0 <= self.codebook_decay <= 1):
-            raise InputError(f"codebook_dropout and codebook_decay are shares of 1: {self}.")
+        check_fields(
+            self,
+            commitment_weight=(0, math.inf),
+            codebook_decay=(0, 1),
+            dead_share=(0, math.nextafter(1, 0)),
+            codebook_dropout=(0, 1),
+            min_codebooks=(1, self.codebooks),
+        )
         if not 0 <= self.exact_share <= 1 - self.codebook_dropout:
             raise InputError(
                 f"exact_share must be 0 to {1 - self.codebook_dropout:g}, what codebook_dropout "
-                f"leaves: {self}."
-            )
-        if self.commitment_weight < 0 or not 0 <= self.dead_share < 1:
-            raise InputError(
-                f"commitment_weight must not be negative, dead_share be 0 to 1: {self}."
+                f"leaves, got {self.exact_share}."
             )
 
     def counts(self, draw: Float[Tensor, " B"]) -> Int[Tensor, " B"]:

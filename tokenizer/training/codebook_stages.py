@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -28,23 +28,17 @@ def library() -> Any:
     return vector_quantize_pytorch
 
 
+# What codes stand for (zero where a stage is not used), codes (-1 where it is not used), and mean
+# squared distances of what was looked up from what was found.
+Coded: TypeAlias = tuple[Float[Tensor, "B T D"], Int[Tensor, "B T"], Float[Tensor, "B T"]]
+
+
 class CodebookStage(nn.Module, ABC):
     """One codebook and what is around it."""
 
     @abstractmethod
-    def forward(
-        self, residual: Float[Tensor, "B T D"], used: Bool[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "B T D"], Int[Tensor, "B T"], Float[Tensor, "B T"]]:
-        """Codes residuals.
-
-        Args:
-            residual: What the stages before have left.
-            used: The frames that use this stage.
-
-        Returns:
-            What the codes stand for (zero where not used), codes (-1 where not used), and mean
-            squared distances of what was looked up from what was found.
-        """
+    def forward(self, residual: Float[Tensor, "B T D"], used: Bool[Tensor, "B T"]) -> Coded:
+        """Codes what the stages before have left, in the frames that use this stage."""
 
     @abstractmethod
     def write_to(self, quantizer: Any, k: int) -> None:
@@ -62,9 +56,7 @@ class EmaStage(CodebookStage):
         super().__init__()
         self.vq = vq
 
-    def forward(
-        self, residual: Float[Tensor, "B T D"], used: Bool[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "B T D"], Int[Tensor, "B T"], Float[Tensor, "B T"]]:
+    def forward(self, residual: Float[Tensor, "B T D"], used: Bool[Tensor, "B T"]) -> Coded:
         """See `CodebookStage`."""
         entry, index, _ = self.vq(residual.detach(), mask=used)
         return entry, index, (residual - entry).square().mean(-1)
@@ -85,9 +77,7 @@ class FixedStage(CodebookStage):
         self.register_buffer("entries", entries.clone())
         self.register_buffer("bias", -half_squared_norms(entries))
 
-    def forward(
-        self, residual: Float[Tensor, "B T D"], used: Bool[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "B T D"], Int[Tensor, "B T"], Float[Tensor, "B T"]]:
+    def forward(self, residual: Float[Tensor, "B T D"], used: Bool[Tensor, "B T"]) -> Coded:
         """See `CodebookStage`."""
         x = residual.detach().flatten(0, 1)
         nearest = argmax_rows(torch.addmm(self.bias, x, self.entries.T)).view(used.shape)
@@ -135,9 +125,7 @@ class FactorizedStage(ProjectedStage):
         super().__init__(quantizer, k)
         self.vq = vq
 
-    def forward(
-        self, residual: Float[Tensor, "B T D"], used: Bool[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "B T D"], Int[Tensor, "B T"], Float[Tensor, "B T"]]:
+    def forward(self, residual: Float[Tensor, "B T D"], used: Bool[Tensor, "B T"]) -> Coded:
         """See `CodebookStage`."""
         u = functional.normalize(self.into(residual), dim=-1)
         entry, index, _ = self.vq(u.detach(), mask=used)
@@ -158,9 +146,7 @@ class ScalarStage(ProjectedStage):
         # Levels from -1 to 1, as the quantizer has them.
         self.fsq = library().FSQ(levels=list(quantizer.levels), preserve_symmetry=True)
 
-    def forward(
-        self, residual: Float[Tensor, "B T D"], used: Bool[Tensor, "B T"]
-    ) -> tuple[Float[Tensor, "B T D"], Int[Tensor, "B T"], Float[Tensor, "B T"]]:
+    def forward(self, residual: Float[Tensor, "B T D"], used: Bool[Tensor, "B T"]) -> Coded:
         """See `CodebookStage`."""
         entry, index = self.fsq(self.into(residual))
         quantized = self.out(entry) * used[..., None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
@@ -16,8 +17,15 @@ _KINDS: dict[str, tuple[type, ...]] = {
 }
 
 
-def check_fields(config: Any) -> None:
-    """Refuses values of the wrong type, NaN and infinity in a dataclass of settings.
+def check_fields(
+    config: Any, *, positive: Iterable[str] = (), **bounds: tuple[float | int, float | int]
+) -> None:
+    """Refuses values of the wrong type, NaN, infinity and values out of bounds.
+
+    Args:
+        config: A dataclass of settings.
+        positive: Fields that must be above 0.
+        bounds: Smallest and largest value of a field; math.inf is no upper bound.
 
     Raises:
         ValueError: With the name of the first such field and its value.
@@ -32,14 +40,13 @@ def check_fields(config: Any) -> None:
         for part in value if isinstance(value, tuple) else (value,):
             if isinstance(part, float) and not math.isfinite(part):
                 raise InputError(f"{field.name} must be finite, got {part}.")
-
-
-def check_at_least(config: Any, least: float | int, *names: str) -> None:
-    """Raises ValueError for the first of these fields that is smaller than ``least``."""
-    for name in names:
+    for name in positive:
+        if getattr(config, name) <= 0:
+            raise InputError(f"{name} must be positive, got {getattr(config, name)}.")
+    for name, (low, high) in bounds.items():
         value = getattr(config, name)
-        if value < least:
-            bound = f"at least {least}" if least else "0 or more, not negative"
+        if not low <= value <= high:
+            bound = f"at least {low}" if high == math.inf else f"{low} to {high}"
             raise InputError(f"{name} must be {bound}, got {value}.")
 
 
@@ -100,14 +107,11 @@ class TrainingConfig:
     )
 
     def __post_init__(self) -> None:
-        check_fields(self)
         numbers = [f.name for f in fields(self) if f.type in ("int", "float")]
-        check_at_least(self, 0, *numbers)
-        check_at_least(self, 1, "steps", "batch_size", "accumulate", "log_every")
-        if self.ema_decay > 1:
-            raise InputError(f"ema_decay must be 0 to 1, got {self.ema_decay}.")
-        if self.seed >= 2**63:
-            raise InputError(f"seed must be below 2**63, got {self.seed}.")
+        at_least_one = ("steps", "batch_size", "accumulate", "log_every")
+        bounds: dict[str, tuple[float | int, float | int]] = dict.fromkeys(numbers, (0, math.inf))
+        bounds |= dict.fromkeys(at_least_one, (1, math.inf))
+        check_fields(self, **bounds | {"ema_decay": (0, 1), "seed": (0, 2**63 - 1)})
         if self.mixed_precision not in ("no", "bf16", "fp16"):
             raise InputError(f"mixed_precision={self.mixed_precision!r} is not no, bf16 or fp16.")
 
@@ -128,8 +132,7 @@ class CropTrainingConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.crop_seconds <= 0:
-            raise InputError(f"crop_seconds must be positive, got {self.crop_seconds:g}.")
+        check_fields(self, positive=("crop_seconds",))
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:

@@ -164,23 +164,6 @@ def crop_datasets(
     )
 
 
-class _BatchIndices:
-    """The indices of each batch of a process, made when they are needed.
-
-    A run has millions of them, so they are never all in memory.
-    """
-
-    def __init__(self, batches: range, batch_size: int) -> None:
-        self.batches, self.batch_size = batches, batch_size
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for batch in self.batches:
-            yield list(range(batch * self.batch_size, (batch + 1) * self.batch_size))
-
-
 def crop_batches(
     dataset: CropDataset,
     *,
@@ -196,11 +179,9 @@ def crop_batches(
         RuntimeError: If clips cannot be read, or a reading process was killed.
     """
     batches = range(first * world_size + rank, len(dataset) // batch_size, world_size)
-    loader = DataLoader(
-        dataset,
-        batch_sampler=_BatchIndices(batches, batch_size),  # pyright: ignore[reportArgumentType]
-        num_workers=num_workers,
-    )
+    # A run has millions of them, so they are never all in memory.
+    indices = (list(range(i * batch_size, (i + 1) * batch_size)) for i in batches)
+    loader = DataLoader(dataset, batch_sampler=indices, num_workers=num_workers)  # pyright: ignore[reportArgumentType]
     with reading_errors():
         yield from loader
 

@@ -8,7 +8,6 @@ carry more of the waveform.
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -28,16 +27,6 @@ _NUM_CROPS, _CROP_SECONDS = 400, 1.5
 # What is added to the coefficients' covariance, relative to its mean: bins that are always silent
 # would make it singular.
 _RIDGE = 1e-6
-
-
-@dataclass(frozen=True)
-class _Detail:
-    """What the linear paths get: rows ``[E, M]`` of the encoder's, columns of the decoder's."""
-
-    analysis: Float[Tensor, "E M"]
-    synthesis: Float[Tensor, "M E"]
-    mean: Float[Tensor, " E"]
-    std: Float[Tensor, " E"]
 
 
 def add_detail(
@@ -81,7 +70,7 @@ def add_detail(
         seed=seed,
         length=_NUM_CROPS,
     )
-    detail = _analyse(autoencoder, crops, count)
+    analysis, synthesis, mean, std = _analyse(autoencoder, crops, count)
     config = deepcopy(tokenizer.config)
     assert isinstance(config, LatentTokenizerConfig)
     sizes = {"latent_dim": latent_dim, "detail_dim": count}
@@ -92,15 +81,18 @@ def add_detail(
     assert isinstance(found.autoencoder, LappedAutoencoder)
     encoder, decoder = found.autoencoder.encoder, found.autoencoder.decoder
     with torch.no_grad():
-        encoder.linear.weight[-count:] = detail.analysis * encoder.latent_scale
-        decoder.linear.weight[:, -count:] = detail.synthesis
-        found.latents_mean[-count:] = detail.mean
-        found.latents_std[-count:] = detail.std
+        encoder.linear.weight[-count:] = analysis * encoder.latent_scale
+        decoder.linear.weight[:, -count:] = synthesis
+        found.latents_mean[-count:] = mean
+        found.latents_std[-count:] = std
     return found.eval()
 
 
 @torch.no_grad()
-def _analyse(autoencoder: LappedAutoencoder, crops: CropDataset, count: int) -> _Detail:
+def _analyse(
+    autoencoder: LappedAutoencoder, crops: CropDataset, count: int
+) -> tuple[Float[Tensor, "E M"], Float[Tensor, "M E"], Float[Tensor, " E"], Float[Tensor, " E"]]:
+    """Rows of the encoder's linear path, columns of the decoder's, mean and deviation of detail."""
     encoder, decoder, hop = autoencoder.encoder, autoencoder.decoder, autoencoder.hop_length
     device = decoder.linear.weight.device
     own = cross = torch.zeros(hop, hop, dtype=torch.float64, device=device)
@@ -131,7 +123,7 @@ def _analyse(autoencoder: LappedAutoencoder, crops: CropDataset, count: int) -> 
     scale = share[:first].median() / deviation.sqrt()
     analysis = scale[:, None] * (basis @ predicted)
     variance = ((analysis @ own) * analysis).sum(1) - (analysis @ mean).square()
-    return _Detail(
+    return (
         analysis.float(),
         (basis.T / scale).float(),
         (analysis @ mean).float(),

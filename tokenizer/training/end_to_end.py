@@ -6,10 +6,11 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from tokenizer.autoencoders.lapped.model import LappedAutoencoder
 from tokenizer.errors import InputError
@@ -17,8 +18,6 @@ from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.quantizers.base import Quantizer
 from tokenizer.quantizers.sources import TensorSource
 from tokenizer.saving import whole_folder
-from tokenizer.training.adversarial import AdversarialConfig, Adversary, make_adversary
-from tokenizer.training.augmentation import Augmentation
 from tokenizer.training.autoencoder import initialize
 from tokenizer.training.bottlenecks import (
     Bottleneck,
@@ -28,18 +27,17 @@ from tokenizer.training.bottlenecks import (
 )
 from tokenizer.training.checkpoint import weights_digest
 from tokenizer.training.clips import Clip
-from tokenizer.training.config import CropTrainingConfig
-from tokenizer.training.crops import CropDataset, crop_datasets
+from tokenizer.training.crops import CropDataset
 from tokenizer.training.processes import num_processes
 from tokenizer.training.quantizer import FitConfig, cache_latents, latent_statistics
 from tokenizer.training.reconstruction import (
+    Audio,
+    CropRun,
+    PaddedAudio,
     Reconstruction,
-    ReconstructionConfig,
     ReconstructionTask,
-    describe_run,
     spread_numbers,
 )
-from tokenizer.training.trainer import Trainer
 
 # Latents that the quantizer is fitted to before training, and measured on afterwards.
 _INITIAL_FRAMES = 20_000
@@ -54,8 +52,8 @@ class QuantizedAutoencoder(nn.Module):
         self.encoder, self.bottleneck, self.decoder = encoder, bottleneck, decoder
 
     def forward(
-        self, audio: Float[Tensor, "B C N"], counts: Int[Tensor, " B"], seed: int = 0
-    ) -> tuple[Float[Tensor, "B C N2"], Float[Tensor, ""]]:
+        self, audio: Audio, counts: Int[Tensor, " B"], seed: int = 0
+    ) -> tuple[PaddedAudio, Float[Tensor, ""]]:
         """Audio from each item's first ``counts`` codebooks, and the commitment loss."""
         quantized = self.bottleneck(self.encoder(audio), counts, seed)
         return self.decoder(quantized.latents, quantized.noise_level), quantized.commitment
@@ -68,22 +66,15 @@ class EndToEndTask(ReconstructionTask):
         self,
         autoencoder: LappedAutoencoder,
         bottleneck: Bottleneck,
-        crops: tuple[CropDataset, CropDataset],
-        losses: ReconstructionConfig,
         config: BottleneckConfig,
-        training: CropTrainingConfig,
-        adversary: Adversary | None = None,
+        run: CropRun,
     ) -> None:
         module = QuantizedAutoencoder(autoencoder.encoder, bottleneck, autoencoder.decoder)
-        super().__init__(module, autoencoder, crops, losses, training, adversary)
+        super().__init__(module, autoencoder, run)
         self.bottleneck, self.bottleneck_config = bottleneck, config
 
     def reconstruct(
-        self,
-        module: nn.Module,
-        audio: Float[Tensor, "B C N"],
-        items: list[torch.Generator],
-        generator: torch.Generator,
+        self, module: nn.Module, audio: Audio, items: list[Generator], generator: Generator
     ) -> Reconstruction:
         """With each item's own number of codebooks."""
         draw = torch.stack([torch.rand((), generator=g) for g in items])
@@ -100,8 +91,8 @@ class EndToEndTask(ReconstructionTask):
         return Reconstruction(estimate, penalty, figures)
 
     def estimates(
-        self, module: nn.Module, audio: Float[Tensor, "1 C N"], index: int
-    ) -> Iterator[tuple[str, Float[Tensor, "1 C N2"]]]:
+        self, module: nn.Module, audio: Audio, index: int
+    ) -> Iterator[tuple[str, PaddedAudio]]:
         """From 1/8, 5/12, 2/3 and all of the codebooks.
 
         Where exact latents are trained on, from 0 codebooks too, which stand for them.
@@ -147,14 +138,9 @@ def train_end_to_end(
     *,
     kind: str,
     config: BottleneckConfig,
-    loop: CropTrainingConfig,
-    losses: ReconstructionConfig,
-    augmentation: Augmentation,
-    adversarial: AdversarialConfig | None = None,
     pretrained: bool = False,
     start: Quantizer | None = None,
-    num_held_out: int = 16,
-    progress: bool = True,
+    **settings: Any,
 ) -> LatentTokenizer:
     """Trains autoencoder and quantizer together; resumes from ``out`` if it holds a checkpoint.
 
@@ -167,16 +153,10 @@ def train_end_to_end(
         out: Folder of the run.
         kind: "rvq", "factorized" or "rfsq".
         config: Sizes of the quantizer, and how it is trained.
-        loop: Steps, batches, learning rate.
-        losses: Weights; the latent noise is not used.
-        augmentation: Of the crops.
-        adversarial: Weights of the adversarial losses; None trains without discriminators.
-        pretrained: Whether the autoencoder is trained already; the linear path of a new one is
-            initialised here.
+        pretrained: As in `train_autoencoder`.
         start: A fitted quantizer of the same kind and sizes to begin from, such as the one fitted
             to the autoencoder as it is; None fits one to the latents of the first crops.
-        num_held_out: Files kept for validation.
-        progress: Whether to show bars.
+        settings: The other attributes of `CropRun`; the latent noise is not used.
 
     Returns:
         A tokenizer with the trained quantizer, measured on the clips. Its continuous decoder is the
@@ -190,65 +170,40 @@ def train_end_to_end(
             f"detail_dim is {autoencoder.config.detail_dim}: a bottleneck in training codes all "
             "latents. Add detail afterwards (docs/end-to-end.md), or train without a bottleneck."
         )
-    crops = crop_datasets(
-        clips,
-        loop,
-        sampling_rate=autoencoder.sampling_rate,
-        augmentation=augmentation,
-        seed=loop.seed,
-        num_held_out=num_held_out,
-    )
+    run = CropRun(clips, out, **settings)
+    crops, loop = run.crops(autoencoder.sampling_rate)[0], run.loop
     quantizer = make_quantizer(kind, autoencoder.latent_dim, config)
     begin = (autoencoder if pretrained else None, start)
     digests = [None if module is None else weights_digest(module) for module in begin]
     if whole_folder(out / "checkpoint") is None:
         if not pretrained:
-            initialize(autoencoder, crops[0])
+            initialize(autoencoder, crops)
         if start is not None:
             take_over(quantizer, start)
         else:
-            source = crop_latents(autoencoder, crops[0], _INITIAL_FRAMES)
-            generator = torch.Generator().manual_seed(loop.seed)
-            quantizer.fit(source, generator=generator, progress=progress)
+            source = crop_latents(autoencoder, crops, _INITIAL_FRAMES)
+            generator = Generator().manual_seed(loop.seed)
+            quantizer.fit(source, generator=generator, progress=run.progress)
     bottleneck = make_bottleneck(
         quantizer,
         config,
-        frames=loop.batch_size * num_processes() * autoencoder.num_frames(crops[0].crop_length),
+        frames=loop.batch_size * num_processes() * autoencoder.num_frames(crops.crop_length),
         synchronize=num_processes() > 1,
     )
-    adversary = make_adversary(adversarial, loop.mixed_precision, loop.seed)
-    task = EndToEndTask(autoencoder, bottleneck, crops, losses, config, loop, adversary)
-    description = describe_run(
-        clips,
-        losses,
-        augmentation,
-        adversary,
-        num_held_out,
+    EndToEndTask(autoencoder, bottleneck, config, run).train(
         autoencoder=autoencoder.to_config(),
         bottleneck={"kind": kind, **asdict(config)},
         start=digests,
     )
-    Trainer(task, loop, out, description=description, adversary=adversary, progress=progress).run()
     bottleneck.write_to(quantizer)
-    return _measured(autoencoder, quantizer, clips, out, loop.seed, progress)
-
-
-def _measured(
-    autoencoder: LappedAutoencoder,
-    quantizer: Quantizer,
-    clips: list[Clip],
-    out: Path,
-    seed: int,
-    progress: bool,
-) -> LatentTokenizer:
-    """The finished tokenizer, with the statistics that `fit_quantizer` would give it."""
     tokenizer = LatentTokenizer.from_autoencoder(autoencoder)
     tokenizer.to(next(autoencoder.parameters()).device)  # pyright: ignore[reportArgumentType]
+    # The statistics that `fit_quantizer` would give it.
     with tempfile.TemporaryDirectory(dir=out, prefix=".latents-") as folder:
-        fit = FitConfig(max_frames=_MEASURED_FRAMES, seed=seed)
+        fit = FitConfig(max_frames=_MEASURED_FRAMES, seed=loop.seed)
         source = cache_latents(tokenizer, clips, Path(folder) / "latents.npy", fit)
         mean, std = latent_statistics(source)
-        quantizer.measure(source, progress=progress)
+        quantizer.measure(source, progress=run.progress)
     tokenizer.latents_mean.copy_(mean)
     tokenizer.latents_std.copy_(std)
     return tokenizer.set_quantizer(quantizer)

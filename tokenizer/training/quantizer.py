@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,9 @@ from tokenizer.errors import InputError
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.quantizers.base import FitContext, Quantizer
 from tokenizer.quantizers.sources import MemmapSource
+from tokenizer.saving import write_json, writing
 from tokenizer.training.clips import Clip, identity, read_window
-from tokenizer.training.config import check_at_least, check_fields
+from tokenizer.training.config import check_fields
 from tokenizer.training.losses import MEL_BINS, MEL_WINDOWS, log_mel
 
 
@@ -43,10 +43,7 @@ class FitConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        check_at_least(self, 1, "max_frames", "sensitivity_batches")
-        if self.segment_seconds <= 0:
-            raise InputError(f"segment_seconds must be positive, got {self.segment_seconds:g}.")
+        check_fields(self, positive=("segment_seconds", "max_frames", "sensitivity_batches"))
 
 
 def segments(clips: list[Clip], seconds: float) -> list[tuple[Clip, float, int]]:
@@ -77,15 +74,11 @@ def _segment_latents(
     )
     joint = tokenizer.autoencoder.num_channels
     for clip, start, channel in tqdm(chosen, desc="encode", unit="segment"):
-        audio = read_window(clip, start, config.segment_seconds, tokenizer.sampling_rate, channel)
         # Stereo models hear the other channel too where there is one; a mono clip is its own other
         # channel.
-        channels = [audio]
-        for other in range(1, joint):
-            which = min(channel + other, clip.num_channels - 1)
-            channels.append(
-                read_window(clip, start, config.segment_seconds, tokenizer.sampling_rate, which)
-            )
+        heard = [min(channel + i, clip.num_channels - 1) for i in range(joint)]
+        window = (clip, start, config.segment_seconds, tokenizer.sampling_rate)
+        channels = [read_window(*window, which) for which in heard]
         x = torch.from_numpy(np.stack(channels))[None]
         try:
             yield tokenizer.encode(x).latents[0].T
@@ -121,24 +114,18 @@ def cache_latents(
         return MemmapSource(path)
     note.unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    raw = path.with_suffix(".raw")
-    rows = 0
-    with raw.open("wb") as stream:
+    # Not through a memory map: where the disk is full, writing to one kills the process.
+    with writing(path) as partial, partial.open("wb") as stream:
+        # NumPy leaves room in the header for a longer first axis, which is known at the end.
+        header = {"descr": "<f4", "fortran_order": False, "shape": (0, tokenizer.latent_dim)}
+        np.lib.format.write_array_header_1_0(stream, header)
+        rows = 0
         for z in _segment_latents(tokenizer, clips, config):
             stream.write(np.ascontiguousarray(z.cpu().numpy(), dtype=np.float32).tobytes())
             rows += len(z)
-    # The shape is known only now: a header, then the raw frames.
-    # Not through a memory map: where the disk is full, writing to one kills the process.
-    partial = path.with_suffix(".partial")
-    header = {"descr": "<f4", "fortran_order": False, "shape": (rows, tokenizer.latent_dim)}
-    with partial.open("wb") as target, raw.open("rb") as source:
-        np.lib.format.write_array_header_1_0(target, header)
-        shutil.copyfileobj(source, target, 2**20)
-    raw.unlink()
-    partial.replace(path)
-    written = note.with_suffix(".json.partial")
-    written.write_text(json.dumps(described))
-    written.replace(note)
+        stream.seek(0)
+        np.lib.format.write_array_header_1_0(stream, header | {"shape": (rows, header["shape"][1])})
+    write_json(note, described)
     return MemmapSource(path)
 
 
@@ -178,14 +165,11 @@ def decoder_sensitivity(
     """
     generator = torch.Generator().manual_seed(config.seed)
     frames = min(128, len(source))
-    wanted = sorted(
-        torch.randint(
-            len(source) - frames + 1, (config.sensitivity_batches,), generator=generator
-        ).tolist()
-    )
+    last, count = len(source) - frames, config.sensitivity_batches
+    starts = torch.randint(last + 1, (count,), generator=generator).sort().values
     metric = torch.zeros(source.dim, source.dim, dtype=torch.float64)
     decoder = tokenizer.autoencoder.decoder
-    for start in wanted:
+    for start in starts.tolist():
         z = source.rows(start, start + frames).T[None].to(tokenizer.device).requires_grad_()
         audio = decoder(z)
         level = audio.detach().square().mean().sqrt() + 1e-5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -10,16 +11,15 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from tokenizer.audio import write_audio
 from tokenizer.autoencoders.base import Autoencoder
-from tokenizer.errors import InputError
-from tokenizer.training.adversarial import Adversary
+from tokenizer.training.adversarial import AdversarialConfig, make_adversary
 from tokenizer.training.augmentation import Augmentation
 from tokenizer.training.clips import Clip, identity
-from tokenizer.training.config import CropTrainingConfig, check_at_least, check_fields
-from tokenizer.training.crops import CropDataset, crop_batches
+from tokenizer.training.config import CropTrainingConfig, check_fields
+from tokenizer.training.crops import CropDataset, crop_batches, crop_datasets
 from tokenizer.training.losses import (
     MEL_WINDOWS,
     MelDistance,
@@ -28,7 +28,11 @@ from tokenizer.training.losses import (
 )
 from tokenizer.training.noise import item_generators
 from tokenizer.training.run_log import RunLog
-from tokenizer.training.trainer import Task
+from tokenizer.training.trainer import Task, Trainer
+
+Audio = Float[Tensor, "B C N"]
+# The decoder rounds the length up to whole frames.
+PaddedAudio = Float[Tensor, "B C N2"]
 
 # Held-out crops that samples are written of.
 _SHOWN = 4
@@ -58,20 +62,22 @@ class ReconstructionConfig:
     noise_range: tuple[float, float] = (-0.15, 0.65)
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        check_at_least(self, 0, "mel_weight", "waveform_weight", "energy_weight")
-        if not 1 <= self.mel_scales_per_step <= len(MEL_WINDOWS):
-            raise InputError(f"mel_scales_per_step must be 1..{len(MEL_WINDOWS)}: {self}.")
-        if not 1 <= self.mel_overlap <= min(MEL_WINDOWS):
-            raise InputError(f"mel_overlap must be 1..{min(MEL_WINDOWS)}: {self}.")
+        check_fields(
+            self,
+            mel_weight=(0, math.inf),
+            waveform_weight=(0, math.inf),
+            energy_weight=(0, math.inf),
+            mel_scales_per_step=(1, len(MEL_WINDOWS)),
+            mel_overlap=(1, min(MEL_WINDOWS)),
+        )
 
 
 def reconstruction_losses(
-    estimate: Float[Tensor, "B C N"],
-    target: Float[Tensor, "B C N"],
+    estimate: Audio,
+    target: Audio,
     sampling_rate: int,
     config: ReconstructionConfig,
-    generator: torch.Generator,
+    generator: Generator,
 ) -> dict[str, Tensor]:
     """The losses that stages 1 and 3 share: mel, waveform, energy and their weighted sum."""
     mel = MelDistance(sampling_rate, overlap=config.mel_overlap)
@@ -91,14 +97,50 @@ class Reconstruction:
     """What a task makes of a batch.
 
     Attributes:
-        audio: ``[B, C, N2]`` at unit loudness, with its graph; N2 is at least N.
+        audio: At unit loudness, with its graph; N2 is at least N.
         penalty: A scalar that is added to the loss.
         figures: Scalars for the log.
     """
 
-    audio: Float[Tensor, "B C N2"]
+    audio: PaddedAudio
     penalty: Tensor | None = None
     figures: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CropRun:
+    """A training run on crops of audio: what all stages with gradients are told.
+
+    Attributes:
+        clips: Training audio.
+        out: Folder of the run, which is resumed if it holds a checkpoint.
+        loop: Steps, batches, learning rate.
+        losses: Weights and latent noise.
+        augmentation: Of the crops.
+        adversarial: Weights of the adversarial losses; None trains without discriminators.
+        num_held_out: Files kept for validation.
+        progress: Whether to show a bar.
+    """
+
+    clips: list[Clip]
+    out: Path
+    loop: CropTrainingConfig
+    losses: ReconstructionConfig
+    augmentation: Augmentation
+    adversarial: AdversarialConfig | None = None
+    num_held_out: int = 16
+    progress: bool = True
+
+    def crops(self, sampling_rate: int, seed_offset: int = 0) -> tuple[CropDataset, CropDataset]:
+        """The crops to train on and those to validate on."""
+        return crop_datasets(
+            self.clips,
+            self.loop,
+            sampling_rate=sampling_rate,
+            augmentation=self.augmentation,
+            seed=self.loop.seed + seed_offset,
+            num_held_out=self.num_held_out,
+        )
 
 
 class ReconstructionTask(Task):
@@ -107,33 +149,40 @@ class ReconstructionTask(Task):
     Args:
         module: What is trained.
         autoencoder: What it belongs to.
-        crops: Those to train on and those to validate on.
-        config: Weights of the losses.
-        training: Batches.
-        adversary: Discriminators; None trains without.
+        run: Crops, losses and how to train.
+        seed_offset: Of the crops' seed, so that stages with one seed get other crops.
     """
 
     def __init__(
-        self,
-        module: nn.Module,
-        autoencoder: Autoencoder,
-        crops: tuple[CropDataset, CropDataset],
-        config: ReconstructionConfig,
-        training: CropTrainingConfig,
-        adversary: Adversary | None = None,
+        self, module: nn.Module, autoencoder: Autoencoder, run: CropRun, seed_offset: int = 0
     ) -> None:
-        self.module, self.autoencoder = module, autoencoder
-        self.crops, self.held_out = crops
-        self.config, self.training, self.adversary = config, training, adversary
+        self.module, self.autoencoder, self.run = module, autoencoder, run
+        self.crops, self.held_out = run.crops(autoencoder.sampling_rate, seed_offset)
+        self.adversary = make_adversary(run.adversarial, run.loop.mixed_precision, run.loop.seed)
         self.mel = MelDistance(autoencoder.sampling_rate)
+
+    def train(self, **description: Any) -> None:
+        """Takes all steps of the run; ``description`` adds to what a resumed run must share."""
+        run, adversary = self.run, self.adversary
+        shared = {
+            "losses": asdict(run.losses),
+            "adversarial": None if adversary is None else asdict(adversary.config),
+            "augmentation": asdict(run.augmentation),
+            "clips": identity(run.clips),
+            "held_out": run.num_held_out,
+        }
+        Trainer(
+            self,
+            run.loop,
+            run.out,
+            description=shared | description,
+            adversary=adversary,
+            progress=run.progress,
+        ).run()
 
     @abstractmethod
     def reconstruct(
-        self,
-        module: nn.Module,
-        audio: Float[Tensor, "B C N"],
-        items: list[torch.Generator],
-        generator: torch.Generator,
+        self, module: nn.Module, audio: Audio, items: list[Generator], generator: Generator
     ) -> Reconstruction:
         """Reconstructs a batch for training.
 
@@ -146,17 +195,18 @@ class ReconstructionTask(Task):
 
     @abstractmethod
     def estimates(
-        self, module: nn.Module, audio: Float[Tensor, "1 C N"], index: int
-    ) -> Iterator[tuple[str, Float[Tensor, "1 C N2"]]]:
+        self, module: nn.Module, audio: Audio, index: int
+    ) -> Iterator[tuple[str, PaddedAudio]]:
         """Yields named reconstructions of the held-out crop ``index``, to be validated."""
 
     def batches(self, first: int, rank: int, world_size: int) -> Iterator[dict[str, Tensor]]:
         """Random crops; see `tokenizer.training.crops`."""
+        loop = self.run.loop
         return crop_batches(
             self.crops,
-            batch_size=self.training.batch_size,
+            batch_size=loop.batch_size,
             first=first,
-            num_workers=self.training.num_workers,
+            num_workers=loop.num_workers,
             rank=rank,
             world_size=world_size,
         )
@@ -168,7 +218,7 @@ class ReconstructionTask(Task):
         return audio, gain if self.autoencoder.normalize else torch.ones_like(gain)
 
     def losses(
-        self, module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator
+        self, module: nn.Module, batch: dict[str, Tensor], generator: Generator
     ) -> dict[str, Tensor]:
         """Losses of a batch: reconstruction, discriminators, and the task's own."""
         audio, scale = self._target(batch)
@@ -176,7 +226,7 @@ class ReconstructionTask(Task):
         result = self.reconstruct(module, audio / scale, items, generator)
         estimate = result.audio[..., : audio.shape[-1]].float()
         rate = self.autoencoder.sampling_rate
-        losses = reconstruction_losses(estimate * scale, audio, rate, self.config, generator)
+        losses = reconstruction_losses(estimate * scale, audio, rate, self.run.losses, generator)
         if self.adversary is not None:
             losses = self.adversary.add(losses, estimate, audio / scale)
         # Last, as the adversary keeps only the gradient that goes through the estimate.
@@ -220,22 +270,3 @@ class ReconstructionTask(Task):
 def spread_numbers(codebooks: int) -> list[int]:
     """The numbers of codebooks to validate with: 1/8, 5/12, 2/3 and all of them."""
     return sorted({max(1, round(codebooks * share)) for share in (0.125, 0.4167, 0.6667, 1)})
-
-
-def describe_run(
-    clips: list[Clip],
-    losses: ReconstructionConfig,
-    augmentation: Augmentation,
-    adversary: Adversary | None,
-    num_held_out: int,
-    **details: Any,
-) -> dict[str, Any]:
-    """What a resumed run must share with the run it continues, besides its configuration."""
-    return {
-        "losses": asdict(losses),
-        "adversarial": None if adversary is None else asdict(adversary.config),
-        "augmentation": asdict(augmentation),
-        "clips": identity(clips),
-        "held_out": num_held_out,
-        **details,
-    }
