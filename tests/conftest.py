@@ -11,7 +11,7 @@ from models import RATE, make_tokenizer, tone
 
 from tokenizer.audio import write_audio
 from tokenizer.model.latent_tokenizer import LatentTokenizer
-from tokenizer.training import crops
+from tokenizer.training import reconstruction
 
 # Left out by `sh test.sh --quick`, as are the tests that are marked where they stand: places whose
 # tests start other processes, train, or take what only full checks need.
@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def short_validation() -> Iterator[None]:
     """Of tiny models, validation costs more than training."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(crops, "HELD_OUT_CROPS", 2)
+        patch.setattr(reconstruction, "HELD_OUT_CROPS", 2)
         yield
 
 

@@ -213,18 +213,18 @@ class Outcome:
 
 
 def _main(operation: Operation, extra: tuple[str, ...]) -> int:
-    reconstruction.crop_datasets = _hold_out_one(reconstruction.crop_datasets)
+    reconstruction.CropRun.crops = _hold_out_one(reconstruction.CropRun.crops)
     run = latok if operation.command == "latok" else prepare
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return int(run([*operation.arguments, *extra]) or 0)
 
 
-def _hold_out_one(crop_datasets: Callable[..., Any]) -> Callable[..., Any]:
+def _hold_out_one(crops: Callable[..., Any]) -> Callable[..., Any]:
     """Validation takes nearly all the time, and writes nothing but a line of the log."""
 
     def with_one(*arguments: Any, **options: Any) -> Any:
-        train, held_out = crop_datasets(*arguments, **options)
+        train, held_out = crops(*arguments, **options)
         held_out.length, held_out.crop_length = 1, 1600
         return train, held_out
 

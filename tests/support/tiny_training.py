@@ -8,7 +8,7 @@ from pathlib import Path
 
 from models import make_autoencoder, make_tokenizer
 
-from tokenizer.training import CropTrainingConfig, crops
+from tokenizer.training import CropTrainingConfig, reconstruction
 from tokenizer.training.augmentation import Augmentation
 from tokenizer.training.autoencoder import ReconstructionConfig, train_autoencoder
 from tokenizer.training.clips import scan
@@ -43,5 +43,5 @@ def train_stages(audio: Path, out: Path, batch_size: int) -> None:
 
 if __name__ == "__main__":
     # As tests/conftest.py has it.
-    crops.HELD_OUT_CROPS = 2
+    reconstruction.HELD_OUT_CROPS = 2
     train_stages(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

@@ -80,13 +80,9 @@ def balance(
 
     Args:
         output: What all losses are functions of.
-        reference: The scalar loss whose gradient keeps its scale.
-        terms: Scalar losses that are rescaled.
+        reference: The loss whose value is returned and whose gradient keeps its scale.
+        terms: Losses that are rescaled; those whose gradient is zero or not finite are left out.
         weights: For each term, the norm of its gradient over that of the reference.
-
-    Returns:
-        A scalar with the value of ``reference`` and the mixed gradient. A term whose gradient is
-        zero or not finite is left out.
     """
     (total,) = torch.autograd.grad(reference, output, retain_graph=True)
     scale = total.norm()
@@ -100,12 +96,7 @@ def balance(
 
 
 class Adversary(nn.Module):
-    """Discriminators, and the losses that come from them.
-
-    Args:
-        config: Weights and sizes.
-        mixed_precision: As in `tokenizer.training.config.TrainingConfig`; "no" or "bf16".
-    """
+    """Discriminators, and the losses that come from them, in float32 or ("bf16") bfloat16."""
 
     def __init__(self, config: AdversarialConfig, mixed_precision: str) -> None:
         super().__init__()
@@ -126,16 +117,10 @@ class Adversary(nn.Module):
         estimate: Float[Tensor, "B C N"],
         target: Float[Tensor, "B C N"],
     ) -> dict[str, Tensor]:
-        """Adds the adversarial terms to the reconstruction losses.
+        """Replaces ``"loss"`` by the balanced one, and adds ``"discriminator"`` and the terms.
 
-        Args:
-            losses: Reconstruction losses; ``"loss"`` is a function of ``estimate``.
-            estimate: Reconstruction at unit loudness, with its graph.
-            target: Original at unit loudness.
-
-        Returns:
-            The losses with the balanced ``"loss"``, the ``"discriminator"`` loss, which only the
-            discriminators minimise, and ``"adversarial"`` and ``"features"`` for the log.
+        Only the discriminators minimise ``"discriminator"``. Audio is at unit loudness; ``"loss"``
+        is a function of ``estimate``, which has its graph.
         """
         if int(self.steps) < self.config.adversarial_start:
             return losses
@@ -151,10 +136,8 @@ class Adversary(nn.Module):
             if self.config.feature_weight:
                 known = [[feature.detach() for feature in features] for features in real]
                 terms["features"] = feature_loss(known, seen)
-        weights = {
-            "adversarial": self.config.adversarial_weight,
-            "features": self.config.feature_weight,
-        }
+        config = self.config
+        weights = {"adversarial": config.adversarial_weight, "features": config.feature_weight}
         total = balance(estimate, losses["loss"], terms, weights)
         return losses | terms | {"loss": total, "discriminator": judge}
 

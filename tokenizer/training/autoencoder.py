@@ -102,12 +102,7 @@ def mix_weights(autoencoder: nn.Module, start: dict[str, Tensor], share: float) 
     """Takes a trained model part of the way back to where its training began.
 
     What is between the two is often nearly as good at the new task, and better at the old one:
-    Wortsman et al., 2022, "Robust fine-tuning of zero-shot models".
-
-    Args:
-        autoencoder: Changed in place.
-        start: Its weights before training.
-        share: Of these, 0 to 1.
+    Wortsman et al., 2022, "Robust fine-tuning of zero-shot models". ``share`` is that of ``start``.
     """
     for name, value in autoencoder.state_dict().items():
         value.lerp_(start[name].to(value), share)

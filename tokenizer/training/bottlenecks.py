@@ -106,16 +106,7 @@ class BottleneckConfig:
 
 
 def make_quantizer(kind: str, dim: int, config: BottleneckConfig) -> Quantizer:
-    """The quantizer, not fitted yet, that a bottleneck begins and ends as.
-
-    Args:
-        kind: One of `BOTTLENECKS`.
-        dim: D.
-        config: Its sizes.
-
-    Raises:
-        ValueError: If the kind is unknown or the sizes do not fit it.
-    """
+    """The quantizer of a kind of `BOTTLENECKS`, not fitted yet, that a bottleneck starts from."""
     count, size = config.codebooks, config.codebook_size
     quick = {"max_points": _INITIAL_POINTS, "iterations": _INITIAL_ITERATIONS}
     if kind == "rvq":
@@ -130,21 +121,13 @@ def make_quantizer(kind: str, dim: int, config: BottleneckConfig) -> Quantizer:
 def make_bottleneck(
     quantizer: Quantizer, config: BottleneckConfig, *, frames: int, synchronize: bool = False
 ) -> Bottleneck:
-    """Makes a quantizer of `make_quantizer` trainable.
+    """Makes a quantizer of `make_quantizer` trainable, for so many latent frames per step.
 
-    Args:
-        quantizer: Fitted, or not yet if a checkpoint is about to be loaded.
-        config: How to train it.
-        frames: Latent frames per step, in all processes together.
-        synchronize: Whether several processes share the codebooks' statistics.
-
-    Raises:
-        ImportError: If vector-quantize-pytorch is not installed.
+    Several processes ``synchronize`` their codebooks' statistics; ``frames`` are those of all.
     """
     if isinstance(quantizer, ProjectedScalarQuantizer):
-        return Bottleneck(
-            quantizer, [ScalarStage(quantizer, k) for k in range(quantizer.num_codebooks)]
-        )
+        scalar = [ScalarStage(quantizer, k) for k in range(quantizer.num_codebooks)]
+        return Bottleneck(quantizer, scalar)
     if isinstance(quantizer, FactorizedQuantizer):
         if config.codebook_decay == 1:
             raise InputError('codebook_decay must be below 1 for "factorized": its entries learn.')
@@ -154,9 +137,9 @@ def make_bottleneck(
     if isinstance(quantizer, ResidualVectorQuantizer):
         if config.codebook_decay == 1:
             fixed = [FixedStage(entries) for entries in quantizer.codebooks]
-            return StraightThroughBottleneck(quantizer, fixed)
+            return Bottleneck(quantizer, fixed, straight_through=True)
         codebooks = _codebooks(quantizer.codebooks, config, frames, synchronize, angles=False)
-        return StraightThroughBottleneck(quantizer, [EmaStage(vq) for vq in codebooks])
+        return Bottleneck(quantizer, [EmaStage(vq) for vq in codebooks], straight_through=True)
     raise InputError(f"{type(quantizer).__name__} cannot be trained end to end.")
 
 
@@ -185,7 +168,10 @@ class Bottleneck(nn.Module):
 
     Args:
         quantizer: Where to start; see `make_bottleneck`.
-        stages: A `CodebookStage` for each codebook.
+        stages: One for each codebook.
+        straight_through: Whether one straight-through estimator spans all stages, which pass no
+            gradient themselves. So the gradient reaches the encoder once, and every stage's
+            commitment loss does too.
 
     Attributes:
         noise_levels: Buffer ``[K]``: as `Quantizer.noise_levels`, but a running mean over training.
@@ -195,9 +181,15 @@ class Bottleneck(nn.Module):
     noise_levels: Tensor
     usage: Tensor
 
-    def __init__(self, quantizer: Quantizer, stages: Sequence[nn.Module]) -> None:
+    def __init__(
+        self,
+        quantizer: Quantizer,
+        stages: Sequence[CodebookStage],
+        *,
+        straight_through: bool = False,
+    ) -> None:
         super().__init__()
-        self.stages = nn.ModuleList(stages)
+        self.stages, self.straight_through = nn.ModuleList(stages), straight_through
         self.register_buffer("noise_levels", quantizer.noise_levels.clone())
         sizes = quantizer.codebook_sizes
         self.register_buffer("usage", torch.zeros(len(sizes), max(sizes)))
@@ -217,10 +209,8 @@ class Bottleneck(nn.Module):
         In training mode, codebooks and running means are updated. Frames that are not finite take
         no part in that and come out as they went in, so that the loop sees them and skips the step.
 
-        Args:
-            latents: Of any floating-point type.
-            counts: 0 to K, 0 for exact latents; in training mode some item must use all.
-            seed: Decides where dead entries go.
+        A count of 0 stands for exact latents; in training mode some item must use all K codebooks.
+        The seed decides where dead entries go.
         """
         device = latents.device
         with torch.autocast(device.type, enabled=False), _seeded(seed, device):
@@ -241,17 +231,14 @@ class Bottleneck(nn.Module):
             codes.append(index[None])
             if self.training:
                 self._observe(k, index, used, residual.detach(), variation)
+        if self.straight_through:
+            total = clean + (total - clean).detach()
         coded = finite & (counts > 0)[:, None]
-        latents = torch.where(coded[..., None], self._join(clean, total), x)
+        latents = torch.where(coded[..., None], total, x)
         level = functional.pad(self.noise_levels, (1, 0))[counts]
         return Quantized(
             latents.transpose(1, 2), level, commitment, torch.cat(codes).transpose(0, 1)
         )
-
-    def _join(self, x: Tensor, total: Tensor) -> Tensor:
-        """What goes on to the decoder; here the stages themselves pass gradients back."""
-        del x
-        return total
 
     @torch.no_grad()
     def _observe(
@@ -269,16 +256,6 @@ class Bottleneck(nn.Module):
         return code_entropy(self.usage).exp2()
 
 
-class StraightThroughBottleneck(Bottleneck):
-    """One straight-through estimator spans all stages, which pass no gradient themselves.
-
-    So the gradient reaches the encoder once, and every stage's commitment loss does too.
-    """
-
-    def _join(self, x: Tensor, total: Tensor) -> Tensor:
-        return x + (total - x).detach()
-
-
 def _codebooks(
     codebooks: Float[Tensor, "K S d"],
     config: BottleneckConfig,
@@ -287,12 +264,8 @@ def _codebooks(
     *,
     angles: bool,
 ) -> list[nn.Module]:
-    """The library's quantizers, one for each codebook, starting from the given entries.
-
-    Losses and gradients are ours: with a mask, the library's fit neither its cosine similarity
-    nor one estimator for all stages.
-    """
-    made = []
+    """The library's quantizers, one for each codebook, starting from these entries."""
+    quantizers = []
     for entries, share in zip(codebooks, config.shares(), strict=True):
         # What an entry would get per step if all were used alike.
         fair = share * frames / len(entries)
@@ -302,6 +275,8 @@ def _codebooks(
             decay=config.codebook_decay,
             threshold_ema_dead_code=config.dead_share * fair,
             use_cosine_sim=angles,
+            # Losses and gradients are ours: with a mask, the library's fit neither its cosine
+            # similarity nor one estimator for all stages.
             commitment_weight=0.0,
             rotation_trick=False,
             sync_codebook=synchronize,
@@ -312,8 +287,8 @@ def _codebooks(
         codebook.cluster_size.fill_(fair)
         # By default an entry would be given up one step after it was moved.
         codebook.reset_cluster_size = fair
-        made.append(vq)
-    return made
+        quantizers.append(vq)
+    return quantizers
 
 
 @contextmanager

@@ -56,11 +56,7 @@ class WeightAverage:
     """Exponential moving average of a module's trained parameters and floating-point buffers.
 
     The decay grows from 0 with the number of steps, so that the first weights are soon forgotten.
-    Other buffers are copied.
-
-    Args:
-        module: What to average.
-        decay: Final decay per step.
+    Other buffers are copied. ``decay`` is the final one, per step.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -88,17 +84,7 @@ class WeightAverage:
 
 @dataclass
 class TrainingState:
-    """Everything that a checkpoint holds.
-
-    Attributes:
-        module: What is trained.
-        optimizer: Its optimizer.
-        average: Its averaged weights, which the run delivers.
-        adversary: Discriminators, if the run has any.
-        adversary_optimizer: Their optimizer.
-        scaler: Scaler of the losses in float16, if the run has one.
-        step: Steps taken.
-    """
+    """Everything that a checkpoint holds; adversary and scaler (of float16) if the run has any."""
 
     module: nn.Module
     optimizer: torch.optim.Optimizer
@@ -165,7 +151,7 @@ def save_checkpoint(
     """Writes ``folder`` as a whole or not at all.
 
     Args:
-        folder: Folder of the checkpoint; replaced.
+        folder: Of the checkpoint; replaced.
         state: What to save.
         settings: JSON values that a resumed run must share.
         write: False in all processes but one, which only help to gather shards.
@@ -205,7 +191,13 @@ def load_checkpoint(folder: Path, state: TrainingState, settings: dict[str, Any]
     if found is None:
         return
     saved = _read_state(found)
-    _check_settings(found, saved["config"], settings)
+    before = saved["config"]
+    changed = [key for key in settings if before.get(key) != settings[key]]
+    if changed:
+        was, now = ({key: values.get(key) for key in changed} for values in (before, settings))
+        raise InputError(
+            f"{found} was trained with {was}, not {now}. Use the same options, or another --out."
+        )
     _restore(found / "module.safetensors", state.module)
     _restore(found / "average.safetensors", state.module, state.average.values)
     _restore_optimizer(state.optimizer, load_file(found / "optimizer.safetensors"))
@@ -247,16 +239,6 @@ def _restore(path: Path, module: nn.Module, values: dict[str, Tensor] | None = N
                 f"{list(targets[name].shape)}."
             )
         targets[name].copy_(_like(stored[name], targets[name]))
-
-
-def _check_settings(folder: Path, saved: dict[str, Any], settings: dict[str, Any]) -> None:
-    changed = [key for key in settings if saved.get(key) != settings[key]]
-    if changed:
-        was = {key: saved.get(key) for key in changed}
-        now = {key: settings[key] for key in changed}
-        raise InputError(
-            f"{folder} was trained with {was}, not {now}. Use the same options, or another --out."
-        )
 
 
 def _read_state(folder: Path) -> dict[str, Any]:

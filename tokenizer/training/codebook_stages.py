@@ -40,9 +40,11 @@ class CodebookStage(nn.Module, ABC):
     def forward(self, residual: Float[Tensor, "B T D"], used: Bool[Tensor, "B T"]) -> Coded:
         """Codes what the stages before have left, in the frames that use this stage."""
 
-    @abstractmethod
     def write_to(self, quantizer: Any, k: int) -> None:
-        """Puts what was learnt into the k-th codebook of a quantizer."""
+        """Puts what was learnt into the k-th codebook of a quantizer; here ``entries``."""
+        quantizer.codebooks[k].copy_(self.entries)
+        # Without standardization there is nothing to fit, but a resumed run has not fitted it.
+        quantizer.standardizers[k].fitted.fill_(True)
 
 
 class EmaStage(CodebookStage):
@@ -52,7 +54,7 @@ class EmaStage(CodebookStage):
     "High Fidelity Neural Audio Compression".
     """
 
-    def __init__(self, vq: nn.Module) -> None:
+    def __init__(self, vq: Any) -> None:
         super().__init__()
         self.vq = vq
 
@@ -61,9 +63,10 @@ class EmaStage(CodebookStage):
         entry, index, _ = self.vq(residual.detach(), mask=used)
         return entry, index, (residual - entry).square().mean(-1)
 
-    def write_to(self, quantizer: Any, k: int) -> None:
-        """See `CodebookStage`."""
-        _write_entries(quantizer, k, _entries(self.vq))
+    @property
+    def entries(self) -> Tensor:
+        """What the library has learnt."""
+        return self.vq._codebook.embed[0]
 
 
 class FixedStage(CodebookStage):
@@ -83,10 +86,6 @@ class FixedStage(CodebookStage):
         nearest = argmax_rows(torch.addmm(self.bias, x, self.entries.T)).view(used.shape)
         entry = self.entries[nearest] * used[..., None]
         return entry, torch.where(used, nearest, -1), (residual - entry).square().mean(-1)
-
-    def write_to(self, quantizer: Any, k: int) -> None:
-        """See `CodebookStage`."""
-        _write_entries(quantizer, k, self.entries)
 
 
 class ProjectedStage(CodebookStage):
@@ -121,7 +120,7 @@ class FactorizedStage(ProjectedStage):
     gradients. Other than there, entries are running means instead of parameters.
     """
 
-    def __init__(self, quantizer: FactorizedQuantizer, k: int, vq: nn.Module) -> None:
+    def __init__(self, quantizer: FactorizedQuantizer, k: int, vq: Any) -> None:
         super().__init__(quantizer, k)
         self.vq = vq
 
@@ -135,7 +134,7 @@ class FactorizedStage(ProjectedStage):
     def write_to(self, quantizer: Any, k: int) -> None:
         """See `CodebookStage`."""
         super().write_to(quantizer, k)
-        quantizer.codebooks[k].copy_(_entries(self.vq))
+        quantizer.codebooks[k].copy_(self.vq._codebook.embed[0])
 
 
 class ScalarStage(ProjectedStage):
@@ -152,13 +151,3 @@ class ScalarStage(ProjectedStage):
         quantized = self.out(entry) * used[..., None]
         index = torch.where(used, index.long(), -1)
         return quantized, index, torch.zeros_like(residual[..., 0])
-
-
-def _entries(vq: Any) -> Tensor:
-    return vq._codebook.embed[0]
-
-
-def _write_entries(quantizer: Any, k: int, entries: Tensor) -> None:
-    quantizer.codebooks[k].copy_(entries)
-    # Without standardization there is nothing to fit, but a resumed run has not fitted it.
-    quantizer.standardizers[k].fitted.fill_(True)

@@ -1,8 +1,4 @@
-"""Random crops of clips, each a pure function of the seed and its position in the run.
-
-Because a crop depends on nothing but ``(seed, index)``, a run can be resumed at any step with the
-same data, however many workers read it.
-"""
+"""Random crops of clips, each a pure function of the seed and its position in the run."""
 
 from __future__ import annotations
 
@@ -13,17 +9,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from tokenizer.errors import InputError, StateError
-from tokenizer.training.augmentation import NO_AUGMENTATION, Augmentation, lowpass
-from tokenizer.training.clips import Clip, read_window, split_clips
-from tokenizer.training.config import CropTrainingConfig
-from tokenizer.training.processes import num_processes
+from tokenizer.errors import StateError
+from tokenizer.training.augmentation import Augmentation, lowpass
+from tokenizer.training.clips import Clip, read_window
 
 # Clips that cannot be read any more, or hold NaN, are replaced by others; so many in a row mean
 # that it is not the clips: a disk is gone, say.
 MAX_UNREADABLE_IN_A_ROW = 20
-# Crops of each validation.
-HELD_OUT_CROPS = 32
 
 
 class CropDataset(Dataset):
@@ -55,12 +47,8 @@ class CropDataset(Dataset):
         length: int,
         window_seconds: float = 4.0,
     ) -> None:
-        self.clips = clips
-        self.sampling_rate = sampling_rate
-        self.crop_length = crop_length
-        self.augmentation = augmentation
-        self.seed = seed
-        self.length = length
+        self.clips, self.augmentation, self.seed, self.length = clips, augmentation, seed, length
+        self.sampling_rate, self.crop_length = sampling_rate, crop_length
         self.window_seconds = max(window_seconds, crop_length / sampling_rate)
         durations = np.array([clip.num_samples / clip.sampling_rate for clip in clips])
         self._cumulative = np.cumsum(durations) / durations.sum()
@@ -72,7 +60,11 @@ class CropDataset(Dataset):
         """Part of a random clip, and how many others could not be read before it."""
         problem = ""
         for failures in range(MAX_UNREADABLE_IN_A_ROW):
-            clip, start, channel = self._draw(rng)
+            which = int(np.searchsorted(self._cumulative, rng.random(), side="right"))
+            clip = self.clips[min(which, len(self.clips) - 1)]
+            slack = clip.num_samples / clip.sampling_rate - self.window_seconds
+            start = rng.random() * max(slack, 0.0)
+            channel = int(rng.integers(clip.num_channels))
             try:
                 audio = read_window(clip, start, self.window_seconds, self.sampling_rate, channel)
             except (ValueError, RuntimeError, OSError) as error:
@@ -85,13 +77,6 @@ class CropDataset(Dataset):
             f"{MAX_UNREADABLE_IN_A_ROW} clips in a row could not be read. The last: {problem}. "
             "Mend or remove them."
         )
-
-    def _draw(self, rng: np.random.Generator) -> tuple[Clip, float, int]:
-        which = int(np.searchsorted(self._cumulative, rng.random(), side="right"))
-        clip = self.clips[min(which, len(self.clips) - 1)]
-        slack = clip.num_samples / clip.sampling_rate - self.window_seconds
-        start = rng.random() * max(slack, 0.0)
-        return clip, start, int(rng.integers(clip.num_channels))
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """Returns the crop that belongs to an index."""
@@ -124,44 +109,6 @@ class CropDataset(Dataset):
             "unreadable": torch.tensor(unreadable, dtype=torch.float32),
             "index": torch.tensor(index),
         }
-
-
-def crop_datasets(
-    clips: list[Clip],
-    config: CropTrainingConfig,
-    *,
-    sampling_rate: int,
-    augmentation: Augmentation,
-    seed: int,
-    num_held_out: int,
-) -> tuple[CropDataset, CropDataset]:
-    """All augmented crops of a run, and `HELD_OUT_CROPS` plain ones of 4 s to validate on.
-
-    The latter come from ``num_held_out`` other clips, but never more than a fifth of them; if that
-    leaves none, from the same.
-    """
-    if num_held_out < 0:
-        raise InputError(f"num_held_out must not be negative, got {num_held_out}.")
-    num_held_out = min(num_held_out, len(clips) // 5)
-    train, held_out = split_clips(clips, num_held_out) if num_held_out else (clips, clips)
-    return (
-        CropDataset(
-            train,
-            sampling_rate=sampling_rate,
-            crop_length=round(config.crop_seconds * sampling_rate),
-            augmentation=augmentation,
-            seed=seed,
-            length=config.steps * config.accumulate * config.batch_size * num_processes(),
-        ),
-        CropDataset(
-            held_out,
-            sampling_rate=sampling_rate,
-            crop_length=4 * sampling_rate,
-            augmentation=NO_AUGMENTATION,
-            seed=1,
-            length=HELD_OUT_CROPS,
-        ),
-    )
 
 
 def crop_batches(

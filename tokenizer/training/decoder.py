@@ -101,12 +101,6 @@ class DecoderTask(ReconstructionTask):
         draws = [float(torch.rand((), generator=g)) for g in items]
         return self.quantized(audio, [round(low * (high / low) ** u) for u in draws])
 
-    def inputs(self, audio: Audio, index: int) -> Iterator[tuple[str, Latents, Levels]]:
-        """Named latents to validate on, and their noise levels: of some and of all codebooks."""
-        del index
-        for n in spread_numbers(self.tokenizer.num_codebooks):
-            yield str(n), *self.quantized(audio, [n])
-
     def reconstruct(
         self, module: nn.Module, audio: Audio, items: list[Generator], generator: Generator
     ) -> Reconstruction:
@@ -117,9 +111,10 @@ class DecoderTask(ReconstructionTask):
     def estimates(
         self, module: nn.Module, audio: Audio, index: int
     ) -> Iterator[tuple[str, PaddedAudio]]:
-        """From all `inputs`."""
-        for name, latents, levels in self.inputs(audio, index):
-            yield name, module(latents, levels)
+        """From some and from all codebooks."""
+        del index
+        for n in spread_numbers(self.tokenizer.num_codebooks):
+            yield str(n), module(*self.quantized(audio, [n]))
 
 
 class ContinuousDecoderTask(DecoderTask):
@@ -133,15 +128,17 @@ class ContinuousDecoderTask(DecoderTask):
                 z[self.tokenizer.coded_dim :] = 0
         return latents, level
 
-    def inputs(self, audio: Audio, index: int) -> Iterator[tuple[str, Latents, Levels]]:
-        """Clean latents, under noise of 0.3, and without detail."""
+    def estimates(
+        self, module: nn.Module, audio: Audio, index: int
+    ) -> Iterator[tuple[str, PaddedAudio]]:
+        """From clean latents, under noise of 0.3, and without detail."""
         latents = self.exact(audio)
         for name, level in (("clean", 0.0), ("noisy", 0.3)):
             items = [Generator().manual_seed(index)]
-            yield name, *add_noise(latents, (level, level), items)
+            yield name, module(*add_noise(latents, (level, level), items))
         if self.tokenizer.coded_dim < self.tokenizer.latent_dim:
             latents[:, self.tokenizer.coded_dim :] = 0
-            yield "coded", latents, latents.new_zeros(1)
+            yield "coded", module(latents, latents.new_zeros(1))
 
 
 def finetune_decoder(

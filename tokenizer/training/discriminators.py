@@ -72,18 +72,11 @@ class BandDiscriminator(nn.Module):
         self.window_length = window_length
         bins = window_length // 2 + 1
         self.edges = [(int(low * bins), int(high * bins)) for low, high in BANDS]
-        self.bands = nn.ModuleList(
-            nn.ModuleList(
-                [
-                    _conv(2, channels, (3, 9)),
-                    _conv(channels, channels, (3, 9), (1, 2)),
-                    _conv(channels, channels, (3, 9), (1, 2)),
-                    _conv(channels, channels, (3, 9), (1, 2)),
-                    _conv(channels, channels, (3, 3)),
-                ]
-            )
-            for _ in BANDS
-        )
+        self.bands = nn.ModuleList()
+        for _ in BANDS:
+            layers = [_conv(2, channels, (3, 9))]
+            layers += [_conv(channels, channels, (3, 9), (1, 2)) for _ in range(3)]
+            self.bands.append(nn.ModuleList([*layers, _conv(channels, channels, (3, 3))]))
         self.scores = _conv(channels, 1, (3, 3))
 
     def forward(self, audio: Float[Tensor, "B 1 N"]) -> list[Tensor]:

@@ -46,38 +46,26 @@ class FitConfig:
         check_fields(self, positive=("segment_seconds", "max_frames", "sensitivity_batches"))
 
 
-def segments(clips: list[Clip], seconds: float) -> list[tuple[Clip, float, int]]:
-    """All whole segments of a list of clips, as (clip, start in seconds, channel)."""
-    found = []
-    for clip in clips:
-        duration = clip.num_samples / clip.sampling_rate
-        count = max(1, int(duration // seconds))
-        for channel in range(clip.num_channels):
-            found += [(clip, i * seconds, channel) for i in range(count)]
-    return found
-
-
-def spread(items: list, count: int) -> list:
-    """``count`` items of a list, evenly spread; all if there are fewer."""
-    if count >= len(items):
-        return items
-    return [items[int((i + 0.5) * len(items) / count)] for i in range(count)]
-
-
 def _segment_latents(
     tokenizer: LatentTokenizer, clips: list[Clip], config: FitConfig
 ) -> Iterator[Float[Tensor, "T D"]]:
     samples = round(config.segment_seconds * tokenizer.sampling_rate)
     per_segment = tokenizer.autoencoder.num_frames(samples)
-    chosen = spread(
-        segments(clips, config.segment_seconds), max(1, config.max_frames // per_segment)
-    )
+    seconds = config.segment_seconds
+    segments = [
+        (clip, i * seconds, channel)
+        for clip in clips
+        for channel in range(clip.num_channels)
+        for i in range(max(1, int(clip.num_samples / clip.sampling_rate // seconds)))
+    ]
+    count = min(max(1, config.max_frames // per_segment), len(segments))
+    spread = [segments[int((i + 0.5) * len(segments) / count)] for i in range(count)]
     joint = tokenizer.autoencoder.num_channels
-    for clip, start, channel in tqdm(chosen, desc="encode", unit="segment"):
+    for clip, start, channel in tqdm(spread, desc="encode", unit="segment"):
         # Stereo models hear the other channel too where there is one; a mono clip is its own other
         # channel.
         heard = [min(channel + i, clip.num_channels - 1) for i in range(joint)]
-        window = (clip, start, config.segment_seconds, tokenizer.sampling_rate)
+        window = (clip, start, seconds, tokenizer.sampling_rate)
         channels = [read_window(*window, which) for which in heard]
         x = torch.from_numpy(np.stack(channels))[None]
         try:
@@ -91,14 +79,7 @@ def cache_latents(
 ) -> MemmapSource:
     """Encodes audio into one ``.npy`` of float32 ``[M, D]``, or reuses it if it fits.
 
-    Args:
-        tokenizer: Its autoencoder encodes.
-        clips: What to encode.
-        path: The cache; a ``.json`` beside it says what is in it.
-        config: How much.
-
-    Returns:
-        The latents, read from disk as they are needed.
+    A ``.json`` beside it says what is in it. Latents are read from disk as they are needed.
     """
     weights = tokenizer.autoencoder.encoder.state_dict()
     checksum = float(sum(value.double().abs().sum() for value in weights.values()))
@@ -156,12 +137,7 @@ def decoder_sensitivity(
 
     J is the Jacobian of what comes out (log-mel magnitudes at all scales, and the waveform over its
     root mean square) with respect to one latent frame. For random v of unit variance, ``E[(v J)^T
-    (v J)] = J^T J``, and ``v J`` is one back-propagation.
-
-    Args:
-        tokenizer: Its continuous decoder is differentiated.
-        source: Cached latents; consecutive ones are decoded.
-        config: Supplies the number of batches and the seed.
+    (v J)] = J^T J``, and ``v J`` is one back-propagation through the continuous decoder.
     """
     generator = torch.Generator().manual_seed(config.seed)
     frames = min(128, len(source))

@@ -15,11 +15,12 @@ from torch import Generator, Tensor, nn
 
 from tokenizer.audio import write_audio
 from tokenizer.autoencoders.base import Autoencoder
+from tokenizer.errors import InputError
 from tokenizer.training.adversarial import AdversarialConfig, make_adversary
-from tokenizer.training.augmentation import Augmentation
-from tokenizer.training.clips import Clip, identity
+from tokenizer.training.augmentation import NO_AUGMENTATION, Augmentation
+from tokenizer.training.clips import Clip, identity, split_clips
 from tokenizer.training.config import CropTrainingConfig, check_fields
-from tokenizer.training.crops import CropDataset, crop_batches, crop_datasets
+from tokenizer.training.crops import CropDataset, crop_batches
 from tokenizer.training.losses import (
     MEL_WINDOWS,
     MelDistance,
@@ -27,6 +28,7 @@ from tokenizer.training.losses import (
     waveform_distortion,
 )
 from tokenizer.training.noise import item_generators
+from tokenizer.training.processes import num_processes
 from tokenizer.training.run_log import RunLog
 from tokenizer.training.trainer import Task, Trainer
 
@@ -34,8 +36,8 @@ Audio = Float[Tensor, "B C N"]
 # The decoder rounds the length up to whole frames.
 PaddedAudio = Float[Tensor, "B C N2"]
 
-# Held-out crops that samples are written of.
-_SHOWN = 4
+# Crops of each validation, and those of them that samples are written of.
+HELD_OUT_CROPS, _SHOWN = 32, 4
 
 
 @dataclass(frozen=True)
@@ -132,14 +134,32 @@ class CropRun:
     progress: bool = True
 
     def crops(self, sampling_rate: int, seed_offset: int = 0) -> tuple[CropDataset, CropDataset]:
-        """The crops to train on and those to validate on."""
-        return crop_datasets(
-            self.clips,
-            self.loop,
-            sampling_rate=sampling_rate,
-            augmentation=self.augmentation,
-            seed=self.loop.seed + seed_offset,
-            num_held_out=self.num_held_out,
+        """All augmented crops of the run, and `HELD_OUT_CROPS` plain ones of 4 s to validate on.
+
+        The latter come from ``num_held_out`` other clips, but never more than a fifth of them; if
+        that leaves none, from the same.
+        """
+        if self.num_held_out < 0:
+            raise InputError(f"num_held_out must not be negative, got {self.num_held_out}.")
+        count, loop = min(self.num_held_out, len(self.clips) // 5), self.loop
+        train, held_out = split_clips(self.clips, count) if count else (self.clips, self.clips)
+        return (
+            CropDataset(
+                train,
+                sampling_rate=sampling_rate,
+                crop_length=round(loop.crop_seconds * sampling_rate),
+                augmentation=self.augmentation,
+                seed=loop.seed + seed_offset,
+                length=loop.steps * loop.accumulate * loop.batch_size * num_processes(),
+            ),
+            CropDataset(
+                held_out,
+                sampling_rate=sampling_rate,
+                crop_length=4 * sampling_rate,
+                augmentation=NO_AUGMENTATION,
+                seed=1,
+                length=HELD_OUT_CROPS,
+            ),
         )
 
 

@@ -1,11 +1,7 @@
 """The one training loop: of the tokenizer's stages and of the generative models.
 
-All that is random in a step is drawn from generators seeded with the run's seed and the step, and
-the data are a function of the step too. So a run that was killed and resumed takes the same steps
-as one that was not: bit for bit on the same machine.
-
-One process, several (``accelerate launch``) and sharded parameters (FSDP2 in accelerate's
-configuration) run the same code.
+All that is random in a step, its data included, follows from the run's seed and the step. So a run
+that was killed and resumed takes the same steps as one that was not (docs/exactness.md).
 """
 
 from __future__ import annotations
@@ -46,8 +42,7 @@ MAX_SKIPPED_IN_A_ROW = 20
 class Task(ABC):
     """What is trained, on what; `Trainer` does the rest.
 
-    Attributes:
-        module: All that is trained, as one module. Its ``forward`` is what several processes share.
+    All that is trained is one ``module``, whose ``forward`` is what several processes share.
     """
 
     module: nn.Module
@@ -220,7 +215,12 @@ class Trainer:
             self.steps_summed += 1
             self.skipped_in_a_row = 0
         else:
-            self._count_skipped()
+            self.skipped, self.skipped_in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
+        if self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise StateError(
+                f"{self.skipped_in_a_row} batches in a row gave no finite gradient (step "
+                f"{state.step}). Lower the learning rate, or check the data for NaN."
+            )
         state.step += 1
 
     def _backward(self, loaded: dict[str, Any], part: int) -> dict[str, Tensor]:
@@ -265,14 +265,6 @@ class Trainer:
         optimizer.zero_grad()
         adversary.steps += 1
 
-    def _count_skipped(self) -> None:
-        self.skipped, self.skipped_in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
-        if self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise StateError(
-                f"{self.skipped_in_a_row} batches in a row gave no finite gradient (step "
-                f"{self.state.step}). Lower the learning rate, or check the data for NaN."
-            )
-
     def log(self) -> None:
         """Writes the means of the losses since the last time, over all processes."""
         if not self.steps_summed:
@@ -294,9 +286,7 @@ class Trainer:
         """Figures reduced over all processes, which have the same names."""
         if self.accelerator.num_processes == 1:
             return values
-        own = torch.tensor(
-            list(values.values()), dtype=torch.float32, device=self.accelerator.device
-        )
+        own = torch.tensor(list(values.values()), device=self.accelerator.device)
         reduced = cast("Tensor", self.accelerator.reduce(own, reduction))
         return dict(zip(values, reduced.tolist(), strict=True))
 
@@ -312,8 +302,8 @@ class Trainer:
     def save(self) -> None:
         """Writes the checkpoint."""
         if self.log_file is not None or self.sharded:
-            write = self.log_file is not None
-            save_checkpoint(self.out / "checkpoint", self.state, self.settings, write=write)
+            folder, write = self.out / "checkpoint", self.log_file is not None
+            save_checkpoint(folder, self.state, self.settings, write=write)
         self.saved_at = time.monotonic()
 
     def validate(self) -> None:
