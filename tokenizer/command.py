@@ -19,20 +19,11 @@ _METAVARS: dict[type, str] = {int: "N", float: "X"}
 
 
 def run_command(name: str, command: Callable[[], int | None]) -> int:
-    """Runs a command and turns its outcome into an exit code.
+    """Runs a command of the program ``name`` and turns its outcome into an exit code.
 
-    With ``LATOK_DEBUG=1`` in the environment every error keeps its traceback.
-
-    Args:
-        name: Of the program; begins each message.
-        command: Parses the arguments and does the work; may return an exit code.
-
-    Returns:
-        0 or the command's own code; 2 after a `UserError` or an error of the operating system,
-        which are printed as one line; 130 when interrupted.
-
-    Raises:
-        Exception: Any other error, which is a bug.
+    That is 0 or the command's own code; 2 after a `UserError` or an error of the operating system,
+    which are printed as one line, or raised with ``LATOK_DEBUG=1`` in the environment; 130 when
+    interrupted. Any other error is a bug and is raised.
     """
     try:
         code = command()
@@ -63,15 +54,10 @@ def add_fields(
     optional: bool = False,
     **defaults: Any,
 ) -> None:
-    """Adds an option for every field of a dataclass, with help from its docstring.
+    """Adds a group with an option for every field of a dataclass, with help from its docstring.
 
-    Args:
-        parser: Where to add a group of options.
-        config: The dataclass. Fields without default become required options.
-        title: Title of the group. Default: the name of the dataclass.
-        shown: Fields that ``--help`` lists; the others are taken too. Default: all.
-        optional: Whether all options are None by default, whatever the dataclass says.
-        defaults: Values that replace the dataclass' own.
+    Fields without default, in the dataclass or in ``defaults``, become required options; if all are
+    ``optional``, each is None by default. ``--help`` lists those ``shown``, or else all.
     """
     group = parser.add_argument_group(title or config.__name__)
     texts = field_help(config)

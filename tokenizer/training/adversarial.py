@@ -1,17 +1,28 @@
-"""Adversarial and feature matching losses, balanced against the reconstruction losses."""
+"""Discriminators, and adversarial and feature matching losses balanced against reconstruction.
+
+Discriminators return the feature maps of all their layers, the last one being their scores, so that
+the same call serves both losses.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.parametrizations import weight_norm
 
 from tokenizer.errors import InputError
 from tokenizer.training.config import check_fields
-from tokenizer.training.discriminators import Discriminators
+
+_SLOPE = 0.1
+
+# Edges of the bands over half the sampling rate, as in the Descript Audio Codec.
+BANDS = ((0.0, 0.1), (0.1, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,110 @@ class AdversarialConfig:
         check_fields(self, positive=("discriminator_channels", "discriminator_rate"), **bounds)
         if self.feature_weight and not self.adversarial_weight:
             raise InputError("feature_weight needs discriminators: adversarial_weight > 0.")
+
+
+def _conv(
+    inputs: int, outputs: int, kernel: tuple[int, int], stride: tuple[int, int] = (1, 1)
+) -> nn.Module:
+    padding = (kernel[0] // 2, kernel[1] // 2)
+    return weight_norm(nn.Conv2d(inputs, outputs, kernel, stride, padding))
+
+
+class PeriodDiscriminator(nn.Module):
+    """Looks at every ``period``-th sample (Kong et al. 2020, "HiFi-GAN").
+
+    ``channels`` are those of the first layer; the last has 32 times as many.
+    """
+
+    def __init__(self, period: int, channels: int) -> None:
+        super().__init__()
+        self.period = period
+        widths = [1, channels, 4 * channels, 16 * channels, 32 * channels]
+        self.layers = nn.ModuleList(_conv(a, b, (5, 1), (3, 1)) for a, b in pairwise(widths))
+        self.layers.append(_conv(widths[-1], widths[-1], (5, 1)))
+        self.scores = _conv(widths[-1], 1, (3, 1))
+
+    def forward(self, audio: Float[Tensor, "B 1 N"]) -> list[Tensor]:
+        """Feature maps ``[B, channels, time, period]``, the scores last."""
+        missing = -audio.shape[-1] % self.period
+        x = functional.pad(audio, (0, missing), "reflect").unflatten(-1, (-1, self.period))
+        features = []
+        for layer in self.layers:
+            x = functional.leaky_relu(layer(x), _SLOPE)
+            features.append(x)
+        return [*features, self.scores(x)]
+
+
+class BandDiscriminator(nn.Module):
+    """Looks at a complex spectrogram, each band with convolutions of its own.
+
+    After Kumar et al. 2023, "High-Fidelity Audio Compression with Improved RVQGAN": phase is seen,
+    and what happens in one band does not hide what happens in another.
+    """
+
+    def __init__(self, window_length: int, channels: int) -> None:
+        super().__init__()
+        self.window_length = window_length
+        bins = window_length // 2 + 1
+        self.edges = [(int(low * bins), int(high * bins)) for low, high in BANDS]
+        self.bands = nn.ModuleList()
+        for _ in BANDS:
+            layers = [_conv(2, channels, (3, 9))]
+            layers += [_conv(channels, channels, (3, 9), (1, 2)) for _ in range(3)]
+            self.bands.append(nn.ModuleList([*layers, _conv(channels, channels, (3, 3))]))
+        self.scores = _conv(channels, 1, (3, 3))
+
+    def forward(self, audio: Float[Tensor, "B 1 N"]) -> list[Tensor]:
+        """Feature maps ``[B, channels, frames, bins]``, the scores last."""
+        # Half precision would lose what is quiet beside what is loud.
+        with torch.autocast(audio.device.type, enabled=False):
+            spectrum = torch.stft(
+                audio[:, 0].float(),
+                self.window_length,
+                self.window_length // 4,
+                window=torch.hann_window(self.window_length, device=audio.device),
+                return_complex=True,
+            )
+            x = torch.view_as_real(spectrum).permute(0, 3, 2, 1) / self.window_length**0.5
+        features, ends = [], []
+        for (low, high), layers in zip(self.edges, self.bands, strict=True):
+            assert isinstance(layers, nn.ModuleList)
+            band = x[..., low:high]
+            for layer in layers:
+                band = functional.leaky_relu(layer(band), _SLOPE)
+                features.append(band)
+            ends.append(band)
+        return [*features, self.scores(torch.cat(ends, dim=-1))]
+
+
+class Discriminators(nn.Module):
+    """A set of period and band discriminators; channels are looked at one by one.
+
+    The periods are primes, so that their views hardly overlap; windows are in samples.
+    """
+
+    def __init__(
+        self,
+        periods: tuple[int, ...] = (2, 3, 5, 7, 11),
+        windows: tuple[int, ...] = (2048, 1024, 512),
+        channels: int = 32,
+    ) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(
+            [PeriodDiscriminator(period, channels) for period in periods]
+            + [BandDiscriminator(window, channels) for window in windows]
+        )
+        self.min_samples = max([*periods, *(window // 2 + 1 for window in windows)])
+
+    def forward(self, audio: Float[Tensor, "B C N"]) -> list[list[Tensor]]:
+        """Feature maps of every member."""
+        if audio.shape[-1] < self.min_samples:
+            raise InputError(
+                f"Discriminators need crops of at least {self.min_samples} samples, got "
+                f"{audio.shape[-1]}: raise crop_seconds."
+            )
+        mono = audio.flatten(0, 1)[:, None]
+        return [member(mono) for member in self.members]
 
 
 def discriminator_loss(real: list[list[Tensor]], fake: list[list[Tensor]]) -> Tensor:

@@ -17,7 +17,6 @@ from tokenizer.saving import whole_folder
 from tokenizer.training.checkpoint import weights_digest
 from tokenizer.training.clips import Clip
 from tokenizer.training.crops import CropDataset
-from tokenizer.training.noise import item_noise
 from tokenizer.training.reconstruction import (
     Audio,
     CropRun,
@@ -25,6 +24,7 @@ from tokenizer.training.reconstruction import (
     Reconstruction,
     ReconstructionConfig,
     ReconstructionTask,
+    item_noise,
 )
 
 __all__ = [

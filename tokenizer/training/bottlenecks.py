@@ -166,12 +166,8 @@ class Bottleneck(nn.Module):
 
     All is computed in float32, also under autocast.
 
-    Args:
-        quantizer: Where to start; see `make_bottleneck`.
-        stages: One for each codebook.
-        straight_through: Whether one straight-through estimator spans all stages, which pass no
-            gradient themselves. So the gradient reaches the encoder once, and every stage's
-            commitment loss does too.
+    If one ``straight_through`` estimator spans all stages, which pass no gradient themselves, the
+    gradient reaches the encoder once, and every stage's commitment loss does too.
 
     Attributes:
         noise_levels: Buffer ``[K]``: as `Quantizer.noise_levels`, but a running mean over training.

@@ -1,7 +1,6 @@
 """Checkpoints of a training run: safetensors and JSON, written as a whole or not at all.
 
-With sharded parameters (FSDP2) every process takes part in gathering them, the first one writes,
-and every process cuts its shards from what it reads.
+With sharded parameters (FSDP2) all processes gather them, and cut their shards from what they read.
 """
 
 from __future__ import annotations
@@ -55,8 +54,7 @@ def make_optimizer(
 class WeightAverage:
     """Exponential moving average of a module's trained parameters and floating-point buffers.
 
-    The decay grows from 0 with the number of steps, so that the first weights are soon forgotten.
-    Other buffers are copied. ``decay`` is the final one, per step.
+    The decay per step grows from 0, so that the first weights are soon forgotten.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -148,16 +146,10 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
 def save_checkpoint(
     folder: Path, state: TrainingState, settings: dict[str, Any], *, write: bool = True
 ) -> None:
-    """Writes ``folder`` as a whole or not at all.
+    """Writes ``folder`` as a whole or not at all (an OSError, if the disk is full).
 
-    Args:
-        folder: Of the checkpoint; replaced.
-        state: What to save.
-        settings: JSON values that a resumed run must share.
-        write: False in all processes but one, which only help to gather shards.
-
-    Raises:
-        OSError: If the disk is full.
+    Settings are JSON values that a resumed run must share. Processes that do not ``write`` only
+    help to gather shards.
     """
     files = state.files()
     if not write:
@@ -177,12 +169,7 @@ def save_checkpoint(
 
 @torch.no_grad()
 def load_checkpoint(folder: Path, state: TrainingState, settings: dict[str, Any]) -> None:
-    """Restores everything in place; changes nothing if there is no checkpoint.
-
-    Args:
-        folder: What `save_checkpoint` wrote.
-        state: What to restore.
-        settings: JSON values that must be those of the checkpoint.
+    """Restores what `save_checkpoint` wrote in place; changes nothing if there is no checkpoint.
 
     Raises:
         ValueError: If the checkpoint has other settings, holds another model, or is damaged.

@@ -64,12 +64,8 @@ def _audio_file(name: str, audio: str | dict[str, Any]) -> AudioFile:
 def identity(clips: Iterable[Clip], *, modified: bool = False) -> str:
     """Sixteen hex digits, other ones for other clips: what is made of audio is kept under them.
 
-    Files are told apart by name, length and size, so that a run may go on where its audio has moved
-    to; a dataset by its fingerprint.
-
-    Args:
-        clips: In their order.
-        modified: Whether to look at the time of modification too, which copying a file may change.
+    Files are told apart by name, length and size, and by their time of modification where that
+    matters, so that a run may go on where its audio has moved to; a dataset by its fingerprint.
     """
     digest = hashlib.sha256()
     for clip in clips:
@@ -164,12 +160,7 @@ def read_window(
 ) -> np.ndarray:
     """Reads part of one channel of a clip, resampled, as float32 ``[N]``.
 
-    Args:
-        clip: What to read.
-        start: Seconds from the beginning.
-        seconds: Length; the result is shorter where the clip ends, and never empty.
-        sampling_rate: Wanted rate in Hz.
-        channel: Which channel.
+    It begins at ``start`` in seconds; it is shorter where the clip ends, and never empty.
     """
     first = min(int(start * clip.sampling_rate), max(clip.num_samples - 1, 0))
     audio = clip.read(first, max(1, round(seconds * clip.sampling_rate)))[:, channel]

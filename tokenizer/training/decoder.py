@@ -17,7 +17,6 @@ from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.training.checkpoint import weights_digest
 from tokenizer.training.clips import Clip
 from tokenizer.training.config import check_fields
-from tokenizer.training.noise import add_noise
 from tokenizer.training.processes import training_device
 from tokenizer.training.reconstruction import (
     Audio,
@@ -25,6 +24,7 @@ from tokenizer.training.reconstruction import (
     PaddedAudio,
     Reconstruction,
     ReconstructionTask,
+    add_noise,
     spread_numbers,
 )
 

@@ -39,11 +39,7 @@ def add_detail(
     the square root of its component's deviation. The decoder only has their linear path, and has to
     be finetuned (`tokenizer.training.decoder`); the finetuned decoder does not hear them.
 
-    Args:
-        tokenizer: Of the bundled family, without detail.
-        clips: Where statistics come from: 400 random crops of 1.5 s.
-        count: How many.
-        seed: Of the crops.
+    Statistics come from 400 random crops of 1.5 s.
 
     Raises:
         ValueError: If the tokenizer is another, or the count not positive, or more latents than

@@ -71,20 +71,14 @@ class MelDistance(nn.Module):
     ) -> Float[Tensor, " B"]:
         """Distance of each item.
 
-        Args:
-            estimate: Reconstruction.
-            target: What it should be.
-            scales: Indices of the window lengths to use, for a cheaper unbiased estimate; the sum
-                is scaled up as if all had been. Default: all.
+        Only some ``scales``, as indices of the window lengths, give a cheaper unbiased estimate.
         """
         chosen = list(range(len(self.scales))) if scales is None else scales
         total = estimate.new_zeros(len(estimate))
         for window, bands in (self.scales[i] for i in chosen):
             how = (self.sampling_rate, window, bands, self.floor, self.overlap)
-            with torch.no_grad():
-                wanted = log_mel(target, *how)
-            got = log_mel(estimate, *how)
-            total = total + (got - wanted).abs().flatten(1).mean(1)
+            difference = log_mel(estimate, *how) - log_mel(target.detach(), *how)
+            total = total + difference.abs().flatten(1).mean(1)
         return total * (len(self.scales) / len(chosen))
 
 
@@ -104,13 +98,11 @@ def band_energy_distance(
         filters = mel_filters(sampling_rate, _ENERGY_WINDOW, _ENERGY_BANDS, x.device)
         return (power.transpose(-1, -2) @ filters).transpose(-1, -2).flatten(0, -3)
 
-    with torch.no_grad():
-        wanted = energy(target)
-    got = energy(estimate)
+    energies = energy(estimate), energy(target.detach())
     total = estimate.new_zeros(len(estimate))
-    for wished in _ENERGY_FRAMES:
-        frames = min(wished, got.shape[-1])
-        pair = (avg_pool1d(x, frames, max(frames // 2, 1)) for x in (got, wanted))
+    for most in _ENERGY_FRAMES:
+        frames = min(most, energies[0].shape[-1])
+        pair = (avg_pool1d(x, frames, max(frames // 2, 1)) for x in energies)
         # Half the logarithm of a power is that of an amplitude.
         levels = [x.clamp(min=_ENERGY_FLOOR).log10() / 2 for x in pair]
         difference = (levels[0] - levels[1]).abs()

@@ -27,7 +27,6 @@ from tokenizer.training.losses import (
     band_energy_distance,
     waveform_distortion,
 )
-from tokenizer.training.noise import item_generators
 from tokenizer.training.processes import num_processes
 from tokenizer.training.run_log import RunLog
 from tokenizer.training.trainer import Task, Trainer
@@ -96,13 +95,7 @@ def reconstruction_losses(
 
 @dataclass
 class Reconstruction:
-    """What a task makes of a batch.
-
-    Attributes:
-        audio: At unit loudness, with its graph; N2 is at least N.
-        penalty: A scalar that is added to the loss.
-        figures: Scalars for the log.
-    """
+    """What a task makes of a batch: audio, a scalar added to the loss, scalars for the log."""
 
     audio: PaddedAudio
     penalty: Tensor | None = None
@@ -166,11 +159,7 @@ class CropRun:
 class ReconstructionTask(Task):
     """Reconstructs crops of audio; subclasses say from what.
 
-    Args:
-        module: What is trained.
-        autoencoder: What it belongs to.
-        run: Crops, losses and how to train.
-        seed_offset: Of the crops' seed, so that stages with one seed get other crops.
+    With a ``seed_offset``, stages with one seed get other crops.
     """
 
     def __init__(
@@ -204,13 +193,9 @@ class ReconstructionTask(Task):
     def reconstruct(
         self, module: nn.Module, audio: Audio, items: list[Generator], generator: Generator
     ) -> Reconstruction:
-        """Reconstructs a batch for training.
+        """Reconstructs a batch, at unit loudness if the autoencoder wants that, for training.
 
-        Args:
-            module: `module`, wrapped for several processes.
-            audio: At unit loudness, if the autoencoder wants that.
-            items: A source of randomness for each item.
-            generator: A source of randomness for the batch.
+        Each of the ``items`` has a source of randomness of its own, and the batch has one.
         """
 
     @abstractmethod
@@ -285,6 +270,39 @@ class ReconstructionTask(Task):
         for name, sound in sounds.items():
             write_audio(folder / f"{name}.wav", sound[0], rate)
         log.add_samples(step, [(n, x[0].cpu().numpy(), rate) for n, x in sounds.items()])
+
+
+def item_generators(batch: dict[str, Tensor], generator: Generator) -> list[Generator]:
+    """A generator for each item of a batch, by its ``"index"`` in the data of the whole run.
+
+    So what is drawn for an item does not depend on the process that it is in.
+    """
+    base = int(torch.randint(2**62, (), generator=generator))
+    return [Generator().manual_seed(base + i) for i in batch["index"].tolist()]
+
+
+def item_noise(
+    shape: tuple[int, int],
+    noise_range: tuple[float, float],
+    items: list[Generator],
+    device: torch.device,
+) -> tuple[Float[Tensor, "B D T"], Float[Tensor, " B"]]:
+    """Gaussian noise for each item, and its level ``max(0, U(*noise_range))``, not yet applied."""
+    low, high = noise_range
+    level = torch.stack([torch.rand((), generator=g) for g in items]) * (high - low) + low
+    noise = torch.stack([torch.randn(shape, generator=g) for g in items])
+    return noise.to(device), level.clamp(min=0).to(device)
+
+
+def add_noise(
+    latents: Float[Tensor, "B D T"],
+    noise_range: tuple[float, float],
+    items: list[Generator],
+) -> tuple[Float[Tensor, "B D T"], Float[Tensor, " B"]]:
+    """Latents under noise of each item's own level, and the levels."""
+    shape = (latents.shape[1], latents.shape[2])
+    noise, level = item_noise(shape, noise_range, items, latents.device)
+    return latents + level[:, None, None] * noise, level
 
 
 def spread_numbers(codebooks: int) -> list[int]:

@@ -10,6 +10,9 @@ from tokenizer.audio import write_audio
 from tokenizer.training.adversarial import (
     AdversarialConfig,
     Adversary,
+    BandDiscriminator,
+    Discriminators,
+    PeriodDiscriminator,
     adversarial_loss,
     balance,
     discriminator_loss,
@@ -20,7 +23,6 @@ from tokenizer.training.augmentation import Augmentation
 from tokenizer.training.autoencoder import ReconstructionConfig, train_autoencoder
 from tokenizer.training.clips import scan
 from tokenizer.training.decoder import FinetuneConfig, finetune_decoder
-from tokenizer.training.discriminators import BandDiscriminator, Discriminators, PeriodDiscriminator
 
 SMALL = AdversarialConfig(adversarial_weight=0.5, feature_weight=0.5, discriminator_channels=2)
 
