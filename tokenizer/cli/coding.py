@@ -68,26 +68,15 @@ def _encode(options: argparse.Namespace) -> None:
     bitrate = None if options.bitrate is None else options.bitrate * 1000
     n = tokenizer.resolve_codebooks(options.codebooks, bitrate)
     out = sys.stdout.buffer if name == PIPE else Path(name)
+    shared = {"n_codebooks": n, "gain": options.gain}
     if live:
-        seconds = encode_live(
-            tokenizer,
-            sys.stdin.buffer,
-            out,
-            gain=options.gain,
-            pcm=pcm,
-            n_codebooks=n,
-            chunk_frames=25 if options.chunk_frames is None else options.chunk_frames,
-        )
+        frames = 25 if options.chunk_frames is None else options.chunk_frames
+        shared |= {"pcm": pcm, "chunk_frames": frames}
+        seconds = encode_live(tokenizer, sys.stdin.buffer, out, **shared)
     else:
-        seconds = encode_file(
-            tokenizer,
-            sys.stdin.buffer if piped else options.audio,
-            out,
-            n_codebooks=n,
-            downmix=options.downmix,
-            gain=options.gain,
-            progress=tty(),
-        )
+        source = sys.stdin.buffer if piped else options.audio
+        shared |= {"downmix": options.downmix, "progress": tty()}
+        seconds = encode_file(tokenizer, source, out, **shared)
     if isinstance(out, Path):
         size = out.stat().st_size
         print(f"{out}: {size} bytes, {seconds:.2f} s, {8e-3 * size / seconds:.2f} kbit/s")
@@ -180,9 +169,8 @@ def _export_onnx(options: argparse.Namespace) -> None:
     from tokenizer.export.onnx_export import export_onnx
 
     tokenizer = load(options.model, "cpu")
-    folder = export_onnx(
-        tokenizer, options.out, n_codebooks=options.codebooks, beam_width=options.beam_width
-    )
+    search = {"n_codebooks": options.codebooks, "beam_width": options.beam_width}
+    folder = export_onnx(tokenizer, options.out, **search)
     for file in sorted(folder.glob("*.onnx")):
         print(f"{file}: {file.stat().st_size / 2**20:.1f} MiB")
 
@@ -198,18 +186,10 @@ def register(commands: Any, command: str | None) -> None:  # noqa: ARG001
     p.add_argument("audio", help="audio file; - for standard input")
     p.add_argument("out", nargs="?", help="default: the same name with .ltk; - for standard output")
     p.add_argument("--downmix", action="store_true", help="average the channels into one")
-    add_option(
-        p,
-        "--gain",
-        "level (root mean square) that the audio is divided by; default: its own. With it, "
-        "standard input is encoded as it comes",
-        type=float,
-    )
-    p.add_argument(
-        "--raw",
-        metavar="RATE[:CHANNELS[:ENCODING]]",
-        help="live input without WAV header, e.g. 44100:2:s16le (or s24le, s32le, f32le)",
-    )
+    text = "level (root mean square) that the audio is divided by; default: its own. With it, "
+    add_option(p, "--gain", text + "standard input is encoded as it comes", type=float)
+    text = "live input without WAV header, e.g. 44100:2:s16le (or s24le, s32le, f32le)"
+    p.add_argument("--raw", metavar="RATE[:CHANNELS[:ENCODING]]", help=text)
     text = "live: frames that are passed on together; default: 25"
     add_option(p, "--chunk-frames", text, type=int)
     add_rate(p)
@@ -218,21 +198,16 @@ def register(commands: Any, command: str | None) -> None:  # noqa: ARG001
 
     p = add_command(commands, "decode", _decode, "code file to audio file")
     p.add_argument("codes", help=".ltk file; - for standard input, decoded as it comes")
-    p.add_argument(
-        "out",
-        nargs="?",
-        help="default: the same name with .wav, if there is none yet; - for WAV on standard output",
-    )
+    text = "default: the same name with .wav, if there is none yet; - for WAV on standard output"
+    p.add_argument("out", nargs="?", help=text)
     add_option(p, "--codebooks", "use only the first ones; default: all in the file", type=int)
-    p.add_argument(
-        "--decoder", choices=("continuous", "finetuned"), help="default: finetuned if there is one"
-    )
+    text = "default: finetuned if there is one"
+    p.add_argument("--decoder", choices=("continuous", "finetuned"), help=text)
     add_model(p)
 
     p = add_command(commands, "info", _info, "what a code file or a tokenizer is")
-    p.add_argument(
-        "what", nargs="?", help=".ltk file, tokenizer folder or hub id; default: the bundled model"
-    )
+    text = ".ltk file, tokenizer folder or hub id; default: the bundled model"
+    p.add_argument("what", nargs="?", help=text)
 
     p = add_command(commands, "export", _export, "a tokenizer with weights in half precision")
     p.add_argument("model", help="tokenizer")

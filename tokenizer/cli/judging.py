@@ -133,12 +133,8 @@ def register(commands: Any, command: str | None) -> None:
         choices=("visqol", "zimtohrli", "pesq", "stoi"),
         help="also measure these, with the extra latent-tokenizer[perceptual]; default: none",
     )
-    p.add_argument(
-        "--speech-clips",
-        default="*",
-        metavar="PATTERN",
-        help="measure PESQ and STOI only where the path matches, e.g. '*speech*'; default: all",
-    )
+    text = "measure PESQ and STOI only where the path matches, e.g. '*speech*'; default: all"
+    p.add_argument("--speech-clips", default="*", metavar="PATTERN", help=text)
     p.add_argument("--json", type=Path, metavar="FILE", help="also write all figures of each clip")
     add_search(p)
     add_model(p)
@@ -165,9 +161,8 @@ def register(commands: Any, command: str | None) -> None:
     )
     rate = p.add_mutually_exclusive_group()
     _add_bitrates(rate)
-    add_option(
-        rate, "--codebooks", "numbers of codebooks, instead of --bitrates", type=int, nargs="+"
-    )
+    text = "numbers of codebooks, instead of --bitrates"
+    add_option(rate, "--codebooks", text, type=int, nargs="+")
     add_option(p, "--codebook-size", "entries of each codebook", 1024)
     text = "also finetune a decoder for each quantizer, so many steps"
     add_option(p, "--finetune", text, 0, metavar="STEPS")
@@ -191,16 +186,15 @@ def register(commands: Any, command: str | None) -> None:
         description="Writes a page of players, spectrograms and figures, which opens from disk.",
     )
     p.add_argument("audio", metavar="FOLDER", help="audio to listen to")
-    p.add_argument(
-        "--out", type=Path, required=True, help="folder of the page; an earlier page is replaced"
-    )
+    text = "folder of the page; an earlier page is replaced"
+    p.add_argument("--out", type=Path, required=True, help=text)
     text = "a folder of `latok compare`, for more tables; default: none"
     add_option(p, "--compare", text, type=Path, metavar="DIR")
     _add_checkpoints(p, "--e2e", "tokenizers trained end to end, for a table beside them")
     _add_bitrates(p)
     text = "rate of all tables but the first, in kbit/s and channel"
-    add_option(p, "--focus", text, 16.0, metavar="KBPS")
-    add_option(p, "--seconds", "cut longer clips to this length", 10.0)
+    add_option(p, "--focus", text, 16, type=float, metavar="KBPS")
+    add_option(p, "--seconds", "cut longer clips to this length in seconds", 10, type=float)
     add_option(p, "--title", "of the page", "Latent Tokenizer: listening page")
     add_model(p)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from tokenizer.cli.options import add_command, add_device, load
+from tokenizer.cli.options import add_command, add_device, add_option, load
 from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,18 +46,10 @@ def register(commands: Any, command: str | None) -> None:  # noqa: ARG001
         description="A page on this machine: drop a file, choose a rate, hear and see it. "
         "With generations: python -m generative app RUN.",
     )
-    p.add_argument(
-        "--model",
-        action="append",
-        default=[],
-        metavar="[NAME=]PATH",
-        help="tokenizer folder or hub id; may be repeated; default: the bundled one",
-    )
-    p.add_argument(
-        "--host",
-        default="127.0.0.1",
-        help="address to serve on, 0.0.0.0 for the whole network; default: 127.0.0.1 (local)",
-    )
+    text = "tokenizer folder or hub id; may be repeated; default: the bundled one"
+    p.add_argument("--model", action="append", default=[], metavar="[NAME=]PATH", help=text)
+    text = "address to serve on, 0.0.0.0 for the whole network"
+    add_option(p, "--host", text, "127.0.0.1")
     p.add_argument("--port", type=int, help="TCP port; default: the first free one from 7860 on")
     p.add_argument("--browser", action="store_true", help="also open the page in the browser")
     add_device(p)

@@ -88,22 +88,20 @@ def _train(options: argparse.Namespace) -> None:
     start = load_for_fitting(options.init).autoencoder.state_dict() if options.init else {}
     if options.init:
         autoencoder.load_state_dict(start)
+    clips = scan(options.audio)
     if options.bottleneck is None:
-        train_autoencoder(autoencoder, scan(options.audio), options.out, **settings)
-        if options.init_share:
-            mix_weights(autoencoder, start, options.init_share)
-        _deliver(LatentTokenizer.from_autoencoder(autoencoder), options.out)
-        return
+        train_autoencoder(autoencoder, clips, options.out, **settings)
+        tokenizer = LatentTokenizer.from_autoencoder(autoencoder)
+    else:
+        from tokenizer.training.bottlenecks import BottleneckConfig
+        from tokenizer.training.end_to_end import train_end_to_end
 
-    from tokenizer.training.bottlenecks import BottleneckConfig
-    from tokenizer.training.end_to_end import train_end_to_end
-
-    settings |= {"kind": options.bottleneck, "config": take(BottleneckConfig, options)}
-    if options.init_quantizer:
-        settings["start"] = load_tokenizer(options.init_quantizer).quantizer
-        if settings["start"] is None:
-            raise InputError(f"{options.init_quantizer} has no quantizer to begin from.")
-    tokenizer = train_end_to_end(autoencoder, scan(options.audio), options.out, **settings)
+        settings |= {"kind": options.bottleneck, "config": take(BottleneckConfig, options)}
+        if options.init_quantizer:
+            settings["start"] = load_tokenizer(options.init_quantizer).quantizer
+            if settings["start"] is None:
+                raise InputError(f"{options.init_quantizer} has no quantizer to begin from.")
+        tokenizer = train_end_to_end(autoencoder, clips, options.out, **settings)
     if options.init_share:
         mix_weights(autoencoder, start, options.init_share)
         # The quantizer was trained with other latents.
@@ -119,8 +117,7 @@ def _fit(options: argparse.Namespace) -> None:
     from tokenizer.training.quantizer import FitConfig, fit_quantizer
 
     spec = parse_spec(options.quantizer)
-    shorthands = {name: getattr(options, name) for name in _SHORTHANDS}
-    shorthands = {name: value for name, value in shorthands.items() if value is not None}
+    shorthands = {n: v for n in _SHORTHANDS if (v := getattr(options, n)) is not None}
     spec = QuantizerSpec(spec.kind, {**shorthands, **spec.options})
     device = device_of(options.device)
     tokenizer = load_for_fitting(options.model).to(device)  # pyright: ignore[reportArgumentType]
@@ -205,20 +202,14 @@ def _command(commands: Any, name: str, run: Any, text: str, model: str | None = 
     )
     if model is not None:
         parser.add_argument("model", metavar="MODEL", help=model)
-    parser.add_argument(
-        "audio", metavar="AUDIO", help="folder of audio, saved dataset, or dataset:NAME"
-    )
+    text = "folder of audio, saved dataset, or dataset:NAME"
+    parser.add_argument("audio", metavar="AUDIO", help=text)
     text = "folder of the run; an earlier run in it is resumed"
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help=text)
     # `expand_config` has replaced it by what the file says.
-    add_option(
-        parser,
-        "--config",
-        "TOML or JSON file of options (batch_size = 8), which the command line overrides; "
-        "docs/howto/train.md lists all",
-        type=Path,
-        metavar="FILE",
-    )
+    text = "TOML or JSON file of options (batch_size = 8), which the command line overrides; "
+    text += "docs/howto/train.md lists all"
+    add_option(parser, "--config", text, type=Path, metavar="FILE")
     return parser
 
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from tokenizer.errors import InputError
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.quantizers.base import FitContext, Quantizer
 from tokenizer.quantizers.sources import MemmapSource
-from tokenizer.saving import write_json, writing
+from tokenizer.saving import write_text, writing
 from tokenizer.training.clips import Clip, identity, read_window
 from tokenizer.training.config import check_fields
 from tokenizer.training.losses import MEL_BINS, MEL_WINDOWS, log_mel
@@ -89,9 +88,8 @@ def cache_latents(
         "segment_seconds": config.segment_seconds,
         "max_frames": config.max_frames,
     }
-    described = json.loads(json.dumps(described))
-    note = path.with_suffix(".json")
-    if path.exists() and _read_note(note) == described:
+    content, note = json.dumps(described), path.with_suffix(".json")
+    if path.exists() and note.exists() and note.read_bytes() == content.encode():
         return MemmapSource(path)
     note.unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,16 +104,8 @@ def cache_latents(
             rows += len(z)
         stream.seek(0)
         np.lib.format.write_array_header_1_0(stream, header | {"shape": (rows, header["shape"][1])})
-    write_json(note, described)
+    write_text(note, content)
     return MemmapSource(path)
-
-
-def _read_note(note: Path) -> Any:
-    """What a cache says of itself; None if it says nothing that can be read."""
-    try:
-        return json.loads(note.read_text())
-    except (OSError, ValueError, RecursionError):
-        return None
 
 
 def latent_statistics(source: MemmapSource) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
