@@ -26,11 +26,7 @@ class LossModule(nn.Module):
 
 
 class ModelTask(Task):
-    """Trains a generative model on batches of its own loss.
-
-    Args:
-        model: A ``torch.nn.Module`` that is a `GenerativeModel`.
-    """
+    """Trains a generative model, which is a ``torch.nn.Module``, on batches of its own loss."""
 
     def __init__(self, model: Any) -> None:
         self.model, self.module = model, LossModule(model)

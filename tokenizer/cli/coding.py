@@ -24,8 +24,7 @@ def _demo(options: argparse.Namespace) -> None:
 
     if options.audio is not None and Path(options.audio).resolve().parent == options.out.resolve():
         raise InputError(
-            f"--out {options.out} holds {options.audio} itself, which the demo's files might "
-            "replace: name another folder."
+            f"--out {options.out} holds {options.audio}, which might be replaced: name another."
         )
     print(run_demo(load(options.model, options.device), options.audio, options.out))
 

@@ -73,8 +73,7 @@ def load(name: str | Path | None, device: str, beam_width: int | None = None) ->
     if beam_width is not None:
         if not hasattr(tokenizer.quantizer, "beam_width"):
             raise InputError(
-                f"--beam-width {beam_width}: the quantizer of this tokenizer has no beam. Leave "
-                "the option out."
+                f"--beam-width {beam_width}: this quantizer has no beam. Leave the option out."
             )
         setattr(tokenizer.quantizer, "beam_width", beam_width)  # noqa: B010
     return tokenizer.to(device_of(device))  # pyright: ignore[reportArgumentType]

@@ -71,7 +71,7 @@ def _train(options: argparse.Namespace) -> None:
     from tokenizer.training.autoencoder import mix_weights, train_autoencoder
     from tokenizer.training.clips import scan
 
-    settings = _settings(options) | {"pretrained": options.init is not None}
+    settings: dict[str, Any] = _settings(options) | {"pretrained": options.init is not None}
     sizes = PRESETS[options.preset] | {
         f.name: getattr(options, f.name)
         for f in fields(LappedConfig)

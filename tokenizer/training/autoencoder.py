@@ -87,8 +87,7 @@ def initialize(autoencoder: LappedAutoencoder, crops: CropDataset, num_crops: in
     c = torch.cat([mdct(x["audio"][0] / x["gain"], autoencoder.hop_length) for x in items])
     magnitudes = log_magnitudes(c)
     mean = magnitudes.mean(0, dtype=torch.float64)
-    covariance = _second_moments(magnitudes - mean.float())
-    levels = LevelStatistics(mean, covariance)
+    levels = LevelStatistics(mean, _second_moments(magnitudes - mean.float()))
     autoencoder.initialize(_second_moments(c), levels)
 
 

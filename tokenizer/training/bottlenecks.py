@@ -1,7 +1,6 @@
 """Quantizers that train together with an autoencoder, on top of vector-quantize-pytorch.
 
-A bottleneck begins as a fitted quantizer, learns, and ends as that quantizer again: training needs
-the library (extra ``e2e``), coding does not.
+A bottleneck begins and ends as a quantizer, so only training needs that library (extra ``e2e``).
 """
 
 from __future__ import annotations
@@ -148,11 +147,10 @@ class Quantized:
     """What a bottleneck returns.
 
     Attributes:
-        latents: ``[B, D, T]``, with a gradient to those that went in.
-        noise_level: ``[B]``, the running relative RMS error of so many codebooks; what the decoder
-            is told.
+        latents: With a gradient to those that went in.
+        noise_level: The running relative RMS error of so many codebooks, for the decoder.
         commitment: Mean squared distances of residuals from their entries, summed over codebooks.
-        codes: int64 ``[B, n, T]``, n the most codebooks that an item uses; -1 where one uses less.
+        codes: int64, n the most codebooks that an item uses; -1 where one uses less.
     """
 
     latents: Float[Tensor, "B D T"]

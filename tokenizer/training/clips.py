@@ -45,9 +45,7 @@ class Clip:
     def read(self, first: int, count: int) -> np.ndarray:
         """Up to ``count`` samples from ``first`` on, float32 ``[n, C]``.
 
-        Raises:
-            ValueError: If the file is damaged.
-            OSError: If it has gone.
+        Raises ValueError if the file is damaged, OSError if it has gone.
         """
         return _audio_file(self.name, self.audio).read(first, count).T
 
@@ -85,10 +83,8 @@ def identity(clips: Iterable[Clip], *, modified: bool = False) -> str:
 def scan(source: str | Path) -> list[Clip]:
     """Lists the clips of a folder of audio, or of a `datasets` dataset, in a stable order.
 
-    Args:
-        source: A folder of audio files (searched through), a folder written by
-            ``Dataset.save_to_disk``, or ``dataset:NAME`` for the train split of a dataset that
-            ``datasets.load_dataset`` knows.
+    The source is a folder of audio files (searched through), one that ``Dataset.save_to_disk``
+    wrote, or ``dataset:NAME`` for the train split of what ``datasets.load_dataset`` knows.
 
     Raises:
         FileNotFoundError: If the folder does not exist.

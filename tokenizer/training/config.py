@@ -9,32 +9,22 @@ from typing import Any, ClassVar
 
 from tokenizer.errors import InputError
 
-_KINDS: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (int, float),
-    "str": (str,),
-    "bool": (bool,),
-}
+_KINDS: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool}
 
 
 def check_fields(
     config: Any, *, positive: Iterable[str] = (), **bounds: tuple[float | int, float | int]
 ) -> None:
-    """Refuses values of the wrong type, NaN, infinity and values out of bounds.
+    """Refuses settings, fields of a dataclass, of the wrong type, NaN, infinite or out of bounds.
 
-    Args:
-        config: A dataclass of settings.
-        positive: Fields that must be above 0.
-        bounds: Smallest and largest value of a field; math.inf is no upper bound.
-
-    Raises:
-        ValueError: With the name of the first such field and its value.
+    Bounds are the smallest and the largest value of a field. The ValueError names the first field
+    that is wrong, and its value.
     """
     for field in fields(config):
         value = getattr(config, field.name)
         kinds = _KINDS.get(str(field.type))
         if kinds is not None and (
-            not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)
+            not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool)
         ):
             raise InputError(f"{field.name} must be of type {field.type}, got {value!r}.")
         for part in value if isinstance(value, tuple) else (value,):
@@ -109,7 +99,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         numbers = [f.name for f in fields(self) if f.type in ("int", "float")]
         at_least_one = ("steps", "batch_size", "accumulate", "log_every")
-        bounds: dict[str, tuple[float | int, float | int]] = dict.fromkeys(numbers, (0, math.inf))
+        bounds: dict[str, Any] = dict.fromkeys(numbers, (0, math.inf))
         bounds |= dict.fromkeys(at_least_one, (1, math.inf))
         check_fields(self, **bounds | {"ema_decay": (0, 1), "seed": (0, 2**63 - 1)})
         if self.mixed_precision not in ("no", "bf16", "fp16"):

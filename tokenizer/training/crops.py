@@ -21,10 +21,10 @@ MAX_UNREADABLE_IN_A_ROW = 20
 class CropDataset(Dataset):
     """Random mono crops, one for every index.
 
-    An item is a dict: ``audio`` float32 ``[1, N]``, as loud as the listener gets it, and ``gain``
+    An item is a dict: ``audio`` float32 ``[1, N]``, as loud as the listener gets it; ``gain``
     float32 ``[]``, the root mean square of the surroundings, by which a normalising autoencoder
-    divides; and ``unreadable``, float32 ``[]``, how many clips were drawn in vain: they were
-    damaged or removed since they were listed, or have samples that are not finite.
+    divides; ``unreadable`` float32 ``[]``, how many clips were drawn in vain, as they are damaged
+    or gone, or not finite; and the ``index``.
 
     Args:
         clips: Where to crop from; each is drawn in proportion to its length.

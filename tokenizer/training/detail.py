@@ -42,8 +42,7 @@ def add_detail(
     Statistics come from 400 random crops of 1.5 s.
 
     Raises:
-        ValueError: If the tokenizer is another, or the count not positive, or more latents than
-            coefficients would result.
+        ValueError: If the tokenizer is no such one, or the count impossible.
     """
     autoencoder = tokenizer.autoencoder
     if not isinstance(autoencoder, LappedAutoencoder):

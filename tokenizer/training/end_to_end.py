@@ -93,15 +93,10 @@ class EndToEndTask(ReconstructionTask):
     def estimates(
         self, module: nn.Module, audio: Audio, index: int
     ) -> Iterator[tuple[str, PaddedAudio]]:
-        """From 1/8, 5/12, 2/3 and all of the codebooks.
-
-        Where exact latents are trained on, from 0 codebooks too, which stand for them.
-        """
+        """From some and all codebooks, and from 0, exact latents, where they are trained on."""
         del index
-        numbers = spread_numbers(self.bottleneck_config.codebooks)
-        if self.bottleneck_config.exact_share > 0:
-            numbers = [0, *numbers]
-        for n in numbers:
+        exact = [0] if self.bottleneck_config.exact_share > 0 else []
+        for n in exact + spread_numbers(self.bottleneck_config.codebooks):
             yield str(n), module(audio, torch.tensor([n], device=audio.device))[0]
 
 

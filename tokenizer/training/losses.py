@@ -45,8 +45,7 @@ class MelDistance(nn.Module):
         windows: Window lengths in samples.
         n_mels: Mel bands for each window length.
         floor: Magnitudes below count as this.
-        overlap: Hops of a window. The distance is measured with 4; with 2 it is as good an estimate
-            of the same mean, from half the frames.
+        overlap: Hops of a window: 4 to measure; 2 estimates the same mean from half the frames.
     """
 
     def __init__(

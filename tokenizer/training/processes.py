@@ -29,11 +29,7 @@ def training_device() -> torch.device:
 
 
 def num_processes() -> int:
-    """Processes that train together; 1 unless started with ``accelerate launch``.
-
-    Raises:
-        RuntimeError: If several processes were started but each would train alone.
-    """
+    """Processes that train together; a RuntimeError, if each of several would train alone."""
     count = _state().num_processes
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1 < started:

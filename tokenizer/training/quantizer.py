@@ -173,8 +173,7 @@ def fit_quantizer(
         quantizer: A new quantizer of the right dimension.
         cache: ``.npy`` file to keep the latents in; reused if it fits.
         config: How much audio, and the seed.
-        checkpoint: File in which quantizers trained by gradient descent keep their state, and from
-            which they go on.
+        checkpoint: File from which quantizers trained by gradient descent resume.
         progress: Whether to show a bar.
     """
     source = cache_latents(tokenizer, clips, cache, config)

@@ -18,12 +18,9 @@ from tokenizer.saving import write_text, writing
 
 
 class RunLog:
-    """``log.jsonl``, ``tensorboard/``, ``curves.csv`` and ``curves.png`` of a run.
+    """``log.jsonl``, ``tensorboard/``, ``curves.csv`` and ``curves.png`` in the folder of a run.
 
-    Args:
-        folder: Where to write; must exist.
-        first_step: Lines after this step, left by a run that died after its last checkpoint, are
-            dropped.
+    Lines after ``first_step``, left by a run that died after its last checkpoint, are dropped.
     """
 
     def __init__(self, folder: Path, first_step: int) -> None:

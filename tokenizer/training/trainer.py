@@ -60,11 +60,8 @@ class Task(ABC):
     ) -> dict[str, Tensor]:
         """Computes named scalar losses, means over the batch; ``"loss"`` is the one to minimise.
 
-        Args:
-            module: `module`, wrapped for several processes.
-            batch: One of `batches`, on the training device.
-            generator: The same one in all processes that share a step. Torch's own generator is
-                seeded with another number in each process.
+        All processes that share a step have the same ``generator``; torch's own is seeded with
+        another number in each.
         """
 
     def validate(self, module: nn.Module) -> dict[str, float]:
@@ -83,8 +80,7 @@ class Trainer:
     Args:
         task: What to train.
         config: How.
-        out: Folder of the run: ``log.jsonl``, ``curves.csv``, ``curves.png``, ``tensorboard/``,
-            ``samples/``, ``checkpoint/``.
+        out: Folder of the run, for log, curves, samples and checkpoint.
         description: JSON values that a resumed run must share with the run it continues, besides
             the configuration: what it trains, and on what.
         adversary: Discriminators, which are trained on the losses' ``"discriminator"``.
@@ -233,7 +229,7 @@ class Trainer:
         is_last = part == config.accumulate - 1
         with (
             # Dropout and the like draw from torch's own generator.
-            torch.random.fork_rng(self._cuda_devices()),
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
             nullcontext() if is_last else accelerator.no_sync(self.wrapped),
         ):
             torch.manual_seed(process_seed(config, step, part, accelerator.process_index))
@@ -243,10 +239,6 @@ class Trainer:
         if self.adversary is not None and "discriminator" in losses:
             (losses["discriminator"] / config.accumulate).backward()
         return losses
-
-    def _cuda_devices(self) -> list[int]:
-        index = self.accelerator.device.index
-        return [index] if self.accelerator.device.type == "cuda" and index is not None else []
 
     def _update_adversary(self, rate: float, *, skip: bool) -> None:
         """Takes a step with the discriminators, if they have a finite gradient."""
