@@ -44,10 +44,7 @@ class NoisyAutoencoder(nn.Module):
         self.encoder, self.decoder = encoder, decoder
 
     def forward(
-        self,
-        audio: Audio,
-        noise: Float[Tensor, "B D T"],
-        noise_level: Float[Tensor, " B"],
+        self, audio: Audio, noise: Float[Tensor, "B D T"], noise_level: Float[Tensor, " B"]
     ) -> PaddedAudio:
         """Reconstructs audio from noisy latents."""
         latents = self.encoder(audio)

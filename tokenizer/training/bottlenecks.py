@@ -176,11 +176,7 @@ class Bottleneck(nn.Module):
     usage: Tensor
 
     def __init__(
-        self,
-        quantizer: Quantizer,
-        stages: Sequence[CodebookStage],
-        *,
-        straight_through: bool = False,
+        self, quantizer: Quantizer, stages: Sequence[CodebookStage], straight_through: bool = False
     ) -> None:
         super().__init__()
         self.stages, self.straight_through = nn.ModuleList(stages), straight_through

@@ -65,11 +65,7 @@ class DecoderTask(ReconstructionTask):
     """Stage 3: audio is decoded from the codes of each crop's own number of codebooks."""
 
     def __init__(
-        self,
-        tokenizer: LatentTokenizer,
-        decoder: nn.Module,
-        finetune: FinetuneConfig,
-        run: CropRun,
+        self, tokenizer: LatentTokenizer, decoder: nn.Module, finetune: FinetuneConfig, run: CropRun
     ) -> None:
         # Other crops than stage 1 with the same seed.
         super().__init__(decoder, tokenizer.autoencoder, run, seed_offset=1_000_000)

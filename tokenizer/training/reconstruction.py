@@ -63,14 +63,9 @@ class ReconstructionConfig:
     noise_range: tuple[float, float] = (-0.15, 0.65)
 
     def __post_init__(self) -> None:
-        check_fields(
-            self,
-            mel_weight=(0, math.inf),
-            waveform_weight=(0, math.inf),
-            energy_weight=(0, math.inf),
-            mel_scales_per_step=(1, len(MEL_WINDOWS)),
-            mel_overlap=(1, min(MEL_WINDOWS)),
-        )
+        bounds = dict.fromkeys(("mel_weight", "waveform_weight", "energy_weight"), (0, math.inf))
+        bounds["mel_scales_per_step"] = (1, len(MEL_WINDOWS))
+        check_fields(self, mel_overlap=(1, min(MEL_WINDOWS)), **bounds)
 
 
 def reconstruction_losses(
