@@ -14,9 +14,7 @@ from tokenizer.networks.stepping import Stepper
 class Encoder(nn.Module, ABC):
     """Turns audio into latents.
 
-    Frame ``t`` belongs to the samples that start at ``t * hop_length``. It may look at no more than
-    ``context`` frames on either side, so that long audio can be coded in tiles with the same
-    result.
+    Frame ``t`` belongs to the samples that start at ``t * hop_length``.
 
     Attributes:
         context: Frames of neighbouring audio that one latent frame depends on, on either side;
@@ -56,16 +54,11 @@ class Decoder(nn.Module, ABC):
     def forward(
         self, latents: Float[Tensor, "B D T"], noise_level: Float[Tensor, " B"] | None = None
     ) -> Float[Tensor, "B C N"]:
-        """Decodes latents into ``num_samples(T)`` samples.
+        """Decodes latents, exact or quantized, into ``num_samples(T)`` samples.
 
-        Args:
-            latents: The latents, exact or quantized.
-            noise_level: Root mean square error of the latents over their standard deviation, where
-                known: 0 for exact latents, larger for fewer codebooks. Decoders that were not
-                trained with it ignore it; ``None`` means exact latents.
-
-        Returns:
-            The audio.
+        ``noise_level`` is the root mean square error of the latents over their standard deviation:
+        0 or ``None`` for exact latents, larger for fewer codebooks. Decoders that were not trained
+        with it ignore it.
         """
 
     def stepper(self, noise_level: float) -> Stepper | None:  # noqa: ARG002

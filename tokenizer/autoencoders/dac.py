@@ -10,11 +10,7 @@ from tokenizer.autoencoders.strided import StridedAutoencoder
 
 
 class DacAutoencoder(StridedAutoencoder):
-    """DAC. Its latents are what its encoder returns and its own quantizer would take.
-
-    Args:
-        model: Its encoder and decoder are used, not copied.
-    """
+    """DAC. Its latents are what its encoder returns and its own quantizer would take."""
 
     kind: ClassVar[str] = "dac"
     fields: ClassVar[tuple[str, ...]] = (

@@ -3,20 +3,16 @@
 EnCodec has an LSTM in its encoder and its decoder, so a frame depends on all that came before it
 and audio cannot be coded in tiles: memory grows with length.
 
-The 24 kHz model runs as it does in its own library, and for every length: the library pads by
-reflection to whole frames.
-
-The 48 kHz model was trained and is meant to be run on chunks of a second: it divides each chunk by
-its level, and normalises activations over it. Here it runs on the whole signal at once, and the
-tokenizer divides by the level (``normalize``): one gain for the signal instead of one a chunk, the
-root mean square over both channels instead of that of their mean. The latter matters for wide
-stereo only, where the library's gain would get lost between the channels: for channels in
-opposite phase it is 0. On a signal of one chunk whose channels are equal both are the same.
+The 24 kHz model runs as in its own library. The 48 kHz model was trained on chunks of a second: it
+divides each by its level, and normalises activations over it. Here it runs on the whole signal, and
+the tokenizer divides by the level (``normalize``): one gain for the signal instead of one a chunk,
+the root mean square over both channels instead of that of their mean, which is 0 for channels in
+opposite phase. On a signal of one chunk whose channels are equal both are the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from math import prod
 from typing import Any, ClassVar
 
@@ -24,23 +20,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import EncodecConfig, EncodecModel
 
-from tokenizer.autoencoders.base import Decoder, Encoder
-from tokenizer.autoencoders.pretrained import LibraryAutoencoder
+from tokenizer.autoencoders.base import Encoder
+from tokenizer.autoencoders.pretrained import LibraryAutoencoder, LibraryDecoder
 
 
-def _exact_padding(stride: int) -> Callable[[Tensor], int]:
-    def padding(hidden_states: Tensor) -> int:
-        return -hidden_states.shape[-1] % stride
-
-    return padding
+def _exact_padding(stride: int, hidden_states: Tensor) -> int:
+    return -hidden_states.shape[-1] % stride
 
 
 def _fix_padding(network: nn.Module) -> None:
     """Makes the library's padded convolutions exact and safe to load, in place.
 
-    The library keeps kernel size and stride in buffers that are not saved, which hold garbage
-    after a model around it was loaded; and computes how much to pad in float32, which loses a
-    frame beyond 2^24 samples (12 minutes). Both are plain integers here.
+    The library keeps kernel size and stride in buffers that are not saved, and pads by a float32
+    formula that loses a frame beyond 2^24 samples (12 minutes). Here they are plain integers.
     """
     for module in network.modules():
         if not hasattr(module, "padding_total"):
@@ -54,7 +46,7 @@ def _fix_padding(network: nn.Module) -> None:
             "stride": stride,
             "kernel_size": kernel,
             "padding_total": kernel - stride,
-            "_get_extra_padding_for_conv1d": _exact_padding(stride),
+            "_get_extra_padding_for_conv1d": partial(_exact_padding, stride),
         }
         for name, value in exact.items():
             setattr(module, name, value)
@@ -74,29 +66,8 @@ class EncodecEncoder(Encoder):
         return self.network(audio)
 
 
-class EncodecDecoder(Decoder):
-    """Latents ``[B, D, T]`` to audio ``[B, C, T * hop]``, by an LSTM: it has no context."""
-
-    context = None
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(
-        self, latents: Float[Tensor, "B D T"], noise_level: Float[Tensor, " B"] | None = None
-    ) -> Float[Tensor, "B C N"]:
-        """Decodes latents; ``noise_level`` is ignored: the decoder was not trained with it."""
-        del noise_level
-        return self.network(latents)
-
-
 class EncodecAutoencoder(LibraryAutoencoder):
-    """EnCodec; see the module's docstring for what the 48 kHz model does differently here.
-
-    Args:
-        model: Its encoder and decoder are used, not copied.
-    """
+    """EnCodec; see the module's docstring for what the 48 kHz model does differently here."""
 
     kind: ClassVar[str] = "encodec"
     fields: ClassVar[tuple[str, ...]] = (
@@ -125,21 +96,13 @@ class EncodecAutoencoder(LibraryAutoencoder):
         for network in (model.encoder, model.decoder):
             _fix_padding(network)
         self.encoder = EncodecEncoder(model.encoder)
-        self.decoder = EncodecDecoder(model.decoder)
+        self.decoder = LibraryDecoder(model.decoder, None)
         config = model.config
         self.sampling_rate = config.sampling_rate
         self.hop_length = prod(config.upsampling_ratios)
         self.latent_dim = config.hidden_size
         self.num_channels = config.audio_channels
         self.normalize = config.normalize
-
-    def num_frames(self, num_samples: int) -> int:
-        """``ceil(num_samples / hop_length)``."""
-        return -(-num_samples // self.hop_length)
-
-    def num_samples(self, num_frames: int) -> int:
-        """``num_frames * hop_length``."""
-        return num_frames * self.hop_length
 
     @classmethod
     def model_class(cls) -> type[EncodecModel]:

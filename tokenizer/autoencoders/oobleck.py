@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 class OobleckAutoencoder(StridedAutoencoder):
     """Oobleck, stereo by default. Its latents are the mean of its posterior, never a sample.
 
-    Args:
-        model: Its encoder and decoder are used, not copied; their weight normalisation is
-            replaced by torch's newer one of the same values.
+    The model's weight normalisation is replaced by torch's newer one of the same values.
 
     Raises:
         ValueError: If the encoder does not return a mean and a scale for each input of the decoder.
@@ -60,8 +58,3 @@ class OobleckAutoencoder(StridedAutoencoder):
                 f" ({error})."
             ) from error
         return AutoencoderOobleck
-
-    @classmethod
-    def untrained(cls, config: dict[str, Any]) -> AutoencoderOobleck:
-        """See `LibraryAutoencoder.untrained`."""
-        return cls.model_class()(**config)

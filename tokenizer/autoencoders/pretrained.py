@@ -11,7 +11,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from tokenizer.autoencoders import AUTOENCODERS, Autoencoder
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from tokenizer.autoencoders import AUTOENCODERS, Autoencoder, Decoder
 from tokenizer.errors import InputError, MissingFileError
 
 # What their config.json says -> the kind that reads them.
@@ -59,19 +62,9 @@ def load_autoencoder(name: str | Path, **hub_options: Any) -> Autoencoder:
 
 
 def load_complete(model_class: Any, name: str | Path, **options: Any) -> Any:
-    """Another library's ``from_pretrained``, strict where the libraries only warn.
+    """Another library's ``from_pretrained``, strict where the libraries only warn; in float32.
 
-    Args:
-        model_class: A class of transformers or diffusers, with an ``encoder`` and a ``decoder``.
-        name: A folder or hub id.
-        options: For its ``from_pretrained``.
-
-    Returns:
-        The model, in float32 and evaluation mode.
-
-    Raises:
-        FileNotFoundError: If the checkpoint or its safetensors file is not there.
-        ValueError: If the checkpoint lacks weights of the encoder or the decoder.
+    Raises FileNotFoundError without its safetensors file, ValueError if that lacks weights.
     """
     try:
         model, info = model_class.from_pretrained(
@@ -92,18 +85,13 @@ _Kind = TypeVar("_Kind", bound="LibraryAutoencoder")
 
 
 class LibraryAutoencoder(Autoencoder):
-    """What the adapters to other libraries' models share: configuration and loading.
+    """What the adapters share: they are built from the library's model, and use it, not a copy.
 
-    Subclasses are built from the library's model.
-
-    Args:
-        model: With an ``encoder``, a ``decoder`` and a ``config``.
-
-    Attributes:
-        fields: The fields of the library's configuration that shape encoder and decoder.
+    `fields` are the fields of the library's configuration that shape encoder and decoder.
     """
 
     fields: ClassVar[tuple[str, ...]]
+    lost_samples = 0  # Of the decoder's last frame.
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -116,9 +104,17 @@ class LibraryAutoencoder(Autoencoder):
         """The library's class; raises ImportError if the library is not installed."""
 
     @classmethod
-    @abstractmethod
     def untrained(cls, config: dict[str, Any]) -> Any:
         """The library's model, with the smallest quantizer it can have."""
+        return cls.model_class()(**config)
+
+    def num_frames(self, num_samples: int) -> int:
+        """``ceil(num_samples / hop_length)``; one more where the decoder would fall short."""
+        return frames_to_cover(num_samples, self.hop_length, self.lost_samples)
+
+    def num_samples(self, num_frames: int) -> int:
+        """``num_frames * hop_length``, less a few samples for decoders with odd strides."""
+        return num_frames * self.hop_length - self.lost_samples
 
     def to_config(self) -> dict[str, Any]:
         """The `fields`."""
@@ -138,15 +134,33 @@ class LibraryAutoencoder(Autoencoder):
 
     @classmethod
     def from_pretrained(cls: type[_Kind], name: str | Path, **options: Any) -> _Kind:
-        """Loads a checkpoint that the library's ``save_pretrained`` wrote, in float32.
+        """Loads a folder or a hub id, such as "descript/dac_44khz", in float32.
 
-        Args:
-            name: A folder or a hub id, such as "descript/dac_44khz".
-            options: For the library's ``from_pretrained``; ``subfolder="vae"`` for pipelines such
-                as "stabilityai/stable-audio-open-1.0".
+        Options are those of the library's ``from_pretrained``, such as ``subfolder="vae"`` for
+        "stabilityai/stable-audio-open-1.0".
         """
         with _no_deprecations():
             return cls(load_complete(cls.model_class(), name, **options))
+
+
+def frames_to_cover(num_samples: int, hop_length: int, lost_samples: int) -> int:
+    """Frames of which a decoder makes ``num_samples`` although it loses some."""
+    return -(-(num_samples + lost_samples) // hop_length)
+
+
+class LibraryDecoder(Decoder):
+    """Another library's decoder of latents ``[B, D, T]``, with the context that it needs."""
+
+    def __init__(self, network: nn.Module, context: int | None) -> None:
+        super().__init__()
+        self.network, self.context = network, context
+
+    def forward(
+        self, latents: Float[Tensor, "B D T"], noise_level: Float[Tensor, " B"] | None = None
+    ) -> Float[Tensor, "B C N"]:
+        """Decodes latents; ``noise_level`` is ignored: the decoder was not trained with it."""
+        del noise_level
+        return self.network(latents)
 
 
 @contextmanager

@@ -1,12 +1,10 @@
 """Autoencoders of strided convolutions, as DAC and Oobleck are: their lengths and their reach.
 
-Both are chains of convolutions, in the order in which their modules are registered; residual
-connections never reach further than the convolutions they skip. So lengths and receptive fields
-follow exactly from kernels, strides, dilations and paddings.
+Both are chains of convolutions, in the order in which their modules are registered, so lengths and
+receptive fields follow exactly from kernels, strides, dilations and paddings.
 
 A transposed convolution of odd stride loses one sample, so such a decoder returns a few samples
-less than ``T * hop``. Nothing is shifted: frame ``t`` stays with the samples from ``t * hop``. The
-encoder pads so that there are enough frames to cover the whole input all the same.
+less than ``T * hop``, and the encoder pads to enough frames to cover the whole input all the same.
 """
 
 from __future__ import annotations
@@ -18,8 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tokenizer.autoencoders.base import Decoder, Encoder
-from tokenizer.autoencoders.pretrained import LibraryAutoencoder
+from tokenizer.autoencoders.base import Encoder
+from tokenizer.autoencoders.pretrained import LibraryAutoencoder, LibraryDecoder, frames_to_cover
 from tokenizer.errors import InputError
 
 Convolution = nn.Conv1d | nn.ConvTranspose1d
@@ -66,65 +64,30 @@ def receptive_field(network: nn.Module, first: int, last: int) -> tuple[int, int
     return first, last
 
 
-def _frames_to_cover(num_samples: int, hop_length: int, lost_samples: int) -> int:
-    return -(-(num_samples + lost_samples) // hop_length)
-
-
 class StridedEncoder(Encoder):
-    """Audio ``[B, C, N]`` to latents ``[B, D, num_frames(N)]``.
+    """Audio ``[B, C, N]`` to latents ``[B, D, num_frames(N)]``, the network's first D channels.
 
-    Args:
-        network: The other library's encoder. Where it returns more than ``latent_dim`` channels,
-            the first are the latents (the posterior's mean, before its scale).
-        latent_dim: D.
-        lost_samples: How many samples the decoder returns less than whole frames.
+    Others are the scale of a posterior whose mean these are. The decoder returns ``lost_samples``
+    samples less than whole frames.
     """
 
     def __init__(self, network: nn.Module, latent_dim: int, lost_samples: int) -> None:
         super().__init__()
-        self.network = network
-        self.latent_dim = latent_dim
-        self.lost_samples = lost_samples
+        self.network, self.latent_dim, self.lost_samples = network, latent_dim, lost_samples
         self.hop_length = _stride(network)
         first, last = receptive_field(network, 0, 0)
         self.context = max(-(first // self.hop_length), last // self.hop_length)
 
     def forward(self, audio: Float[Tensor, "B C N"]) -> Float[Tensor, "B D T"]:
         """Encodes audio of any length, followed by zeros to whole frames."""
-        frames = _frames_to_cover(audio.shape[-1], self.hop_length, self.lost_samples)
+        frames = frames_to_cover(audio.shape[-1], self.hop_length, self.lost_samples)
         length = frames * self.hop_length
         padded = nn.functional.pad(audio, (0, length - audio.shape[-1]))
         return self.network(padded)[:, : self.latent_dim]
 
 
-class StridedDecoder(Decoder):
-    """Latents ``[B, D, T]`` to audio ``[B, C, num_samples(T)]``.
-
-    Args:
-        network: The other library's decoder.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        first, last = receptive_field(network, 0, _stride(network) - 1)
-        self.context = max(-first, last)
-
-    def forward(
-        self, latents: Float[Tensor, "B D T"], noise_level: Float[Tensor, " B"] | None = None
-    ) -> Float[Tensor, "B C N"]:
-        """Decodes latents; ``noise_level`` is ignored: the decoder was not trained with it."""
-        del noise_level
-        return self.network(latents)
-
-
 class StridedAutoencoder(LibraryAutoencoder):
     """What the adapters to DAC and Oobleck share; their audio keeps its level.
-
-    Args:
-        model: Its encoder and decoder are used, not copied.
-        latent_dim: D.
-        num_channels: Audio channels coded jointly.
 
     Raises:
         ValueError: If encoder and decoder do not have the same stride, at least 2.
@@ -143,20 +106,13 @@ class StridedAutoencoder(LibraryAutoencoder):
                 "decoder, and at least 2."
             )
         self.encoder = StridedEncoder(encoder, latent_dim, self.lost_samples)
-        self.decoder = StridedDecoder(decoder)
+        first, last = receptive_field(decoder, 0, hop - 1)
+        self.decoder = LibraryDecoder(decoder, context=max(-first, last))
         self.sampling_rate = model.config.sampling_rate
         self.hop_length = hop
         self.latent_dim = latent_dim
         self.num_channels = num_channels
         self.normalize = False
-
-    def num_frames(self, num_samples: int) -> int:
-        """``ceil(num_samples / hop_length)``; one more where the decoder would fall short."""
-        return _frames_to_cover(num_samples, self.hop_length, self.lost_samples)
-
-    def num_samples(self, num_frames: int) -> int:
-        """``num_frames * hop_length``, less a few samples for decoders with odd strides."""
-        return num_frames * self.hop_length - self.lost_samples
 
 
 def modern_weight_norm(network: nn.Module) -> None:

@@ -1,7 +1,4 @@
-"""The tokenizer as diffusion pipelines know autoencoders.
-
-That is: ``.encode(x).latent_dist`` and ``.decode(z).sample``.
-"""
+"""The tokenizer as diffusion pipelines know autoencoders: `DiffusersView`."""
 
 from __future__ import annotations
 
@@ -16,11 +13,7 @@ from tokenizer.model.latent_tokenizer import LatentTokenizer
 
 @dataclass
 class PointDistribution:
-    """A distribution that is certain: the encoder is deterministic.
-
-    Attributes:
-        mean: ``[B, D, T]``.
-    """
+    """A distribution that is certain: the encoder is deterministic."""
 
     mean: Float[Tensor, "B D T"]
 
@@ -34,7 +27,7 @@ class PointDistribution:
         return self.mean
 
     def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "B D T"]:
-        """The mean: there is nothing to draw. ``generator`` is taken as pipelines pass one."""
+        """The mean; ``generator`` is taken as pipelines pass one."""
         del generator
         return self.mean
 
@@ -73,31 +66,24 @@ class DiffusersView:
     Args:
         tokenizer: Its encoder and continuous decoder are used.
         normalized: Whether latents are normalised; False gives them as the encoder makes them.
+
+    Attributes:
+        sampling_rate: Hz.
+        hop_length: Samples per latent frame.
+        dtype: Of the latents.
     """
+
+    dtype = torch.float32
 
     def __init__(self, tokenizer: LatentTokenizer, *, normalized: bool = True) -> None:
         self.tokenizer, self.normalized = tokenizer, normalized
+        self.sampling_rate, self.hop_length = tokenizer.sampling_rate, tokenizer.hop_length
         self.config = ViewConfig(
-            sampling_rate=tokenizer.sampling_rate,
+            sampling_rate=self.sampling_rate,
             audio_channels=tokenizer.autoencoder.num_channels,
             decoder_input_channels=tokenizer.latent_dim,
-            hop_length=tokenizer.hop_length,
+            hop_length=self.hop_length,
         )
-
-    @property
-    def sampling_rate(self) -> int:
-        """Hz."""
-        return self.config.sampling_rate
-
-    @property
-    def hop_length(self) -> int:
-        """Samples per latent frame."""
-        return self.config.hop_length
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the latents: always float32."""
-        return torch.float32
 
     @property
     def device(self) -> torch.device:

@@ -37,22 +37,14 @@ from tokenizer.quantizers.search import Stage
 OPSET = 20
 
 
-class _Encoder(nn.Module):
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-
+class _Encoder(nn.ModuleList):
     def forward(self, audio: Tensor) -> Tensor:
-        return self.encoder(audio).transpose(1, 2)
+        return self[0](audio).transpose(1, 2)
 
 
-class _Decoder(nn.Module):
-    def __init__(self, decoder: nn.Module) -> None:
-        super().__init__()
-        self.decoder = decoder
-
+class _Decoder(nn.ModuleList):
     def forward(self, latents: Tensor, noise_level: Tensor) -> Tensor:
-        return self.decoder(latents.transpose(1, 2), noise_level)
+        return self[0](latents.transpose(1, 2), noise_level)
 
 
 class _Search(nn.Module):
@@ -116,16 +108,13 @@ def export_onnx(
     n_codebooks: int | None = None,
     beam_width: int | None = None,
 ) -> Path:
-    """Writes a tokenizer as ONNX graphs.
+    """Writes a tokenizer as ONNX graphs to a folder, which is returned.
 
     Args:
         tokenizer: With or without a quantizer, which must be a residual one.
         out: The folder, made if it is not there.
         n_codebooks: Codebooks of the exported search. Default: all.
         beam_width: Hypotheses of the exported search. Default: the quantizer's own.
-
-    Returns:
-        The folder.
 
     Raises:
         ImportError: If onnx or onnxscript is not installed.
@@ -154,17 +143,17 @@ def export_onnx(
     level = torch.zeros(1)
     latents = torch.zeros(1, frames, dim)
     audio = torch.zeros(1, autoencoder.num_channels, 50 * autoencoder.hop_length + 1)
-    graphs: dict[str, tuple[nn.Module, dict[str, Tensor], dict[str, Any], str]] = {
-        "encoder": (_Encoder(autoencoder.encoder), {"audio": audio}, {"audio": 2}, "latents")
+    graphs: dict[str, tuple[nn.Module, dict[str, Tensor], dict[str, tuple[int, ...]], str]] = {
+        "encoder": (_Encoder([autoencoder.encoder]), {"audio": audio}, {"audio": (2,)}, "latents")
     }
     for name, decoder in decoders.items():
         inputs = {"latents": latents, "noise_level": level}
-        graphs[f"decoder-{name}"] = (_Decoder(decoder), inputs, {"latents": 1}, "audio")
+        graphs[f"decoder-{name}"] = (_Decoder([decoder]), inputs, {"latents": (1,)}, "audio")
     if quantizer is not None:
         width = quantizer.beam_width if beam_width is None else beam_width
         search, total = _Search(quantizer, n, width), _Sum(quantizer, dim)
         codes = torch.zeros(frames, n, dtype=torch.int64)
-        graphs["quantizer"] = (search, {"latents": latents[0]}, {"latents": 0}, "codes")
+        graphs["quantizer"] = (search, {"latents": latents[0]}, {"latents": (0,)}, "codes")
         graphs["dequantizer"] = (total, {"codes": codes}, {"codes": (0, 1)}, "latents")
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -205,13 +194,12 @@ def _description(tokenizer: LatentTokenizer, n: int, decoders: list[str]) -> dic
 
 @torch.no_grad()
 def _graph(
-    module: nn.Module, inputs: dict[str, Tensor], moving: dict[str, Any], result: str
+    module: nn.Module, inputs: dict[str, Tensor], moving: dict[str, tuple[int, ...]], result: str
 ) -> Any:
     """A module as an ONNX model whose inputs have axes of any length."""
     module(**inputs)  # Fills caches of constants with tensors, not with the tracer's.
     axes = {
-        name: {axis: torch.export.Dim.DYNAMIC for axis in _tuple(moving.get(name, ()))}
-        for name in inputs
+        name: {axis: torch.export.Dim.DYNAMIC for axis in moving.get(name, ())} for name in inputs
     }
     with _quiet():
         program = torch.onnx.export(
@@ -226,10 +214,6 @@ def _graph(
         )
     assert program is not None
     return program.model_proto
-
-
-def _tuple(axes: int | tuple[int, ...]) -> tuple[int, ...]:
-    return axes if isinstance(axes, tuple) else (axes,)
 
 
 @contextlib.contextmanager

@@ -16,15 +16,37 @@ where an entry of a codebook is as near as another to within float32 rounding.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 FORMAT = 1
 # Latent frames that are run at once, beside their context.
 TILE_FRAMES = 1024
+
+
+class _Tile(NamedTuple):
+    """Frames ``start`` to ``stop`` go in; of the result, ``first`` to ``last`` count."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+
+def _tiles(total: int, context: int | None) -> Iterator[_Tile]:
+    """Tiles with so many frames of context on either side; without context, one tile."""
+    begin = 0
+    while context is not None and total > begin + TILE_FRAMES + context:
+        start = max(0, begin - context)
+        first = begin - start
+        yield _Tile(start, begin + TILE_FRAMES + context, first, first + TILE_FRAMES)
+        begin += TILE_FRAMES
+    start = max(0, begin - (context or 0))
+    # An encoder may return a frame more than go in.
+    yield _Tile(start, total, begin - start, total + 1)
 
 
 class OnnxTokenizer:
@@ -75,11 +97,11 @@ class OnnxTokenizer:
     def encode_latents(
         self, audio: np.ndarray, *, sampling_rate: int | None = None, gain: Any = None
     ) -> dict[str, Any]:
-        """Encodes audio into continuous latents.
+        """Encodes audio, floats ``[N]`` or ``[C, N]``, into continuous latents.
 
         Args:
-            audio: Floats ``[N]`` or ``[C, N]``.
-            sampling_rate: Hz; checked if given, as nothing is resampled here.
+            audio: At `sampling_rate`; nothing is resampled here.
+            sampling_rate: Hz; checked if given.
             gain: What the audio is divided by, for all channels or each. Default: their root mean
                 square.
 
@@ -121,17 +143,11 @@ class OnnxTokenizer:
         n_codebooks: int | None = None,
         gain: Any = None,
     ) -> dict[str, Any]:
-        """Encodes audio into codes; arguments and errors as in `encode_latents`.
+        """Encodes audio into a row with ``codes``, int16 or int32 ``[groups * T, n]``.
 
-        Args:
-            audio: See there.
-            sampling_rate: See there.
-            n_codebooks: The first so many codes of each frame. (A beam has searched for the best of
-                all, so export it with fewer codebooks for the best of fewer.)
-            gain: See there.
-
-        Returns:
-            A row with ``codes``, int16 or int32 ``[groups * T, n]``.
+        Arguments and errors are as in `encode_latents`; ``n_codebooks`` takes the first so many
+        codes of each frame. (A beam has searched for the best of all, so export it with fewer
+        codebooks for the best of fewer.)
         """
         row = self.encode_latents(audio, sampling_rate=sampling_rate, gain=gain)
         codes = self.quantize(row.pop("latents"), n_codebooks)
@@ -149,9 +165,7 @@ class OnnxTokenizer:
     def decode_codes(self, row: Mapping[str, Any], *, decoder: str | None = None) -> np.ndarray:
         """Decodes a row of codes into audio, float32 ``[C, N]``.
 
-        Args:
-            row: Of `encode_codes`, or of `tokenizer.LatentTokenizer`.
-            decoder: "finetuned" or "continuous". Default: the finetuned one, if there is one.
+        The decoder is "finetuned" or "continuous". Default: the finetuned one, if there is one.
         """
         codes = np.asarray(row["codes"], dtype=np.int64)
         sizes = np.asarray(self._config["codebook_sizes"][: codes.shape[1]])
@@ -180,19 +194,12 @@ class OnnxTokenizer:
 
     def _encode_group(self, audio: np.ndarray) -> np.ndarray:
         """Latents ``[T, D]`` of ``[1, M, N]``, in overlapping tiles that the network cannot see."""
-        context, hop = self._config["encoder_context"], self.hop_length
-        if context is None:
-            return self._run("encoder", audio=audio)[0]
-        found, first = [], 0
-        while audio.shape[-1] > (first + TILE_FRAMES + context) * hop:
-            skip = min(first, context)
-            stop = (first + TILE_FRAMES + context) * hop
-            z = self._run("encoder", audio=audio[..., (first - skip) * hop : stop])[0]
-            found.append(z[skip : skip + TILE_FRAMES])
-            first += TILE_FRAMES
-        skip = min(first, context)
-        found.append(self._run("encoder", audio=audio[..., (first - skip) * hop :])[0][skip:])
-        return np.concatenate(found)
+        hop = self.hop_length
+        results = []
+        for tile in _tiles(-(-audio.shape[-1] // hop), self._config["encoder_context"]):
+            z = self._run("encoder", audio=audio[..., tile.start * hop : tile.stop * hop])[0]
+            results.append(z[tile.first : tile.last])
+        return np.concatenate(results)
 
     def _decode(
         self, latents: np.ndarray, row: Mapping[str, Any], decoder: str, level: float
@@ -211,22 +218,13 @@ class OnnxTokenizer:
 
     def _decode_group(self, latents: np.ndarray, decoder: str, level: float) -> np.ndarray:
         """Audio ``[M, N]`` of ``[1, T, D]``, in tiles."""
-        context, hop, total = self._config["decoder_context"], self.hop_length, latents.shape[1]
-        noise = np.array([level], dtype=np.float32)
-        name = f"decoder-{decoder}"
-        if context is None:
-            return self._run(name, latents=latents, noise_level=noise)[0]
-        found, first = [], 0
-        while total > first + TILE_FRAMES + context:
-            start = max(0, first - context)
-            z = latents[:, start : first + TILE_FRAMES + context]
-            audio = self._run(name, latents=z, noise_level=noise)[0]
-            found.append(audio[:, (first - start) * hop : (first - start + TILE_FRAMES) * hop])
-            first += TILE_FRAMES
-        start = max(0, first - context)
-        audio = self._run(name, latents=latents[:, start:], noise_level=noise)[0]
-        found.append(audio[:, (first - start) * hop :])
-        return np.concatenate(found, axis=1)
+        hop, noise = self.hop_length, np.array([level], dtype=np.float32)
+        results = []
+        for tile in _tiles(latents.shape[1], self._config["decoder_context"]):
+            z = latents[:, tile.start : tile.stop]
+            audio = self._run(f"decoder-{decoder}", latents=z, noise_level=noise)[0]
+            results.append(audio[:, tile.first * hop : tile.last * hop])
+        return np.concatenate(results, axis=1)
 
     def _run(self, name: str, **inputs: np.ndarray) -> np.ndarray:
         # A session when it is first used: who only encodes loads no decoder.

@@ -25,14 +25,8 @@ class ConvNeXtBlock(nn.Module):
     """Depthwise convolution over time, then an MLP over channels, with a residual.
 
     After ConvNeXt (Liu et al. 2022) in the form Vocos uses (Siuzdak 2023), with frames on the
-    second axis, so that all but the small convolution is a plain matrix product.
-
-    Args:
-        width: Channels.
-        expansion: Hidden channels of the MLP over ``width``.
-        kernel_size: Frames the convolution sees.
-        residual_scale: Initial scale of the residual branch.
-        ahead: How many of these frames follow its own.
+    second axis, so that all but the small convolution is a plain matrix product. Of the
+    ``kernel_size`` frames that it sees, ``ahead`` follow its own.
     """
 
     def __init__(
@@ -86,9 +80,7 @@ class Backbone(nn.Module):
             each block sees as many ahead as behind.
 
     Attributes:
-        width: Channels of the blocks.
-        behind: Frames before its own that a frame of the result depends on.
-        ahead: Frames after its own that it depends on.
+        behind, ahead: Frames before and after its own that a frame of the result depends on.
     """
 
     def __init__(
@@ -125,3 +117,14 @@ class Backbone(nn.Module):
     def each_block(self) -> list[ConvNeXtBlock]:
         """The blocks, in order."""
         return [block for block in self.blocks if isinstance(block, ConvNeXtBlock)]
+
+
+@torch.no_grad()
+def copy_common(source: nn.Module, target: nn.Module) -> None:
+    """Copies the first rows and columns that both modules' tensors have; others become zero."""
+    values = source.state_dict()
+    for name, tensor in target.state_dict().items():
+        both = zip(tensor.shape, values[name].shape, strict=True)
+        corner = tuple(slice(min(sizes)) for sizes in both)
+        tensor.zero_()
+        tensor[corner] = values[name][corner]

@@ -1,11 +1,12 @@
 """Spectral transforms: the MDCT, its inverse, mel filters and STFT magnitudes.
 
-All of them are pure functions of tensors. Bases are computed on first use for each size and device,
+Bases are computed on first use for each size and device,
 in float64, and never stored in checkpoints.
 """
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 
 import torch
@@ -40,12 +41,8 @@ def mdct(x: Float[Tensor, "*B N"], hop_length: int) -> Float[Tensor, "*B T M"]:
     Frame ``t`` covers the samples from ``(t - 1) * hop_length`` to ``(t + 1) * hop_length``; beyond
     the signal they are zero. The transform is orthonormal: it keeps the energy.
 
-    Args:
-        x: Signals of any length N >= 1.
-        hop_length: Samples per frame; also the number M of coefficients per frame.
-
     Returns:
-        ``T = ceil(N / hop_length) + 1`` frames of M coefficients, float32.
+        ``T = ceil(N / hop_length) + 1`` frames of ``M = hop_length`` coefficients, float32.
     """
     return mdct_blocks(lapped_blocks(x, hop_length))
 
@@ -95,44 +92,24 @@ def overlap_add(folded: Float[Tensor, "*B T M"]) -> Float[Tensor, "*B blocks M"]
     return ending * falling + beginning * rising
 
 
-def _hz_to_mel(hz: Tensor) -> Tensor:
-    # Slaney's scale: linear below 1 kHz, logarithmic above.
-    log_step = torch.log(torch.tensor(6.4, dtype=torch.float64)) / 27
-    logarithmic = 15 + torch.log(hz.clamp(min=1e-9) / 1000) / log_step
-    return torch.where(hz < 1000, 3 * hz / 200, logarithmic)
-
-
-def _mel_to_hz(mel: Tensor) -> Tensor:
-    log_step = torch.log(torch.tensor(6.4, dtype=torch.float64)) / 27
-    return torch.where(mel < 15, 200 * mel / 3, 1000 * torch.exp(log_step * (mel - 15)))
-
-
 @lru_cache(maxsize=64)
 @torch.inference_mode(mode=False)
 def mel_filters(
     sampling_rate: int, window_length: int, n_mels: int, device: torch.device
 ) -> Float[Tensor, "F n_mels"]:
-    """Triangular mel filters of unit area, from 0 Hz to half the sampling rate.
+    """Triangular mel filters of unit area from 0 Hz to half the sampling rate (in Hz), float32.
 
-    After Slaney's Auditory Toolbox.
-
-    Args:
-        sampling_rate: Hz.
-        window_length: Length of the FFT; ``F = window_length // 2 + 1``.
-        n_mels: Number of filters. Narrow filters between two FFT bins are all zero, as in librosa.
-        device: Where to put the matrix.
-
-    Returns:
-        Float32 matrix to multiply magnitudes with.
+    After Slaney's Auditory Toolbox. Magnitudes of an FFT, ``F = window_length // 2 + 1``, are
+    multiplied with them. Narrow filters between two of its bins are all zero, as in librosa.
     """
-    bins = torch.linspace(0, sampling_rate / 2, window_length // 2 + 1, dtype=torch.float64)
-    top = _hz_to_mel(torch.tensor(sampling_rate / 2, dtype=torch.float64))
-    edges = _mel_to_hz(torch.linspace(0, 1, n_mels + 2, dtype=torch.float64) * top)
-    ramps = edges[None, :] - bins[:, None]
-    width = edges.diff()
-    rising, falling = -ramps[:, :-2] / width[:-1], ramps[:, 2:] / width[1:]
-    weights = torch.minimum(rising, falling).clamp(min=0) * (2 / (edges[2:] - edges[:-2]))
-    return weights.to(device, torch.float32)
+    from transformers.audio_utils import mel_filter_bank
+
+    bins, top = window_length // 2 + 1, sampling_rate / 2
+    with warnings.catch_warnings(action="ignore"):
+        filters = mel_filter_bank(
+            bins, n_mels, 0.0, top, sampling_rate, norm="slaney", mel_scale="slaney"
+        )
+    return torch.from_numpy(filters).to(device, torch.float32)
 
 
 def stft_magnitude(

@@ -1,22 +1,18 @@
 """Networks over frames, computed block by block: a stream and a whole file give the same bits.
 
-The last bits of a matrix product may depend on its shape, and a one-bit difference can change which
-code is chosen. So a network is cut into stages, and each stage computes blocks of one fixed shape
-on one fixed grid of frames, however many frames arrive in a call. Rows of a block do not influence
-each other, so a block that is only partly known (in a stream, or at the end of a signal) gives the
-right bits for that part.
+A network is cut into stages, and each stage computes blocks of one fixed shape on one fixed grid of
+frames, however many frames arrive in a call (docs/exactness.md says why). Rows of a block do not
+influence each other, so a block that is only partly known gives the right bits for that part.
 
 Computing a full block for a few rows would be slow. On most machines smaller blocks round
-identically. A stage tests this once: it computes noise in both sizes, at every place of the large
-block. The order of summation does not depend on the numbers summed, so one test decides. Where all
-bits agree, partial blocks are computed in the smaller sizes, elsewhere in the full size. See
-docs/exactness.md.
+identically. A stage tests this once, with noise at every place of the large block: the order of
+summation does not depend on the numbers summed.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,11 +23,6 @@ from torch import Tensor
 CPU_ROWS, GPU_ROWS = 512, 1024
 # Sizes that partial blocks are computed in, each a multiple of the next.
 SMALLER = (256, 128, 32)
-
-
-def block_frames(device: torch.device) -> int:
-    """Frames of a block on this kind of device."""
-    return CPU_ROWS if device.type == "cpu" else GPU_ROWS
 
 
 class Stepper(ABC):
@@ -63,7 +54,6 @@ class BlockStage:
             before the first are zero.
         padded: Whether rows after the last are zero. If not, the last ``ahead`` rows have no
             result.
-        rows: Rows of a block. Default: `block_frames`.
         device: Where the rows are.
         agreements: Where the stage records which smaller blocks round identically.
     """
@@ -76,17 +66,14 @@ class BlockStage:
         *,
         context: tuple[int, int] = (0, 0),
         padded: bool = True,
-        rows: int | None = None,
         device: torch.device,
         agreements: Agreements,
     ) -> None:
         behind, self._ahead = context
         self._context = sum(context)
-        self._function = function
-        self._name = name
+        self._function, self._name, self._padded = function, name, padded
         self._width_in, self._width_out = widths
-        self._padded = padded
-        self._rows = block_frames(device) if rows is None else rows
+        self._rows = CPU_ROWS if device.type == "cpu" else GPU_ROWS
         self._agreements = agreements
         # From its offset on: the rows from `behind` before the current block on.
         self._buffer = torch.zeros(behind, self._width_in, device=device)
@@ -99,13 +86,7 @@ class BlockStage:
     def push(
         self, rows: Float[Tensor, "n F"], *, final: bool = False, eager: bool = False
     ) -> Float[Tensor, "m F2"]:
-        """Takes the next rows; returns the results that are complete.
-
-        Args:
-            rows: Any number of rows.
-            final: Whether these are the last.
-            eager: Whether to compute blocks that are only partly known.
-        """
+        """Takes any number of rows; see `Stepper.push`."""
         if len(rows):
             self._buffer = torch.cat([self._buffer[self._offset :], rows])
             self._offset = 0
@@ -176,29 +157,3 @@ class BlockStage:
 def _worthwhile(size: int, needed: int) -> bool:
     """Whether to compute a block of this size of which only some rows are needed."""
     return needed > size - size // 4
-
-
-def run(
-    stages: Sequence[BlockStage], rows: Float[Tensor, "n F"], *, final: bool, eager: bool
-) -> Float[Tensor, "m F2"]:
-    """Takes rows through stages, one after another; see `BlockStage.push`."""
-    for stage in stages:
-        rows = stage.push(rows, final=final, eager=eager)
-    return rows
-
-
-class Queue:
-    """Rows that wait until the network's result for them is known."""
-
-    def __init__(self) -> None:
-        self._rows: Tensor | None = None
-
-    def push(self, rows: Float[Tensor, "n F"]) -> None:
-        """Appends rows."""
-        self._rows = rows if self._rows is None else torch.cat([self._rows, rows])
-
-    def pop(self, count: int) -> Float[Tensor, "n F"]:
-        """Removes and returns the first ``count`` rows."""
-        assert self._rows is not None
-        rows, self._rows = self._rows[:count], self._rows[count:]
-        return rows

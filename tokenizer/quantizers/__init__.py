@@ -5,17 +5,15 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from tokenizer.errors import InputError
-from tokenizer.quantizers.additive import LocalSearchQuantizer
+from tokenizer.quantizers.additive import FaissResidualQuantizer, LocalSearchQuantizer
 from tokenizer.quantizers.base import Quantizer
-from tokenizer.quantizers.factorized import FactorizedQuantizer
-from tokenizer.quantizers.faiss_residual import FaissResidualQuantizer
+from tokenizer.quantizers.factorized import FactorizedQuantizer, ProjectedScalarQuantizer
 from tokenizer.quantizers.measure import FitReport
 from tokenizer.quantizers.neural import ImplicitNeuralQuantizer
 from tokenizer.quantizers.product import OptimizedProductQuantizer, ProductQuantizer
 from tokenizer.quantizers.residual import ResidualVectorQuantizer
 from tokenizer.quantizers.scalar import FiniteScalarQuantizer, ResidualFiniteScalarQuantizer
 from tokenizer.quantizers.sources import LatentSource, MemmapSource, TensorSource, sample_frames
-from tokenizer.quantizers.trained_fsq import ProjectedScalarQuantizer
 
 # Every kind that a checkpoint may name: ours, and what `register_quantizer` adds.
 QUANTIZERS: dict[str, type[Quantizer]] = {

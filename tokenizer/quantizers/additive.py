@@ -1,4 +1,4 @@
-"""Additive quantization with local search (LSQ); trained by faiss, searched in torch.
+"""Additive and residual quantization trained by faiss, searched in torch.
 
 Martinez, Zakhmi, Hoos, Little: LSQ++: Lower running time and higher recall in multi-codebook
 quantization (2018).
@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from tokenizer.quantizers.base import LatentSource, Quantizer, check_at_least_one, check_values
+from tokenizer.errors import InputError
+from tokenizer.quantizers.base import LatentSource, Quantizer, check_at_least_one
 from tokenizer.quantizers.blocks import in_blocks
 from tokenizer.quantizers.faiss_bridge import (
     as_training_set,
@@ -23,7 +25,7 @@ from tokenizer.quantizers.faiss_bridge import (
     to_tensor,
 )
 from tokenizer.quantizers.kmeans import argmax_rows, block_rows, half_squared_norms
-from tokenizer.quantizers.sources import sample_frames
+from tokenizer.quantizers.residual import ResidualVectorQuantizer
 
 # Codes changed at once to leave a local optimum, as in faiss.
 _PERTURBED = 4
@@ -36,19 +38,14 @@ class LocalSearchQuantizer(Quantizer):
     among the first n only, and far from the best that n codebooks could be. Fit one for each rate.
 
     Training solves a dense system of K S unknowns in float64 in each iteration: for 16 codebooks of
-    1,024 entries it has 2 GB.
-
-    faiss perturbs codes at random, so what it finds for a frame depends on the frames before it.
-    Here the perturbations are the same for all frames and calls.
+    1,024 entries it has 2 GB. Unlike faiss's, the perturbations of the search are the same for all
+    frames and calls.
 
     Args:
-        dim: D.
-        num_codebooks: K.
-        codebook_size: Entries of each codebook, a power of two.
+        dim, num_codebooks, codebook_size, max_points, iterations: See `Quantizer`; the size is a
+            power of two.
         search_rounds: Perturbations that `encode` tries, each followed by `descents`.
         descents: Passes over the codebooks, each choosing the best entry given all others.
-        max_points: `fit` draws at most so many frames.
-        iterations: Of training.
 
     Attributes:
         mean: Buffer ``[D]``.
@@ -97,18 +94,9 @@ class LocalSearchQuantizer(Quantizer):
     def fit(
         self, latents: LatentSource, *, generator: torch.Generator, progress: bool = False
     ) -> LocalSearchQuantizer:
-        """Trains with faiss on a sample of the latents.
-
-        Raises:
-            ImportError: If faiss is not installed.
-            ValueError: If the latents are of another dimension, not finite, or fewer than a
-                codebook has entries.
-        """
+        """Trains with faiss; raises ImportError without it, ValueError for too few latents."""
         faiss = require_faiss()
-        self.check_source(latents)
-        frames = sample_frames(latents, self.max_points, generator)
-        check_values(frames)
-        self.fitted.fill_(False)
+        frames = self.training_sample(latents, self.max_points, generator).cpu()
         mean = frames.mean(0)
         count, size, dim = self.codebooks.shape
         quantizer = faiss.LocalSearchQuantizer(dim, count, bits_of(size))
@@ -124,7 +112,7 @@ class LocalSearchQuantizer(Quantizer):
     def encode(
         self, latents: Float[Tensor, "M D"], n_codebooks: int | None = None
     ) -> Int[Tensor, "M n"]:
-        """Codes of each frame; see `Quantizer.encode`. Raises as `Quantizer.checked_latents`."""
+        """Codes of each frame; see `Quantizer.encode`."""
         x, n = self.checked_latents(latents, n_codebooks)
         rows = block_rows(self.codebook_size)
         search = _LocalSearch(list(self.codebooks[:n].float()), rows, self.descents)
@@ -186,3 +174,58 @@ class _LocalSearch:
 
     def _nearest(self, k: int, x: Tensor) -> Tensor:
         return argmax_rows(torch.addmm(self.biases[k], x, self.books[k].T, out=self.scores))
+
+
+class FaissResidualQuantizer(ResidualVectorQuantizer):
+    """`ResidualVectorQuantizer` without standardization, its codebooks trained by faiss.
+
+    faiss fits each codebook to the residuals of several hypotheses (a beam) at once. It is here to
+    compare with; it takes longer to fit than ours. Arguments are those of its base class; the
+    codebook size is a power of two, and the beam serves in training, too.
+    """
+
+    kind: ClassVar[str] = "rq-faiss"
+
+    def __init__(
+        self,
+        dim: int,
+        num_codebooks: int,
+        codebook_size: int,
+        beam_width: int = 1,
+        max_points: int = 50_000,
+        iterations: int = 10,
+    ) -> None:
+        bits_of(codebook_size)
+        super().__init__(
+            dim, num_codebooks, codebook_size, "none", beam_width, max_points, iterations
+        )
+
+    @torch.no_grad()
+    def fit(
+        self,
+        latents: LatentSource,
+        *,
+        generator: torch.Generator,
+        metric: Tensor | None = None,
+        group: dist.ProcessGroup | None = None,
+        progress: bool = False,
+    ) -> FaissResidualQuantizer:
+        """Trains with faiss; raises ImportError without it, ValueError for too few latents."""
+        if metric is not None or group is not None:
+            raise InputError(f"The {self.kind} quantizer takes no metric, and fits on one process.")
+        faiss = require_faiss()
+        frames = self.training_sample(latents, self.max_points, generator).cpu()
+        mean = frames.mean(0)
+        count, size, dim = self.codebooks.shape
+        quantizer = faiss.ResidualQuantizer(dim, count, bits_of(size))
+        quantizer.max_beam_size = self.beam_width
+        quantizer.cp.niter = self.iterations
+        quantizer.cp.seed = draw_seed(generator)
+        quantizer.cp.min_points_per_centroid = 1
+        quantizer.verbose = progress
+        quantizer.train(as_training_set(frames - mean, size))
+        self.codebooks.copy_(to_tensor(quantizer.codebooks, count, size, dim))
+        self.codebooks[0] += mean.to(self.codebooks.device)
+        for standardizer in self.standardizers:
+            standardizer.fit(frames)  # pyright: ignore[reportCallIssue]
+        return self.measure(latents, progress=progress)

@@ -50,15 +50,14 @@ class Quantizer(nn.Module, ABC):
     """Maps latent frames to one code per codebook, and codes to latent frames.
 
     A quantizer of your own is a class with a `kind`, a constructor, `fit`, `encode` and `decode`
-    (docs/quantizers.md); it need not be differentiable. Every argument of the constructor is kept
-    as an attribute of the same name, from which `to_config` makes the checkpoint's configuration.
-    What `fit` learns goes into buffers that the constructor registers in their final shapes, so it
-    is saved and moved with the model. Everything is computed in float32, also under autocast. `fit`
-    on an already fitted quantizer forgets the first fit.
+    (docs/quantizers.md). Every argument of the constructor is kept as an attribute of the same
+    name. What `fit` learns goes into buffers that the constructor registers in their final shapes.
+    Everything is computed in float32, also under autocast. `fit` on an already fitted quantizer
+    forgets the first fit.
 
-    Args:
-        dim: D.
-        codebook_sizes: Entries of each codebook.
+    Ours have in common that ``dim`` is D, ``num_codebooks`` K and ``codebook_size`` S, the entries
+    of each codebook; that `fit` keeps at most ``max_points`` frames in memory; and that
+    ``iterations`` are those of training or k-means.
 
     Attributes:
         kind: The name under which configs and checkpoints know this quantizer.
@@ -100,8 +99,8 @@ class Quantizer(nn.Module, ABC):
 
     @property
     def prefix_codes(self) -> bool:
-        """Whether the codes of n codebooks are the first n of those of more."""
-        return True
+        """Whether the codes of n codebooks are the first n of those of more: not with a beam."""
+        return getattr(self, "beam_width", 1) == 1
 
     @abstractmethod
     def fit(
@@ -124,11 +123,21 @@ class Quantizer(nn.Module, ABC):
 
         The codes of a frame must not depend on the other frames of the call, not even in their
         last bits: chunks and batches rely on it.
+
+        Raises:
+            RuntimeError: If the quantizer is not fitted.
+            ValueError: If latents are of another dimension, not finite or beyond 1e15, or a number
+                is out of range.
         """
 
     @abstractmethod
     def decode(self, codes: Int[Tensor, "M n"]) -> Float[Tensor, "M D"]:
-        """Latents from the codes of the first n codebooks, 1 <= n <= K."""
+        """Latents, float32, from the codes of the first n codebooks, 1 <= n <= K.
+
+        Raises:
+            RuntimeError: If the quantizer is not fitted.
+            ValueError: If there are too many codebooks, or a code is out of range.
+        """
 
     def to_config(self) -> dict[str, Any]:
         """The constructor's arguments, as JSON values."""
@@ -152,11 +161,7 @@ class Quantizer(nn.Module, ABC):
 
     @property
     def report(self) -> FitReport:
-        """What `fit` measured; it is kept in the buffers, so a loaded quantizer has it too.
-
-        Raises:
-            RuntimeError: If the quantizer is not fitted.
-        """
+        """What `fit` measured; RuntimeError if the quantizer is not fitted."""
         self.check_fitted()
         return report(self.code_counts, self.noise_levels, self.codebook_sizes)
 
@@ -194,23 +199,27 @@ class Quantizer(nn.Module, ABC):
                 "its .fit() with latents."
             )
 
-    def check_source(self, latents: LatentSource) -> None:
-        """Raises ValueError if these latents cannot be fitted."""
+    def training_sample(
+        self, latents: LatentSource, max_points: int, generator: torch.Generator
+    ) -> Float[Tensor, "M D"]:
+        """Begins a fit: at most ``max_points`` of the latents, on this quantizer's device.
+
+        Raises:
+            ValueError: If the latents are empty, of another dimension or not finite.
+        """
         if latents.dim != self.dim:
             raise InputError(f"The latents have {latents.dim} dimensions, not {self.dim}.")
         if len(latents) == 0:
             raise InputError("There are no latents to fit a quantizer to.")
+        frames = sample_frames(latents, max_points, generator).to(self.fitted.device)
+        check_values(frames)
+        self.fitted.fill_(False)
+        return frames
 
     def checked_latents(
         self, latents: Float[Tensor, "M D"], n_codebooks: int | None
     ) -> tuple[Float[Tensor, "M D"], int]:
-        """The arguments of `encode`, in float32 and with the number filled in.
-
-        Raises:
-            RuntimeError: If the quantizer is not fitted.
-            ValueError: If latents are of another dimension, not finite or beyond 1e15, or the
-                number of codebooks is out of range.
-        """
+        """The arguments of `encode`, checked, in float32 and with the number filled in."""
         self.check_fitted()
         n = self.num_codebooks if n_codebooks is None else n_codebooks
         if not 1 <= n <= self.num_codebooks:
@@ -224,12 +233,7 @@ class Quantizer(nn.Module, ABC):
         return latents.float(), n
 
     def checked_codes(self, codes: Int[Tensor, "M n"]) -> Int[Tensor, "M n"]:
-        """The argument of `decode`, as int64.
-
-        Raises:
-            RuntimeError: If the quantizer is not fitted.
-            ValueError: If there are too many codebooks, or a code is out of range.
-        """
+        """The argument of `decode`, checked, as int64."""
         self.check_fitted()
         if codes.ndim != 2 or not 1 <= codes.shape[1] <= self.num_codebooks:
             raise InputError(

@@ -6,6 +6,7 @@ the code's entry back: ``r <- r - (W_out entry(code(W_in r + b_in)) + b_out)``.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
@@ -17,13 +18,17 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from tokenizer.errors import InputError
-from tokenizer.quantizers.base import LatentSource, Quantizer, check_at_least_one, check_values
+from tokenizer.quantizers.base import LatentSource, Quantizer, check_at_least_one
 from tokenizer.quantizers.blocks import in_blocks
 from tokenizer.quantizers.kmeans import argmax_rows, block_rows, kmeans
-from tokenizer.quantizers.sources import sample_frames
+from tokenizer.quantizers.scalar import level_values, nearest_levels, pack, unpack
+from tokenizer.quantizers.standardizer import covariance
 
 # Directions that vary less than this fraction of the one that varies most are not blown up.
 _RELATIVE_FLOOR = 1e-3
+# A normal variable of this deviation, after tanh, fills four to eight even levels about as the best
+# scalar quantizer of so many levels would.
+_DEVIATION = 0.8
 
 
 class ProjectedQuantizer(Quantizer):
@@ -31,25 +36,13 @@ class ProjectedQuantizer(Quantizer):
 
     They are what end-to-end training leaves behind (docs/end-to-end.md). `fit` is what that
     training starts from, and makes a quantizer of its own: each stage's projection is a principal
-    component analysis of the residual, and the way back is a least squares fit.
-
-    Codes have the prefix property. The codes of a frame do not depend on the other frames of a
-    call.
-
-    Args:
-        dim: D.
-        codebook_sizes: Entries of each stage.
-        codebook_dim: Dimensions that a stage looks at, d <= D.
-        max_points: `fit` draws at most so many frames.
+    component analysis of the residual, and the way back is a least squares fit. Codes have the
+    prefix property.
 
     Attributes:
-        in_weight: Buffer ``[K, d, D]``.
-        in_bias: Buffer ``[K, d]``.
-        out_weight: Buffer ``[K, D, d]``.
-        out_bias: Buffer ``[K, D]``.
-
-    Raises:
-        ValueError: If a number is below 1, or ``codebook_dim > dim``.
+        codebook_dim: Dimensions that a stage looks at, d <= D.
+        in_weight, in_bias: Buffers ``[K, d, D]`` and ``[K, d]``.
+        out_weight, out_bias: Buffers ``[K, D, d]`` and ``[K, D]``.
     """
 
     in_weight: Tensor
@@ -91,23 +84,8 @@ class ProjectedQuantizer(Quantizer):
     def fit(
         self, latents: LatentSource, *, generator: torch.Generator, progress: bool = False
     ) -> ProjectedQuantizer:
-        """Fits stage after stage to a sample of the latents.
-
-        Args:
-            latents: At least one frame, all finite.
-            generator: Source of randomness. The same seed gives the same quantizer on one machine.
-            progress: Whether to show bars.
-
-        Returns:
-            self.
-
-        Raises:
-            ValueError: If the latents are empty, of another dimension or not finite.
-        """
-        self.check_source(latents)
-        residual = sample_frames(latents, self.max_points, generator).to(self.in_bias.device)
-        check_values(residual)
-        self.fitted.fill_(False)
+        """Fits stage after stage to a sample of the latents."""
+        residual = self.training_sample(latents, self.max_points, generator)
         for k in tqdm(range(self.num_codebooks), "fit", unit="codebook", disable=not progress):
             self._fit_projection(k, residual)
             u = torch.addmm(self.in_bias[k], residual, self.in_weight[k].T)
@@ -115,22 +93,15 @@ class ProjectedQuantizer(Quantizer):
             codes = self.lookup(k, u)
             self._fit_way_back(k, codes, residual)
             residual -= self._table(k).index_select(0, codes)
-        self.measure(latents, progress=progress)
-        return self
+        return self.measure(latents, progress=progress)
 
     @torch.no_grad()
     def encode(
         self, latents: Float[Tensor, "M D"], n_codebooks: int | None = None
     ) -> Int[Tensor, "M n"]:
-        """Codes (int64) of the first ``n_codebooks`` codebooks (default: all) for each frame.
-
-        Raises:
-            RuntimeError: If the quantizer is not fitted.
-            ValueError: If latents are of another dimension, not finite or beyond 1e15, or the
-                number is out of range.
-        """
+        """Codes of each frame; see `Quantizer.encode`."""
         x, n = self.checked_latents(latents, n_codebooks)
-        tables = self._tables(n)
+        tables = [self._table(k) for k in range(n)]
         weights = self.in_weight.float().transpose(1, 2)
         biases = self.in_bias.float()
 
@@ -146,14 +117,9 @@ class ProjectedQuantizer(Quantizer):
 
     @torch.no_grad()
     def decode(self, codes: Int[Tensor, "M n"]) -> Float[Tensor, "M D"]:
-        """Latents, float32, from the codes of the first n codebooks, 1 <= n <= K.
-
-        Raises:
-            RuntimeError: If the quantizer is not fitted.
-            ValueError: If there are too many codebooks, or a code is out of range.
-        """
+        """Latents, as a sum of entries; see `Quantizer.decode`."""
         codes = self.checked_codes(codes)
-        tables = self._tables(codes.shape[1])
+        tables = [self._table(k) for k in range(codes.shape[1])]
         sizes = torch.tensor([0, *map(len, tables[:-1])], device=codes.device)
         return functional.embedding_bag(codes + sizes.cumsum(0), torch.cat(tables), mode="sum")
 
@@ -163,13 +129,9 @@ class ProjectedQuantizer(Quantizer):
             weight, bias = self.out_weight[k].float(), self.out_bias[k].float()
             return torch.addmm(bias, self.entries(k), weight.T)
 
-    def _tables(self, n: int) -> list[Tensor]:
-        return [self._table(k) for k in range(n)]
-
     def _fit_projection(self, k: int, residual: Tensor) -> None:
         mean = residual.mean(0, dtype=torch.float64)
-        centred = residual.double() - mean
-        values, vectors = torch.linalg.eigh(centred.T @ centred / len(centred))
+        values, vectors = torch.linalg.eigh(covariance(residual, mean))
         deviation = values.flip(0)[: self.codebook_dim].clamp(min=0).sqrt()
         deviation = deviation.clamp(min=max(float(deviation[0]) * _RELATIVE_FLOOR, 1e-12))
         basis = vectors.flip(1)[:, : self.codebook_dim].T * self.in_scale(deviation)[:, None]
@@ -193,12 +155,8 @@ class FactorizedQuantizer(ProjectedQuantizer):
     Compression with Improved RVQGAN"), which has it from the improved VQGAN (Yu et al., 2022).
 
     Args:
-        dim: D.
-        num_codebooks: K.
-        codebook_size: Entries of each codebook, S.
+        dim, num_codebooks, codebook_size, max_points, iterations: See `Quantizer`.
         codebook_dim: Dimensions of an entry, d <= D.
-        max_points: `fit` draws at most so many frames.
-        iterations: Of k-means.
 
     Attributes:
         codebooks: Buffer ``[K, S, d]``, entries of length 1 (or nearly, where they are an average).
@@ -241,3 +199,62 @@ class FactorizedQuantizer(ProjectedQuantizer):
             directions, self.codebook_size, generator=generator, iterations=self.iterations
         )
         self.codebooks[k].copy_(functional.normalize(centroids, dim=1))
+
+
+def scalar_levels(codebook_size: int) -> tuple[int, ...]:
+    """Levels whose product is ``codebook_size``, a power of two: fours, and an eight or a two."""
+    bits = max(codebook_size, 1).bit_length() - 1
+    if bits < 1 or codebook_size != 1 << bits:
+        raise InputError(
+            f"Scalar quantization needs a codebook size that is a power of two, not "
+            f"{codebook_size}."
+        )
+    if bits == 1:
+        return (2,)
+    return ((8,) if bits % 2 else ()) + (4,) * ((bits - 3 * (bits % 2)) // 2)
+
+
+class ProjectedScalarQuantizer(ProjectedQuantizer):
+    """Codes are points of a grid: each projected dimension, after tanh, is rounded to even levels.
+
+    A stage is a finite scalar quantizer (Mentzer et al., 2023, "Finite Scalar Quantization: VQ-VAE
+    Made Simple") in the form with levels from -1 to 1 (Parker et al., 2024, "Scaling Transformers
+    for Low-Bitrate High-Quality Speech Coding"), between two affine maps.
+
+    Args:
+        dim, num_codebooks, max_points: See `Quantizer`.
+        levels: Of each dimension that a stage looks at, at most D of them; a codebook has as many
+            entries as their product. The first dimension varies fastest in a code.
+
+    Attributes:
+        in_weight, in_bias, out_weight, out_bias: Buffers; see `ProjectedQuantizer`.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    kind: ClassVar[str] = "projected_fsq"
+
+    def __init__(
+        self, dim: int, num_codebooks: int, levels: Sequence[int], max_points: int = 200_000
+    ) -> None:
+        if min(levels, default=1) < 2:
+            raise InputError(f"levels are {tuple(levels)}; each must be at least 2.")
+        sizes = (math.prod(levels),) * num_codebooks
+        super().__init__(dim, sizes, len(levels), max_points)
+        self.levels = tuple(levels)
+
+    def lookup(self, k: int, u: Float[Tensor, "M d"]) -> Int[Tensor, " M"]:
+        """Codes of the nearest points of the grid."""
+        del k  # all stages have the same grid
+        return pack(nearest_levels(torch.tanh(u), self.levels), self.levels)
+
+    def entries(self, k: int) -> Float[Tensor, "S d"]:
+        """All points of the grid, which is the same in every stage."""
+        del k
+        codes = torch.arange(math.prod(self.levels), device=self.in_bias.device)
+        return level_values(unpack(codes, self.levels), self.levels)
+
+    def in_scale(self, deviation: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
+        """Brings every component to one deviation."""
+        return _DEVIATION / deviation

@@ -6,18 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from tokenizer.errors import InputError, MissingPackageError
 
 
 def require_faiss() -> Any:
-    """The module `faiss`.
-
-    Raises:
-        ImportError: If it is not installed.
-    """
+    """The module `faiss`; raises ImportError if it is not installed."""
     try:
         import faiss
     except ImportError:
@@ -39,11 +35,7 @@ def bits_of(codebook_size: int) -> int:
 
 
 def as_training_set(frames: Float[Tensor, "M D"], codebook_size: int) -> np.ndarray:
-    """Vectors as faiss takes them.
-
-    Raises:
-        ValueError: If there are fewer vectors than centroids, which faiss cannot cluster.
-    """
+    """Vectors as faiss takes them; ValueError for fewer than centroids, which it cannot cluster."""
     if len(frames) < codebook_size:
         raise InputError(
             f"{len(frames)} latents cannot train codebooks of {codebook_size} entries with faiss: "
@@ -61,9 +53,3 @@ def to_tensor(vector: Any, *shape: int) -> Tensor:
     """A copy of a faiss vector of floats in the given shape."""
     array = require_faiss().vector_to_array(vector)
     return torch.from_numpy(array.reshape(shape).astype(np.float32))
-
-
-def unpack_codes(packed: np.ndarray, num_codebooks: int, bits: int) -> Int[Tensor, "M K"]:
-    """The codes in faiss's packed bytes, int64."""
-    codes = require_faiss().unpack_bitstrings(packed, num_codebooks, bits)
-    return torch.from_numpy(codes.astype(np.int64))

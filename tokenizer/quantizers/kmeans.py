@@ -68,33 +68,19 @@ def fused(device: torch.device) -> Callable[[Tensor, Tensor, Tensor], tuple[Tens
 
 
 @torch.no_grad()
-def nearest(
-    x: Float[Tensor, "M D"],
-    codebook: Float[Tensor, "S D"],
-    half_norms: Float[Tensor, " S"] | None = None,
-) -> Int[Tensor, " M"]:
+def nearest(x: Float[Tensor, "M D"], codebook: Float[Tensor, "S D"]) -> Int[Tensor, " M"]:
     """Index of the entry nearest to each vector, by Euclidean distance; the first of equals.
 
-    The vectors are taken in blocks of ``block_rows(S)``, the last one shorter. Matrix products of
-    other shapes may round otherwise, and so choose otherwise where two entries are equally near to
-    within rounding. Who needs identical codes for the same vector in two calls must split the
-    vectors at the same places in both (`ResidualVectorQuantizer` pads the last block instead).
-
-    Args:
-        x: Vectors; computed in float32 whatever their type.
-        codebook: Entries to choose from.
-        half_norms: `half_squared_norms` of the codebook, if it is at hand.
-
-    Returns:
-        int64 codes.
+    Computed in float32, in blocks of ``block_rows(S)`` vectors, the last one shorter: a vector that
+    is equally near to two entries to within rounding may get the other one in another call.
     """
-    return _match(x, codebook, half_norms)[0]
+    return _match(x, codebook)[0]
 
 
-def _match(x: Tensor, codebook: Tensor, half_norms: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def _match(x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
     """Nearest entries c and their scores ``x.c - |c|^2 / 2``: half of ``|x|^2 - distance^2``."""
     codebook = codebook.float()
-    bias = -(half_squared_norms(codebook) if half_norms is None else half_norms.float())
+    bias = -half_squared_norms(codebook)
     if (kernel := fused(x.device)) is not None:
         return kernel(x.float(), codebook, bias)
     rows = block_rows(len(codebook))
@@ -123,16 +109,11 @@ def kmeans(
 ) -> Float[Tensor, "k D"]:
     """Finds k centroids by Lloyd's algorithm.
 
-    It starts from points drawn uniformly. Starts like k-means++'s were tried on audio latents, at
-    1024 centroids and several stages: they leave up to 4% less distortion on the points themselves,
-    but 2 to 6% more on unseen ones, because they spend centroids on outliers. A centroid that loses
-    all its points moves to a point drawn with probability proportional to its squared error.
-
-    Of many points it takes few at first, at least `_POINTS_EACH` a centroid: the passes that bring
-    the centroids from anywhere to about their places need no more. All points are seen by the
-    last of them.
-
-    With no more points than centroids, every point is a centroid and the rest repeat them.
+    It starts from points drawn uniformly (k-means++ leaves 2 to 6% more distortion on unseen audio
+    latents: it spends centroids on outliers). A centroid that loses all its points moves to a point
+    drawn with probability proportional to its squared error. Of many points the first passes see
+    few, at least `_POINTS_EACH` a centroid, and the last all. With no more points than centroids,
+    every point is a centroid and the rest repeat them.
 
     Args:
         x: Points, M >= 1, finite; computed in float32.
@@ -140,15 +121,10 @@ def kmeans(
         generator: Source of randomness; of equal state on all processes of a group.
         iterations: Most passes over the points, or over the first few of many.
         tolerance: Stop when a pass lowers the distortion by less than this fraction.
-        group: Processes that hold a part of the points each; what is counted and summed of them is
-            summed over all with `torch.distributed`. None: this process holds all.
-
-    Returns:
-        Centroids, float32.
+        group: Processes that hold a part of the points each. None: this process holds all.
 
     Raises:
-        ValueError: If there are no points, or values that are not finite, or k < 1 or
-            iterations < 1.
+        ValueError: If there are no points, or not finite ones, or k or iterations are below 1.
     """
     if k < 1 or iterations < 1:
         raise InputError(f"k is {k} and iterations {iterations}; both must be at least 1.")
@@ -215,13 +191,13 @@ class _Share:
 
     def __init__(self, count: int, group: dist.ProcessGroup | None, device: torch.device) -> None:
         self._group, self._count, self._device = group, count, device
-        self.first, self.total, self._rank = 0, count, 0
+        self.first, self.total = 0, count
         if group is not None:
-            self._rank = dist.get_rank(group)
+            rank = dist.get_rank(group)
             counts = torch.zeros(dist.get_world_size(group), dtype=torch.int64, device=device)
-            counts[self._rank] = count
-            dist.all_reduce(counts, group=group)
-            self.first, self.total = int(counts[: self._rank].sum()), int(counts.sum())
+            counts[rank] = count
+            self.sum(counts)
+            self.first, self.total = int(counts[:rank].sum()), int(counts.sum())
 
     def sum(self, x: Tensor) -> Tensor:
         """The sum over all processes, in place."""
@@ -237,9 +213,9 @@ class _Share:
     def rows(self, x: Tensor, indices: Tensor) -> Tensor:
         """Points of all processes."""
         own = indices - self.first
-        here = ((own >= 0) & (own < self._count)).to(self._device)
+        here = (own >= 0) & (own < self._count)
         out = torch.zeros(len(indices), x.shape[1], device=self._device)
-        out[here] = x[self.local(indices)]
+        out[here.to(self._device)] = x[self.local(indices)]
         return self.sum(out)
 
     def draw(self, x: Tensor, weights: Tensor, n: int, generator: torch.Generator) -> Tensor:
@@ -249,23 +225,12 @@ class _Share:
         still fills up when too few are positive (duplicated points).
         """
         # A clock for every point of all, so that each process draws the same numbers.
-        count = len(weights)
-        if self._group is not None:
-            counts = torch.zeros(dist.get_world_size(self._group), dtype=torch.int64)
-            counts[self._rank] = count
-            counts = self.sum(counts.to(self._device)).cpu()
-            before, count = int(counts[: self._rank].sum()), int(counts.sum())
-        else:
-            before = 0
-        clocks = torch.empty(count, device=generator.device).exponential_(generator=generator)
+        share = _Share(len(weights), self._group, self._device)
+        clocks = torch.empty(share.total, device=generator.device).exponential_(generator=generator)
         clocks.clamp_(min=torch.finfo(torch.float32).tiny)
-        own = clocks[before : before + len(weights)].to(weights.device)
-        speed = torch.full((count,), -1.0, device=weights.device)
-        speed[before : before + len(weights)] = weights / own
+        own = slice(share.first, share.first + len(weights))
+        speed = torch.full((share.total,), -1.0, device=weights.device)
+        speed[own] = weights / clocks[own].to(weights.device)
         if self._group is not None:
             dist.all_reduce(speed, op=dist.ReduceOp.MAX, group=self._group)
-        won = speed.topk(n).indices.cpu() - before
-        here = (won >= 0) & (won < len(weights))
-        out = torch.zeros(n, x.shape[1], device=x.device)
-        out[here.to(x.device)] = x[won[here].to(x.device)]
-        return self.sum(out)
+        return share.rows(x, speed.topk(n).indices.cpu())

@@ -24,8 +24,7 @@ class FitReport:
     Attributes:
         frames: Latent frames seen.
         utilization: Share of each codebook's entries that were used at all.
-        perplexity: Two to the entropy (in bits) of each codebook's codes: so many entries, used
-            equally often, would carry as much.
+        perplexity: Two to the entropy (in bits) of each codebook's codes.
         noise_levels: RMS error after the first n codebooks over the latents' RMS deviation from
             their mean.
         distortion_db: The same in dB: ``20 log10(noise_level)``; None for an error of zero.
@@ -57,10 +56,7 @@ class FitReport:
 
 
 def code_entropy(counts: Float[Tensor, "K S"] | Int[Tensor, "K S"]) -> Float[Tensor, " K"]:
-    """Entropy in bits of each codebook's codes, from how often each entry occurred.
-
-    Codebooks that were never used have an entropy of 0.
-    """
+    """Entropy in bits of each codebook's codes, from how often each entry occurred; 0 if never."""
     share = counts / counts.sum(1, keepdim=True).clamp(min=1e-12)
     return torch.special.entr(share).sum(1) / math.log(2)
 
@@ -95,14 +91,7 @@ def measure(
 ) -> tuple[Int[Tensor, "K S"], Float[Tensor, " K"]]:
     """Code counts and noise levels of latents, as `Quantizer` keeps them.
 
-    Args:
-        encode: `Quantizer.encode`.
-        decode: `Quantizer.decode`.
-        frames: Latents.
-        codebook_sizes: Entries of each codebook.
-        prefix_codes: Whether the codes of fewer codebooks are a prefix of those of all. Where they
-            are not, each number of codebooks is searched for anew, on fewer latents.
-        progress: Whether to show a bar.
+    Without `prefix_codes` each number of codebooks is searched for anew, on fewer latents.
     """
     count = len(codebook_sizes)
     counts = torch.zeros(count, max(codebook_sizes), dtype=torch.int64, device=frames.device)
@@ -123,11 +112,18 @@ def measure(
             errors[n - 1] = _squared_error(some, decode(encode(some, n)))
         errors *= len(frames) / searched
     mean = frames.mean(0, dtype=torch.float64)
-    deviation = _squared_error(frames, mean.float())
+    variance = _squared_error(frames, mean.float()) / len(frames)
+    return counts, relative_errors(errors / len(frames), variance, mean)
+
+
+def relative_errors(
+    errors: Float[Tensor, " K"], variance: float, mean: Float[Tensor, " D"]
+) -> Float[Tensor, " K"]:
+    """Noise levels: roots of mean squared errors over the latents' variance around their mean."""
     # Latents that are all alike, to within rounding, have no deviation to compare errors with.
-    rounding = frames.numel() * float(mean.abs().max() * torch.finfo(torch.float32).eps) ** 2
-    noise = (errors / deviation).sqrt() if deviation > rounding else torch.zeros_like(errors)
-    return counts, noise.float()
+    rounding = len(mean) * float(mean.abs().max() * torch.finfo(torch.float32).eps) ** 2
+    noise = (errors / variance).sqrt() if variance > rounding else torch.zeros_like(errors)
+    return noise.float()
 
 
 def _squared_error(x: Tensor, estimate: Tensor) -> float:

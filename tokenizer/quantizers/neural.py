@@ -9,6 +9,7 @@ Shape suffixes: R rows of a block, H hypotheses of a row, A candidates of a hypo
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,24 +18,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokenizer.errors import InputError
-from tokenizer.quantizers.base import (
-    FitContext,
-    LatentSource,
-    Quantizer,
-    check_at_least_one,
-    check_values,
-)
+from tokenizer.quantizers.base import FitContext, LatentSource, Quantizer, check_at_least_one
 from tokenizer.quantizers.blocks import in_blocks
-from tokenizer.quantizers.kmeans import block_rows, half_squared_norms, largest_in_rows
-from tokenizer.quantizers.neural_training import (
-    NETWORK,
-    Plan,
-    all_entries_in,
-    network,
-    train,
-    try_entries,
-)
-from tokenizer.quantizers.sources import sample_frames
+from tokenizer.quantizers.kmeans import block_rows, largest_in_rows
+from tokenizer.quantizers.neural_training import NETWORK, Plan, Stage, network, train
 
 _DECODED_ROWS = 256
 # Candidates whose entries are computed at once.
@@ -49,14 +36,11 @@ class ImplicitNeuralQuantizer(Quantizer):
     the ``candidates`` nearest by a cheap rule are computed and the best of them taken. The rule:
     ``keys[c] + e offsets`` is about what the entry would be.
 
-    The start is a refined `ResidualVectorQuantizer`, with networks that add nothing; gradient
-    descent goes on from there. All of it happens on the latents' deviation from their mean over
-    their overall deviation.
+    Gradient descent starts from a refined `ResidualVectorQuantizer`, with networks that add
+    nothing, on the latents' deviation from their mean over their overall deviation.
 
     Args:
-        dim: D.
-        num_codebooks: K.
-        codebook_size: Entries of each codebook.
+        dim, num_codebooks, codebook_size: See `Quantizer`.
         hidden: Width of the networks.
         depth: Residual blocks of each network.
         candidates: Entries computed for each hypothesis.
@@ -64,8 +48,8 @@ class ImplicitNeuralQuantizer(Quantizer):
         steps: Of training.
         batch_size: Frames per step.
         learning_rate: Peak of the schedule: a short warm-up, then a cosine to a hundredth.
-        max_points: `fit` draws at most so many frames and keeps them in memory. The networks learn
-            too few by heart: ten times as many as serve plain residual quantization pay.
+        max_points: `fit` draws at most so many frames and keeps them in memory. Ten times as many
+            as serve plain residual quantization pay.
 
     Attributes:
         mean: Buffer ``[D]``.
@@ -128,11 +112,6 @@ class ImplicitNeuralQuantizer(Quantizer):
             shape = [sizes[axis] for axis in axes]
             self.register_buffer(name, torch.zeros(num_codebooks, *shape))
 
-    @property
-    def prefix_codes(self) -> bool:
-        """Whether the codes of n codebooks are the first n of those of more."""
-        return self.beam_width == 1
-
     def fit_with(self, latents: LatentSource, context: FitContext) -> ImplicitNeuralQuantizer:
         """Fits with a checkpoint to resume from."""
         return self.fit(
@@ -153,39 +132,18 @@ class ImplicitNeuralQuantizer(Quantizer):
     ) -> ImplicitNeuralQuantizer:
         """Trains on a sample of the latents.
 
-        Args:
-            latents: At least one frame, all finite.
-            generator: Source of randomness. The same seed gives the same quantizer on one machine.
-            progress: Whether to show bars.
-            checkpoint: A ``.safetensors`` file. Training writes its state there every minute and,
-                started again on the same latents with the same options, goes on from it to the
-                same result as without a stop.
-
-        Returns:
-            self.
-
-        Raises:
-            ValueError: If the latents are empty, of another dimension or not finite, or the
-                checkpoint is of other latents or options.
+        Training writes its state to ``checkpoint``, a ``.safetensors`` file, every minute. Started
+        again with the same latents and options, it resumes to the same result as without a stop;
+        others raise ValueError.
         """
-        self.check_source(latents)
-        frames = sample_frames(latents, self.max_points, generator).to(self.mean.device)
-        check_values(frames)
-        self.fitted.fill_(False)
+        frames = self.training_sample(latents, self.max_points, generator)
         mean = frames.mean(0)
         frames -= mean
         scale = frames.square().mean(dtype=torch.float64).sqrt().float()
         scale = torch.where(scale > 0, scale, 1)
-        plan = Plan(
-            codebook_size=self.codebook_size,
-            num_codebooks=self.num_codebooks,
-            hidden=self.hidden,
-            depth=self.depth,
-            candidates=min(self.candidates, self.codebook_size),
-            steps=self.steps,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-        )
+        options = {field.name: getattr(self, field.name) for field in fields(Plan)}
+        options["candidates"] = min(self.candidates, self.codebook_size)
+        plan = Plan(**options)
         learned = train(frames / scale, plan, generator, checkpoint, progress=progress)
         self.mean.copy_(mean)
         self.scale.copy_(scale)
@@ -200,23 +158,13 @@ class ImplicitNeuralQuantizer(Quantizer):
         n_codebooks: int | None = None,
         beam_width: int | None = None,
     ) -> Int[Tensor, "M n"]:
-        """Codes of each frame.
-
-        Args:
-            latents: Frames, of any floating-point type; computed in float32.
-            n_codebooks: Use the first so many codebooks (default: all).
-            beam_width: Hypotheses kept (default: the constructor's); 1 is greedy.
-
-        Raises:
-            RuntimeError: If the quantizer is not fitted.
-            ValueError: As `Quantizer.checked_latents`, or for a beam width below 1.
-        """
+        """Codes of each frame by a beam, by default as wide as the constructor said."""
         width = self.beam_width if beam_width is None else beam_width
         check_at_least_one(beam_width=width)
         x, n = self.checked_latents(latents, n_codebooks)
         mean, scale = self.mean.float(), self.scale.float()
         candidates = min(self.candidates, self.codebook_size)
-        stages = [_Stage(self._weights(k)) for k in range(n)]
+        stages = [Stage(self._weights(k)) for k in range(n)]
         # A power of two, so that blocks of one call begin where those of another do.
         rows = max(1, _CANDIDATES // (width * candidates))
         rows = min(block_rows(self.codebook_size), 1 << (rows.bit_length() - 1))
@@ -244,35 +192,18 @@ class ImplicitNeuralQuantizer(Quantizer):
         return {name: getattr(self, name)[k].float() for name in NETWORK}
 
 
-class _Stage:
-    """What the search needs of a codebook."""
-
-    def __init__(self, weights: dict[str, Tensor]) -> None:
-        self.weights = weights
-        self.bias = -half_squared_norms(weights["keys"])
-        self.entries_in = all_entries_in(weights)
-
-    def candidates(self, residual: Tensor, estimate: Tensor, count: int) -> Tensor:
-        """The most promising entries ``[M, count]`` for each residual, by the cheap rule."""
-        u = residual - estimate @ self.weights["offsets"]
-        return largest_in_rows(torch.addmm(self.bias, u, self.weights["keys"].T), count)
-
-
-def _search(x: Tensor, stages: list[_Stage], width: int, candidates: int) -> Tensor:
+def _search(x: Tensor, stages: list[Stage], width: int, candidates: int) -> Tensor:
     """Codes ``[R, n]`` of the best hypothesis after the last stage."""
     rows, dim = x.shape
     estimate_RHD = x.new_zeros(rows, 1, dim)
     codes_RHn = torch.zeros(rows, 1, 0, dtype=torch.int64, device=x.device)
     for stage in stages:
         hypotheses = estimate_RHD.shape[1]
-        residual_RHD = x[:, None] - estimate_RHD
-        entry_RHA = stage.candidates(
-            residual_RHD.flatten(0, 1), estimate_RHD.flatten(0, 1), candidates
-        ).view(rows, hypotheses, candidates)
-        added = try_entries(
-            stage.weights, stage.entries_in, entry_RHA.flatten(0, 1), estimate_RHD.flatten(0, 1)
-        ).view(rows, hypotheses, candidates, dim)
-        tried = (estimate_RHD[:, :, None] + added).flatten(1, 2)
+        residual, estimate = (x[:, None] - estimate_RHD).flatten(0, 1), estimate_RHD.flatten(0, 1)
+        entry = stage.candidates(residual, estimate, candidates)
+        entry_RHA = entry.view(rows, hypotheses, candidates)
+        added_RHAD = stage.try_entries(entry, estimate).view(*entry_RHA.shape, dim)
+        tried = (estimate_RHD[:, :, None] + added_RHAD).flatten(1, 2)
         score = -(x[:, None] - tried).square().sum(-1)
         kept = min(width, hypotheses * candidates)
         best = largest_in_rows(score, kept)

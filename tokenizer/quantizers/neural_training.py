@@ -66,23 +66,31 @@ def network(
     return entry + _deviation(w, entry @ w["entry_in"] + _context(w, estimate))
 
 
-def all_entries_in(w: dict[str, Tensor]) -> Float[Tensor, "S H"]:
-    """What the network makes of each entry before the estimate comes in: for `try_entries`."""
-    return w["codebooks"] @ w["entry_in"]
+class Stage:
+    """What the search needs of a codebook."""
 
+    def __init__(self, weights: dict[str, Tensor]) -> None:
+        self.weights = weights
+        self.bias = -half_squared_norms(weights["keys"])
+        # What the network makes of each entry before the estimate comes in.
+        self.entries_in = weights["codebooks"] @ weights["entry_in"]
 
-def try_entries(
-    w: dict[str, Tensor],
-    entries_in: Float[Tensor, "S H"],
-    codes: Int[Tensor, "M A"],
-    estimate: Float[Tensor, "M D"],
-) -> Float[Tensor, "M A D"]:
-    """`network` for several entries after each estimate, without doing anything twice."""
-    rows, count = codes.shape
-    picked = entries_in.index_select(0, codes.flatten()).view(rows, count, -1)
-    h = (picked + _context(w, estimate)[:, None]).flatten(0, 1)
-    added = w["codebooks"].index_select(0, codes.flatten()) + _deviation(w, h)
-    return added.view(rows, count, -1)
+    def candidates(
+        self, residual: Float[Tensor, "M D"], estimate: Float[Tensor, "M D"], count: int
+    ) -> Int[Tensor, "M count"]:
+        """The most promising entries for each residual, by the cheap rule."""
+        u = residual - estimate @ self.weights["offsets"]
+        return largest_in_rows(torch.addmm(self.bias, u, self.weights["keys"].T), count)
+
+    def try_entries(
+        self, codes: Int[Tensor, "M A"], estimate: Float[Tensor, "M D"]
+    ) -> Float[Tensor, "M A D"]:
+        """`network` for several entries after each estimate, without doing anything twice."""
+        w, (rows, count) = self.weights, codes.shape
+        picked = self.entries_in.index_select(0, codes.flatten()).view(rows, count, -1)
+        h = (picked + _context(w, estimate)[:, None]).flatten(0, 1)
+        added = w["codebooks"].index_select(0, codes.flatten()) + _deviation(w, h)
+        return added.view(rows, count, -1)
 
 
 def _context(w: dict[str, Tensor], estimate: Tensor) -> Tensor:
@@ -103,13 +111,10 @@ def train(
     *,
     progress: bool = False,
 ) -> dict[str, Tensor]:
-    """Trains all codebooks together; the arguments are those of `ImplicitNeuralQuantizer.fit`.
+    """Trains all codebooks together; returns tensors as `NETWORK` has them.
 
     Every stage's error counts, in relation to the error of plain residual quantization with as many
     codebooks: otherwise the first ones, with the largest, would decide.
-
-    Returns:
-        Tensors as `NETWORK` has them.
     """
     seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
     state = _State.start(frames, plan, seed, checkpoint, progress=progress)
@@ -165,11 +170,9 @@ def _step(state: _State, x: Tensor, plan: Plan) -> float:
 @torch.no_grad()
 def _choose(w: dict[str, Tensor], x: Tensor, estimate: Tensor, candidates: int) -> Tensor:
     """The best of the candidates for each vector."""
-    u = x - estimate - estimate @ w["offsets"]
-    scores = torch.addmm(-half_squared_norms(w["keys"]), u, w["keys"].T)
-    codes = largest_in_rows(scores, candidates)
-    added = try_entries(w, all_entries_in(w), codes, estimate)
-    errors = ((x - estimate)[:, None] - added).square().sum(-1)
+    stage, residual = Stage(w), x - estimate
+    codes = stage.candidates(residual, estimate, candidates)
+    errors = (residual[:, None] - stage.try_entries(codes, estimate)).square().sum(-1)
     return codes.gather(1, errors.argmin(1, keepdim=True))[:, 0]
 
 
@@ -188,20 +191,12 @@ class _State:
         self, weights: dict[str, Tensor], plain: Tensor, identity: dict[str, Any], rate: float
     ) -> None:
         self.weights = {name: value.requires_grad_() for name, value in weights.items()}
-        self.plain = plain
-        self.identity = identity
-        self.step = 0
+        self.plain, self.identity, self.step = plain, identity, 0
         self.optimizer = torch.optim.Adam(list(self.weights.values()), lr=rate)
 
     @classmethod
     def start(
-        cls,
-        frames: Tensor,
-        plan: Plan,
-        seed: int,
-        checkpoint: Path | None,
-        *,
-        progress: bool,
+        cls, frames: Tensor, plan: Plan, seed: int, checkpoint: Path | None, *, progress: bool
     ) -> _State:
         """A new state, or the one that the checkpoint holds."""
         digest = hashlib.sha256(frames.cpu().contiguous().numpy().tobytes()).hexdigest()[:16]

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokenizer.errors import InputError
-from tokenizer.quantizers.base import LatentSource, Quantizer, check_at_least_one, check_values
+from tokenizer.quantizers.base import LatentSource, Quantizer, check_at_least_one
 from tokenizer.quantizers.blocks import in_blocks
 from tokenizer.quantizers.faiss_bridge import (
     as_training_set,
@@ -23,7 +23,6 @@ from tokenizer.quantizers.faiss_bridge import (
     to_tensor,
 )
 from tokenizer.quantizers.kmeans import argmax_rows, block_rows, half_squared_norms, nearest
-from tokenizer.quantizers.sources import sample_frames
 
 _DECODED_ROWS = 1024
 
@@ -31,16 +30,13 @@ _DECODED_ROWS = 1024
 class ProductQuantizer(Quantizer):
     """K groups of neighbouring channels, each with a codebook of its own.
 
-    Where K does not divide D, some groups have one channel less than others; for faiss they are
-    filled up with zeros. Codebooks are put in order of how much squared error they remove, so that
-    a prefix is worth the most; what the missing groups hold is decoded as the mean.
+    Where K does not divide D, some groups have one channel less, and a zero instead. Codebooks are
+    put in order of how much squared error they remove, so that a prefix is worth the most; what the
+    missing groups hold is decoded as the mean.
 
     Args:
-        dim: D.
-        num_codebooks: K, at most D.
-        codebook_size: Entries of each codebook, a power of two.
-        max_points: `fit` draws at most so many frames.
-        iterations: Of k-means.
+        dim, num_codebooks, codebook_size, max_points, iterations: See `Quantizer`; the size is a
+            power of two, and there are at most D codebooks.
 
     Attributes:
         mean: Buffer ``[D]``.
@@ -84,21 +80,12 @@ class ProductQuantizer(Quantizer):
     def fit(
         self, latents: LatentSource, *, generator: torch.Generator, progress: bool = False
     ) -> ProductQuantizer:
-        """Trains with faiss on a sample of the latents.
-
-        Raises:
-            ImportError: If faiss is not installed.
-            ValueError: If the latents are of another dimension, not finite, or fewer than a
-                codebook has entries.
-        """
+        """Trains with faiss; raises ImportError without it, ValueError for too few latents."""
         faiss = require_faiss()
-        self.check_source(latents)
-        frames = sample_frames(latents, self.max_points, generator)
-        check_values(frames)
-        self.fitted.fill_(False)
+        frames = self.training_sample(latents, self.max_points, generator).cpu()
         mean = frames.mean(0)
         centred = frames - mean
-        rotation = self._learn_rotation(centred, generator)
+        rotation = self._learn_rotation(centred)
         y = centred @ rotation
         count, size, width = self.codebooks.shape
         product = faiss.ProductQuantizer(y.shape[1], count, bits_of(size))
@@ -118,7 +105,7 @@ class ProductQuantizer(Quantizer):
     def encode(
         self, latents: Float[Tensor, "M D"], n_codebooks: int | None = None
     ) -> Int[Tensor, "M n"]:
-        """Codes of each frame; see `Quantizer.encode`. Raises as `Quantizer.checked_latents`."""
+        """Codes of each frame; see `Quantizer.encode`."""
         x, n = self.checked_latents(latents, n_codebooks)
         rows = block_rows(self.codebook_size)
         books = list(self.codebooks[:n].float())
@@ -151,11 +138,9 @@ class ProductQuantizer(Quantizer):
 
         return in_blocks(combine, codes, _DECODED_ROWS)
 
-    def _learn_rotation(
-        self, centred: Float[Tensor, "M D"], generator: torch.Generator
-    ) -> Float[Tensor, "D E"]:
+    def _learn_rotation(self, centred: Float[Tensor, "M D"]) -> Float[Tensor, "D E"]:
         """Which channel goes where: as they come, spread evenly over the groups."""
-        del centred, generator
+        del centred
         count, _, width = self.codebooks.shape
         rotation = torch.zeros(self.dim, count * width)
         channels = torch.arange(self.dim).tensor_split(count)
@@ -172,11 +157,8 @@ class OptimizedProductQuantizer(ProductQuantizer):
 
     kind: ClassVar[str] = "opq"
 
-    def _learn_rotation(
-        self, centred: Float[Tensor, "M D"], generator: torch.Generator
-    ) -> Float[Tensor, "D E"]:
+    def _learn_rotation(self, centred: Float[Tensor, "M D"]) -> Float[Tensor, "D E"]:
         # faiss draws the first rotation with a fixed seed.
-        del generator
         faiss = require_faiss()
         count, size, width = self.codebooks.shape
         matrix = faiss.OPQMatrix(self.dim, count, count * width)

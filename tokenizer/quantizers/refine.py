@@ -23,12 +23,7 @@ def refine(
     codes: Int[Tensor, "M K"],
     codebooks: Float[Tensor, "K S D"],
 ) -> Float[Tensor, "K S D"]:
-    """Better codebooks for the same codes, with every prefix of them in mind.
-
-    Each prefix's squared error counts in relation to what it is: the errors after all codebooks are
-    small, but lowering them by a tenth is worth as much as lowering those after the first by a
-    tenth.
-    """
+    """Better codebooks for the same codes; each prefix's relative squared error counts."""
     errors = []
     residual = x
     for book, code in zip(codebooks, codes.T, strict=True):
@@ -51,14 +46,8 @@ def joint_least_squares(
     """Codebooks C that minimise ``sum_n weights[n] |x - sum_{k <= n} C_k[codes_k]|^2``.
 
     Solved by conjugate gradients, which need no matrix of the K S unknowns, only sums over codes.
-
-    Args:
-        x: Vectors.
-        codes: Of the vectors.
-        codebooks: Where to start. Entries that no vector uses stay as they are.
-        weights: How much the error after each codebook counts. ``[0, ..., 0, 1]`` is the additive
-            quantizer's objective, the error after all.
-        iterations: Of conjugate gradients.
+    Entries that no vector uses stay as they are. Weights ``[0, ..., 0, 1]`` are the additive
+    quantizer's objective, the error after all.
     """
     # suffix[k]: how much of the objective codebook k has a part in.
     suffix = weights.flip(0).cumsum(0).flip(0).tolist()

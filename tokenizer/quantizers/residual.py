@@ -20,9 +20,9 @@ from tokenizer.quantizers.base import (
     check_values,
 )
 from tokenizer.quantizers.kmeans import kmeans, nearest
+from tokenizer.quantizers.measure import relative_errors
 from tokenizer.quantizers.refine import refine
 from tokenizer.quantizers.search import Stage, search
-from tokenizer.quantizers.sources import sample_frames
 from tokenizer.quantizers.standardizer import Standardizer
 
 _MEASURE_BATCH = 16_384
@@ -37,32 +37,22 @@ class ResidualVectorQuantizer(Quantizer):
     modes "none" and "scalar", the decoder's metric in "decoder".
 
     Greedy codes have the prefix property: the codes of n codebooks are the first n of those of
-    more. Codes found by beam search have not (the best n codes need not begin the best n + 1), so
-    they are searched for each n anew; decoding the first n of more is valid for both, only not
-    quite as good for the beam's. A beam ranks hypotheses by ``|(latents - reconstruction) W_k|`` in
-    the metric of the stage it is at, so a beam of one is the greedy search. With metrics that
+    more. Codes found by beam search have not, so they are searched for each n anew; decoding the
+    first n of more is valid, only not quite as good. A beam ranks hypotheses by
+    ``|(latents - reconstruction) W_k|`` in the metric of the stage it is at; with metrics that
     change from stage to stage ("channel", "whiten") the last stage's decides.
 
-    The codes of a frame do not depend on the other frames of a call. At frames that are equally
-    near to two entries to within float32 rounding, they may depend on the machine.
-
     Args:
-        dim: D.
-        num_codebooks: K.
-        codebook_size: Entries of each codebook, S.
+        dim, num_codebooks, codebook_size, max_points, iterations: See `Quantizer`.
         standardization: "none", "scalar", "channel" (the paper's), "whiten" or "decoder".
         beam_width: Hypotheses that `encode` keeps, unless told otherwise; 1 is greedy. Time grows
             in proportion.
-        max_points: `fit` draws at most so many frames and keeps them in memory. More of them, less
-            distortion on other latents.
-        iterations: Most k-means iterations per stage.
         refinements: After k-means, so many times all codebooks are fitted anew together, given the
             codes (see `refine`), and the codes searched for again. Only for standardizations with
             one metric for all stages.
 
     Attributes:
         codebooks: Float buffer ``[K, S, D]`` in latent space; may be stored in float16.
-        code_counts: int64 buffer ``[K, S]``: how often each code occurred in the latents fitted.
 
     Raises:
         ValueError: If a number is too small, the standardization unknown, or refinements are asked
@@ -71,7 +61,6 @@ class ResidualVectorQuantizer(Quantizer):
 
     kind: ClassVar[str] = "rvq"
     codebooks: Tensor
-    code_counts: Tensor
 
     def __init__(
         self,
@@ -106,11 +95,6 @@ class ResidualVectorQuantizer(Quantizer):
         )
         self.register_buffer("codebooks", torch.zeros(num_codebooks, codebook_size, dim))
 
-    @property
-    def prefix_codes(self) -> bool:
-        """Whether the codes of n codebooks are the first n of those of more."""
-        return self.beam_width == 1
-
     def fit_with(self, latents: LatentSource, context: FitContext) -> ResidualVectorQuantizer:
         """Fits with the decoder's sensitivity as the metric where the standardization needs it."""
         metric = context.sensitivity() if self.standardization == "decoder" else None
@@ -131,42 +115,37 @@ class ResidualVectorQuantizer(Quantizer):
         """Fits all stages to a sample of the latents, then measures them on all latents.
 
         Two passes are made over the source, or one where the sample is all of it; beside the sample
-        (three copies of it at worst) one batch is in memory.
+        (three copies of it at worst) one batch is in memory. The same seed gives the same quantizer
+        on one machine.
 
         Args:
             latents: At least one frame, all finite.
-            generator: Source of randomness. The same seed gives the same quantizer on one machine.
+            generator: Source of randomness.
             metric: G ``[D, D]``, needed for the standardization "decoder", refused for the others.
             group: Processes that fit one quantizer together, each with latents of its own and
                 ``max_points`` of them; what they count and sum is summed over all. They need
                 generators of one seed, and the standardization "none".
             progress: Whether to show bars.
 
-        Returns:
-            self.
-
         Raises:
             ValueError: If the latents are empty, of another dimension or not finite, or the metric
                 or a group does not fit the mode.
         """
-        self.check_source(latents)
         if group is not None and (self.standardization != "none" or self.refinements):
             raise InputError(
                 "Several processes fit with standardization 'none' and without refinements only."
             )
-        # Processes draw different frames, and then the same centroids.
-        drawing = (
-            generator if group is None else torch.Generator().manual_seed(dist.get_rank(group))
-        )
-        residual = sample_frames(latents, self.max_points, drawing).to(self.codebooks.device)
-        check_values(residual)
-        self.fitted.fill_(False)
+        drawing = generator
+        if group is not None:  # Processes draw different frames, and then the same centroids.
+            drawing = torch.Generator().manual_seed(dist.get_rank(group))
+        residual = self.training_sample(latents, self.max_points, drawing)
         # Stages work around the mean, where float32 is finest; the first codebook takes it back.
         total, held = residual.sum(0, dtype=torch.float64), residual.new_tensor([len(residual)])
         moments = _summed(torch.cat([total, held.double()]), group)
         mean = (moments[:-1] / moments[-1]).float()
         residual -= mean
         energy = residual.square().sum(dtype=torch.float64)
+        size = self.codebook_size
         chosen: list[Tensor] = []
         errors: list[Tensor] = []
         for k in tqdm(range(self.num_codebooks), "fit", unit="codebook", disable=not progress):
@@ -175,11 +154,7 @@ class ResidualVectorQuantizer(Quantizer):
                 standardizer.fit(residual, metric=metric)
             u = standardizer(residual)
             centroids_u = kmeans(
-                u,
-                self.codebook_size,
-                generator=generator,
-                iterations=self.iterations,
-                group=group,
+                u, size, generator=generator, iterations=self.iterations, group=group
             )
             centroids = standardizer.inverse(centroids_u)
             codes = nearest(u, centroids_u)
@@ -193,7 +168,7 @@ class ResidualVectorQuantizer(Quantizer):
             self._measure(latents, mean, group, progress)
         else:
             # Of all latents these are the codes already.
-            counts = [torch.bincount(codes, minlength=self.codebook_size) for codes in chosen]
+            counts = [torch.bincount(codes, minlength=size) for codes in chosen]
             variance = float(energy) / len(residual)
             self._keep(torch.stack(counts), torch.stack(errors) / len(residual), variance, mean)
         self.fitted.fill_(True)
@@ -206,21 +181,7 @@ class ResidualVectorQuantizer(Quantizer):
         n_codebooks: int | None = None,
         beam_width: int | None = None,
     ) -> Int[Tensor, "M n"]:
-        """Codes of each frame.
-
-        Args:
-            latents: Frames, of any floating-point type; computed in float32.
-            n_codebooks: Use the first so many codebooks (default: all).
-            beam_width: Hypotheses kept (default: the constructor's); 1 is greedy.
-
-        Returns:
-            int64 codes.
-
-        Raises:
-            RuntimeError: If the quantizer is not fitted.
-            ValueError: If latents are of another dimension, not finite or beyond 1e15, or if a
-                number is out of range.
-        """
+        """Codes of each frame by a beam, by default as wide as the constructor said."""
         width = self.beam_width if beam_width is None else beam_width
         check_at_least_one(beam_width=width)
         x, n = self.checked_latents(latents, n_codebooks)
@@ -228,12 +189,7 @@ class ResidualVectorQuantizer(Quantizer):
 
     @torch.no_grad()
     def decode(self, codes: Int[Tensor, "M n"]) -> Float[Tensor, "M D"]:
-        """Latents, float32, from the codes of the first n codebooks, 1 <= n <= K.
-
-        Raises:
-            RuntimeError: If the quantizer is not fitted.
-            ValueError: If there are too many codebooks, or a code is out of range.
-        """
+        """Latents, as a sum of entries; see `Quantizer.decode`."""
         codes = self.checked_codes(codes)
         # All codebooks as one table: one fused sum of rows per frame.
         first = torch.arange(codes.shape[1], device=codes.device) * self.codebook_size
@@ -260,11 +216,7 @@ class ResidualVectorQuantizer(Quantizer):
         return standardizer
 
     def search_space(self, n: int) -> tuple[Tensor, Standardizer | None, list[Stage]]:
-        """What `search` needs of the first n codebooks.
-
-        Returns:
-            What is subtracted from latents, what then maps them to a common space, and the stages.
-        """
+        """What `search` needs of n codebooks: a shift of latents, a map to a space, the stages."""
         # Distances do not change when latents and entries move together; around the mean of the
         # first codebook they are not small differences of large products.
         shift = self.codebooks[0].float().mean(0)
@@ -287,11 +239,7 @@ class ResidualVectorQuantizer(Quantizer):
         return search(latents - shift, stages, width, common)
 
     def _measure(
-        self,
-        latents: LatentSource,
-        mean: Tensor,
-        group: dist.ProcessGroup | None,
-        progress: bool,
+        self, latents: LatentSource, mean: Tensor, group: dist.ProcessGroup | None, progress: bool
     ) -> None:
         """One pass over all latents: code counts, and the error after each stage."""
         count, size = self.num_codebooks, self.codebook_size
@@ -313,12 +261,9 @@ class ResidualVectorQuantizer(Quantizer):
                 total += x.sum(0, dtype=torch.float64).cpu()
                 squares += float(x.square().sum(dtype=torch.float64))
                 bar.update(len(x))
-        device = mean.device
         counts = _summed(counts, group)
-        sums = torch.cat(
-            [errors, total, torch.tensor([squares, len(latents)], dtype=torch.float64)]
-        )
-        sums = _summed(sums.to(device), group).cpu()
+        sums = torch.cat([errors, total, errors.new_tensor([squares, len(latents)])])
+        sums = _summed(sums.to(mean.device), group).cpu()
         errors, total = sums[:count], sums[count:-2]
         squares, frames = sums[-2:].tolist()
         variance = squares / frames - float((total / frames).square().sum())
@@ -326,12 +271,8 @@ class ResidualVectorQuantizer(Quantizer):
 
     def _keep(self, counts: Tensor, errors: Tensor, variance: float, mean: Tensor) -> None:
         """What was measured: counts of codes, mean squared errors of stages, the variance."""
-        # Latents that are all alike, to within rounding, have no deviation to compare errors with.
-        rounding = self.dim * float(mean.abs().max() * torch.finfo(torch.float32).eps) ** 2
-        varied = variance > rounding
-        noise = (errors / variance).sqrt() if varied else torch.zeros_like(errors)
         self.code_counts.copy_(counts)
-        self.noise_levels.copy_(noise)
+        self.noise_levels.copy_(relative_errors(errors, variance, mean))
 
 
 def _summed(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:

@@ -19,9 +19,9 @@ from torch import Tensor
 from tqdm import trange
 
 from tokenizer.errors import InputError
-from tokenizer.quantizers.base import LatentSource, Quantizer, check_at_least_one, check_values
+from tokenizer.quantizers.base import LatentSource, Quantizer, check_at_least_one
 from tokenizer.quantizers.blocks import in_blocks
-from tokenizer.quantizers.sources import sample_frames
+from tokenizer.quantizers.standardizer import covariance
 
 _ROWS = 1024
 _PIECE = 65_536
@@ -31,19 +31,14 @@ _RANGES = 0.4 * 1.05 ** torch.arange(64)
 
 
 class ScalarQuantizer(Quantizer):
-    """What both kinds of finite scalar quantizers share; subclasses say what is rounded.
-
-    Each codebook projects the residual to a few numbers, rounds each to one of its levels, and
-    subtracts the result.
+    """Projects the residual of each codebook to a few numbers and rounds each to one of its levels.
 
     The levels of a number are spread evenly from -1 to 1 times its scale, both included. A code is
     the mixed-radix number of the level indices, the first one least significant.
 
     Args:
-        dim: D.
-        num_codebooks: K.
+        dim, num_codebooks, max_points: See `Quantizer`.
         levels: Levels of each of the L numbers that a codebook rounds, each at least 2.
-        max_points: `fit` draws at most so many frames.
 
     Attributes:
         mean: Buffer ``[D]``.
@@ -85,15 +80,8 @@ class ScalarQuantizer(Quantizer):
     def fit(
         self, latents: LatentSource, *, generator: torch.Generator, progress: bool = False
     ) -> ScalarQuantizer:
-        """Finds directions and scales, codebook by codebook, on a sample of the latents.
-
-        Raises:
-            ValueError: If the latents are empty, of another dimension or not finite.
-        """
-        self.check_source(latents)
-        frames = sample_frames(latents, self.max_points, generator).to(self.mean.device)
-        check_values(frames)
-        self.fitted.fill_(False)
+        """Finds directions and scales, codebook by codebook, on a sample of the latents."""
+        frames = self.training_sample(latents, self.max_points, generator)
         self.mean.copy_(frames.mean(0))
         residual = frames - self.mean
         for k in trange(self.num_codebooks, desc="fit", unit="codebook", disable=not progress):
@@ -101,17 +89,15 @@ class ScalarQuantizer(Quantizer):
             self.projections[k].copy_(projection)
             u = residual @ self.projections[k]
             self.scales[k].copy_(best_scales(u, self.levels))
-            for start in range(0, len(u), _PIECE):
-                part = slice(start, start + _PIECE)
-                _, values = self._round(k, u[part])
-                residual[part] -= values @ self.projections[k].T
+            for part, left in zip(u.split(_PIECE), residual.split(_PIECE), strict=True):
+                left.sub_(self._round(k, part)[1] @ self.projections[k].T)
         return self.measure(latents, progress=progress)
 
     @torch.no_grad()
     def encode(
         self, latents: Float[Tensor, "M D"], n_codebooks: int | None = None
     ) -> Int[Tensor, "M n"]:
-        """Codes of each frame; see `Quantizer.encode`. Raises as `Quantizer.checked_latents`."""
+        """Codes of each frame; see `Quantizer.encode`."""
         x, n = self.checked_latents(latents, n_codebooks)
         mean, projections = self.mean.float(), self.projections.float()
 
@@ -121,7 +107,7 @@ class ScalarQuantizer(Quantizer):
             for k in range(n):
                 indices, values = self._round(k, residual @ projections[k])
                 residual = residual - values @ projections[k].T
-                codes.append(self._pack(indices))
+                codes.append(pack(indices, self.levels))
             return torch.stack(codes, 1)
 
         return in_blocks(encode, x, _ROWS)
@@ -135,7 +121,7 @@ class ScalarQuantizer(Quantizer):
         mean, scales = self.mean.float(), self.scales[:n].float()
 
         def decode(block: Tensor) -> Tensor:
-            values = level_values(self._unpack(block), self.levels) * scales
+            values = level_values(unpack(block, self.levels), self.levels) * scales
             return values.flatten(1) @ back + mean
 
         return in_blocks(decode, codes, _ROWS)
@@ -146,25 +132,12 @@ class ScalarQuantizer(Quantizer):
         indices = nearest_levels(u / scales, self.levels)
         return indices, level_values(indices, self.levels) * scales
 
-    def _pack(self, indices: Tensor) -> Tensor:
-        code = torch.zeros_like(indices[:, 0])
-        for number in reversed(range(len(self.levels))):
-            code = code * self.levels[number] + indices[:, number]
-        return code
-
-    def _unpack(self, codes: Tensor) -> Tensor:
-        indices = []
-        for count in self.levels:
-            indices.append(codes % count)
-            codes = codes // count
-        return torch.stack(indices, -1)
-
 
 class FiniteScalarQuantizer(ScalarQuantizer):
     """Finite scalar quantization (FSQ) of the K L largest principal components, L to a codebook.
 
     The first codebook takes the components of largest variance. What is left of the others is lost:
-    K L must not exceed D, and more components would each get the same levels.
+    K L must not exceed D.
 
     Arguments, attributes and errors are those of `ScalarQuantizer`.
     """
@@ -197,10 +170,7 @@ class FiniteScalarQuantizer(ScalarQuantizer):
 class ResidualFiniteScalarQuantizer(ScalarQuantizer):
     """Residual FSQ: each codebook rounds the L largest principal components of what is left.
 
-    Directions, and a scale for each number, are found anew for every codebook: where much is left
-    another codebook returns. That gives each direction about the bits that it is worth, which FSQ
-    with its equal levels cannot.
-
+    A direction in which much is left gets another codebook, and so about the bits it is worth.
     Arguments, attributes and errors are those of `ScalarQuantizer`.
     """
 
@@ -223,6 +193,23 @@ def level_values(indices: Int[Tensor, "*M L"], levels: Sequence[int]) -> Float[T
     return indices * (2 / last) - 1
 
 
+def pack(indices: Int[Tensor, "M L"], levels: Sequence[int]) -> Int[Tensor, " M"]:
+    """Codes of level indices, the first of which varies fastest."""
+    code = torch.zeros_like(indices[:, 0])
+    for number in reversed(range(len(levels))):
+        code = code * levels[number] + indices[:, number]
+    return code
+
+
+def unpack(codes: Int[Tensor, "*M"], levels: Sequence[int]) -> Int[Tensor, "*M L"]:
+    """Level indices of codes."""
+    indices = []
+    for count in levels:
+        indices.append(codes % count)
+        codes = codes // count
+    return torch.stack(indices, -1)
+
+
 def best_scales(u: Float[Tensor, "M L"], levels: Sequence[int]) -> Float[Tensor, " L"]:
     """For each column the scale with which rounding to its levels costs the least squared error."""
     deviation = u.square().mean(0, dtype=torch.float64).sqrt().float()
@@ -241,7 +228,5 @@ def best_scales(u: Float[Tensor, "M L"], levels: Sequence[int]) -> Float[Tensor,
 
 def principal_directions(x: Float[Tensor, "M D"], count: int) -> Float[Tensor, "D count"]:
     """The ``count`` orthonormal directions of largest variance of x, which is around zero."""
-    covariance = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
-    for part in x.split(_PIECE):
-        covariance += part.double().T @ part.double()
-    return torch.linalg.eigh(covariance).eigenvectors[:, -count:].flip(1).float()
+    vectors = torch.linalg.eigh(covariance(x, x.new_zeros(x.shape[1]).double())).eigenvectors
+    return vectors[:, -count:].flip(1).float()

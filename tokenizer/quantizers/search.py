@@ -33,8 +33,7 @@ class Stage:
     Attributes:
         centroids: ``[S, D]``, as they are subtracted from the residual.
         lifted: ``[P, D + 2]``, the right factors of that product for the same entries in the space
-            where distances are measured; and up to a multiple of `_GROUPS`, zeros with a norm of
-            infinity, which therefore never win.
+            where distances are measured; up to a multiple of `_GROUPS`, some that never win.
         standardizer: Maps residuals to that space; None where it is the residuals' own.
     """
 
@@ -122,11 +121,7 @@ def filled(block: Float[Tensor, "R D"], rows: int) -> Float[Tensor, "rows D"]:
 
 @lru_cache(maxsize=256)
 def _same_bits(rows: int, usual: int, dim: int, size: int, threads: int) -> bool:  # noqa: ARG001
-    """Whether products of so many rows get the bits of the usual ones.
-
-    As in `tokenizer.networks.stepping`: what is summed does not change the order of sums, so noise
-    shows it.
-    """
+    """Whether products of so many rows get the bits of the usual ones; noise shows it."""
     g = torch.Generator().manual_seed(0)
     x, keys = (torch.randn(n, dim, generator=g) for n in (usual, size))
     parts = [torch.mm(part.clone(), keys.T) for part in x.split(rows)]
@@ -140,17 +135,10 @@ def search(
     width: int = 1,
     common: Standardizer | None = None,
 ) -> Int[Tensor, "M n"]:
-    """Codes of the given stages for each vector.
+    """Codes of each vector, which do not depend on what other vectors there are.
 
-    Args:
-        x: Vectors, float32.
-        stages: The codebooks in order.
-        width: Hypotheses kept; 1 is the greedy search.
-        common: Maps the vectors to the space that the centroids of all stages are in; None where
-            they are in it.
-
-    Returns:
-        int64 codes, which do not depend on what other vectors there are.
+    ``width`` hypotheses are kept; 1 is the greedy search. ``common`` maps the vectors to the space
+    that the centroids of all stages are in; None where they are in it.
     """
     product = _CPU_PRODUCT if x.device.type == "cpu" else _GPU_PRODUCT
     rows = min(max(product // width, 1), max(len(x), 1))
@@ -222,8 +210,7 @@ def _best(
     """Hypotheses, entries and scores of the ``kept`` largest scores of each row, best first.
 
     The entries fall into groups (entry modulo `_GROUPS`). The best candidates lie in the groups
-    with the best maxima, so only as many groups as candidates are opened: maxima are cheap, and
-    ranking all candidates would cost as much as the matrix product.
+    with the best maxima, so only as many groups as candidates are opened.
     """
     rows, hypotheses, size = scores_RHP.shape
     maxima = scores_RHP.view(rows, hypotheses, -1, _GROUPS).amax(2)

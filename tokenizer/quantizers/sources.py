@@ -31,7 +31,31 @@ class LatentSource(Protocol):
         ...
 
 
-class TensorSource:
+class _Frames:
+    """What sources have whose frames can be indexed."""
+
+    _frames: Tensor | np.ndarray
+
+    def __len__(self) -> int:
+        """Number of frames, M."""
+        return len(self._frames)
+
+    def rows(self, start: int, stop: int) -> Float[Tensor, "M D"]:
+        """Frames ``start`` to ``stop`` (excluded), float32; of a tensor perhaps its memory."""
+        frames = self._frames[start:stop]
+        if isinstance(frames, Tensor):
+            return frames.float()
+        return torch.from_numpy(np.array(frames, dtype=np.float32))
+
+    def batches(self, batch_size: int) -> Iterator[Float[Tensor, "M D"]]:
+        """Yields all frames in order, at most ``batch_size`` at a time."""
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}; it must be at least 1.")
+        for start in range(0, len(self), batch_size):
+            yield self.rows(start, start + batch_size)
+
+
+class TensorSource(_Frames):
     """Latent frames held in memory.
 
     Args:
@@ -50,20 +74,8 @@ class TensorSource:
         self._frames = tensor.detach()
         self.dim = tensor.shape[1]
 
-    def __len__(self) -> int:
-        """Number of frames, M."""
-        return len(self._frames)
 
-    def rows(self, start: int, stop: int) -> Float[Tensor, "M D"]:
-        """Frames ``start`` to ``stop`` (excluded), float32. May share memory with the source."""
-        return self._frames[start:stop].float()
-
-    def batches(self, batch_size: int) -> Iterator[Float[Tensor, "M D"]]:
-        """Yields all frames in order, at most ``batch_size`` at a time."""
-        return _batches(self, batch_size)
-
-
-class MemmapSource:
+class MemmapSource(_Frames):
     """Latent frames in a ``.npy`` file, read as they are needed.
 
     Args:
@@ -98,41 +110,12 @@ class MemmapSource:
         self._frames = frames[:, :dim]
         self.dim = int(self._frames.shape[1])
 
-    def __len__(self) -> int:
-        """Number of frames, M."""
-        return len(self._frames)
-
-    def rows(self, start: int, stop: int) -> Float[Tensor, "M D"]:
-        """Frames ``start`` to ``stop`` (excluded), float32, as a copy."""
-        return torch.from_numpy(np.array(self._frames[start:stop], dtype=np.float32))
-
-    def batches(self, batch_size: int) -> Iterator[Float[Tensor, "M D"]]:
-        """Yields all frames in order, at most ``batch_size`` at a time."""
-        return _batches(self, batch_size)
-
-
-def _batches(
-    source: TensorSource | MemmapSource, batch_size: int
-) -> Iterator[Float[Tensor, "M D"]]:
-    if batch_size < 1:
-        raise InputError(f"batch_size is {batch_size}; it must be at least 1.")
-    for start in range(0, len(source), batch_size):
-        yield source.rows(start, start + batch_size)
-
 
 def sample_frames(source: LatentSource, n: int, generator: torch.Generator) -> Float[Tensor, "n D"]:
-    """Draws frames uniformly without replacement, in one pass.
+    """Draws n frames, or all if there are no more, uniformly without replacement, in one pass.
 
-    Memory: the sample, its indices and one batch, however long the source is.
-
-    Args:
-        source: Where to draw from.
-        n: How many; all frames are returned if there are no more than this.
-        generator: Source of randomness. Which frames are drawn depends on it, on n and on the
-            number of frames only.
-
-    Returns:
-        A copy of the drawn frames, float32, in the order of the source.
+    They are a copy, in the order of the source. Which are drawn depends on the generator, on n and
+    on the number of frames only. Memory: the sample, its indices and one batch.
 
     Raises:
         ValueError: If n < 1, or if the source yields other frames than it announced.

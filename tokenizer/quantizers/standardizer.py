@@ -38,16 +38,10 @@ class Standardizer(nn.Module):
     Data without any variance, and a metric of zeros, leave the scale at 1. Everything is float32,
     also under autocast; decompositions are computed in float64.
 
-    Args:
-        dim: D.
-        mode: One of the above.
-
     Attributes:
         mean: Buffer ``[D]``.
         scale: Buffer ``[D]``; the diagonal of W in the first three modes, ones in the others.
-        matrix: Buffer ``[D, D]``, W; in the last two modes only, and symmetric.
-        inverse_matrix: Buffer ``[D, D]``, its inverse; in the last two modes only.
-        fitted: Bool buffer ``[]``.
+        matrix, inverse_matrix: Buffers ``[D, D]``, W and its inverse; in the last two modes only.
 
     Raises:
         ValueError: If the mode is unknown or ``dim < 1``.
@@ -81,19 +75,13 @@ class Standardizer(nn.Module):
 
     @torch.no_grad()
     def fit(self, x: Float[Tensor, "M D"], metric: Tensor | None = None) -> Standardizer:
-        """Measures mean and W, forgetting any earlier fit.
+        """Measures mean and W of vectors, forgetting any earlier fit, and returns ``self``.
 
-        Args:
-            x: Vectors, M >= 1.
-            metric: G ``[D, D]``, symmetric and positive semidefinite; needed in mode "decoder",
-                refused in all others.
-
-        Returns:
-            self.
+        The metric G ``[D, D]`` is symmetric and positive semidefinite; needed in mode "decoder",
+        refused in all others.
 
         Raises:
-            ValueError: If x or the metric is missing, non-finite, of the wrong shape or, for the
-                metric, not symmetric and positive semidefinite.
+            ValueError: If x or the metric is missing, of another shape or not as described.
         """
         self._check(x)
         if len(x) == 0 or not bool(x.isfinite().all()):
@@ -109,7 +97,7 @@ class Standardizer(nn.Module):
         if self.mode == "none":
             mean = torch.zeros_like(mean)
         elif self.mode == "whiten":
-            self._set_matrix(_covariance(x, mean), power=-0.5, smallest=_resolution(mean))
+            self._set_matrix(covariance(x, mean), power=-0.5, smallest=_resolution(mean))
         elif self.mode == "decoder":
             assert metric is not None
             self._set_matrix(self._checked_metric(metric), power=0.5, smallest=0.0)
@@ -188,7 +176,7 @@ class Standardizer(nn.Module):
         self.inverse_matrix.copy_((vectors / roots) @ vectors.T)
 
 
-def _covariance(x: Tensor, mean: Tensor) -> Tensor:
+def covariance(x: Float[Tensor, "M D"], mean: Float[Tensor, " D"]) -> Float[Tensor, "D D"]:
     """Covariance in float64, in pieces: a float64 copy of all of x may not fit."""
     total = x.new_zeros(x.shape[1], x.shape[1], dtype=torch.float64)
     for piece in x.split(65_536):

@@ -17,10 +17,13 @@ from torch.nn import functional
 
 from tokenizer.errors import InputError
 from tokenizer.quantizers.base import Quantizer
-from tokenizer.quantizers.factorized import FactorizedQuantizer
+from tokenizer.quantizers.factorized import (
+    FactorizedQuantizer,
+    ProjectedScalarQuantizer,
+    scalar_levels,
+)
 from tokenizer.quantizers.measure import code_entropy
 from tokenizer.quantizers.residual import ResidualVectorQuantizer
-from tokenizer.quantizers.trained_fsq import ProjectedScalarQuantizer, scalar_levels
 from tokenizer.training.codebook_stages import (
     CodebookStage,
     EmaStage,

@@ -11,9 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tokenizer.errors import MissingPackageError
-from tokenizer.quantizers.factorized import FactorizedQuantizer, ProjectedQuantizer
+from tokenizer.quantizers.factorized import (
+    FactorizedQuantizer,
+    ProjectedQuantizer,
+    ProjectedScalarQuantizer,
+)
 from tokenizer.quantizers.kmeans import argmax_rows, half_squared_norms
-from tokenizer.quantizers.trained_fsq import ProjectedScalarQuantizer
 
 
 def library() -> Any:

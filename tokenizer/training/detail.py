@@ -14,10 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenizer.autoencoders.lapped.model import LappedAutoencoder
-from tokenizer.autoencoders.lapped.resizing import copy_common
 from tokenizer.errors import InputError
 from tokenizer.model.config import LatentTokenizerConfig
 from tokenizer.model.latent_tokenizer import LatentTokenizer
+from tokenizer.networks.layers import copy_common
 from tokenizer.networks.spectral import mdct
 from tokenizer.training.augmentation import Augmentation
 from tokenizer.training.clips import Clip

@@ -104,7 +104,7 @@ def test_a_beam_is_searched_in_the_graph():
     quantizer = make_tokenizer(beam_width=4, standardization="channel").quantizer
     latents = torch.randn(300, DIM, generator=torch.Generator().manual_seed(0))
     model = _graph(
-        _Search(quantizer, CODEBOOKS, 4), {"latents": latents[:20]}, {"latents": 0}, "codes"
+        _Search(quantizer, CODEBOOKS, 4), {"latents": latents[:20]}, {"latents": (0,)}, "codes"
     )
     session = onnxruntime.InferenceSession(model.SerializeToString())
     codes = session.run(None, {"latents": latents.numpy()})[0]

@@ -7,9 +7,12 @@ from models import REFUSED, make_autoencoder, tone
 from tokenizer import LatentTokenizer
 from tokenizer.quantizers import build_quantizer
 from tokenizer.quantizers.base import Quantizer
-from tokenizer.quantizers.factorized import FactorizedQuantizer
+from tokenizer.quantizers.factorized import (
+    FactorizedQuantizer,
+    ProjectedScalarQuantizer,
+    scalar_levels,
+)
 from tokenizer.quantizers.sources import TensorSource
-from tokenizer.quantizers.trained_fsq import ProjectedScalarQuantizer, scalar_levels
 
 DIM, COUNT = 12, 5
 

@@ -107,7 +107,7 @@ def test_entries_tried_together_are_those_of_the_network(fitted):
     w = fitted._weights(1)
     codes = torch.randint(SIZE, (6, 3), generator=_generator())
     estimate = torch.randn(6, DIM, generator=_generator())
-    tried = training.try_entries(w, training.all_entries_in(w), codes, estimate)
+    tried = training.Stage(w).try_entries(codes, estimate)
     for a in range(3):
         expected = training.network(w, w["codebooks"][codes[:, a]], estimate)
         torch.testing.assert_close(tried[:, a], expected, rtol=1e-5, atol=1e-5)

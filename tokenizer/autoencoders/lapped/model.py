@@ -32,11 +32,10 @@ from tokenizer.autoencoders.lapped.paths import (
     mean_levels,
     waveform_paths,
 )
-from tokenizer.autoencoders.lapped.resizing import copy_common
 from tokenizer.autoencoders.lapped.steps import DecoderStepper, EncoderStepper, NetworkStepper
 from tokenizer.errors import InputError
 from tokenizer.networks.deviation import deviation
-from tokenizer.networks.layers import Backbone
+from tokenizer.networks.layers import Backbone, copy_common
 from tokenizer.networks.spectral import imdct_folded, lapped_blocks, mdct_blocks, overlap_add
 from tokenizer.networks.stepping import Agreements
 
@@ -218,6 +217,7 @@ class LappedDecoder(Decoder):
             lambda z: self.enter(z, shift),
             self.leave,
             widths=(dim, dim, hop),
+            same=True,
             agreements=self._agreements,
         )
         return DecoderStepper(network, hop, device, self._agreements)
@@ -278,11 +278,7 @@ class LappedAutoencoder(Autoencoder):
     def initialize(
         self, covariance: Float[Tensor, "M M"], levels: LevelStatistics | None = None
     ) -> None:
-        """Makes the linear path a principal component analysis.
-
-        The components' standard deviations are shared half and half between encoder and decoder,
-        so that the latents that matter more have more variance, and all latents have standard
-        deviation 1 together.
+        """Makes the linear path a principal component analysis; see `waveform_paths`.
 
         Args:
             covariance: Second moments of the MDCT coefficients of audio of root mean square 1.

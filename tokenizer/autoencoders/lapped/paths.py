@@ -35,13 +35,7 @@ class LevelStatistics:
 
 @dataclass(frozen=True)
 class WaveformPaths:
-    """Coefficients to latents and back.
-
-    Attributes:
-        analysis: ``[D, M]``.
-        synthesis: ``[M, D]``.
-        lost: Share of each bin's energy that does not come back.
-    """
+    """Coefficients to latents and back, and the share of each bin's energy that does not return."""
 
     analysis: Float[Tensor, "D M"]
     synthesis: Float[Tensor, "M D"]
@@ -67,10 +61,7 @@ def envelope_analysis(
 ) -> Float[Tensor, "E M"]:
     """Log magnitudes less their mean to latents: the first components.
 
-    Args:
-        levels: Of audio of root mean square 1.
-        weight: How much a bin counts, beside that octaves count alike.
-        count: E.
+    Octaves count alike; ``weight`` says how much a bin counts beside that.
     """
     weight = weight.double() * torch.arange(1, len(weight) + 1, device=weight.device).rsqrt()
     covariance = levels.covariance.double()

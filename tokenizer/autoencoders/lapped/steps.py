@@ -1,8 +1,7 @@
 """The bundled family block by block: see `tokenizer.networks.stepping`.
 
 Encoder and decoder have the same form: a network, and beside it a linear path which waits for the
-network, as that looks ahead. What is specific to each comes in as two functions, `enter` (before
-the network's blocks) and `leave` (after them), which the whole-signal forward pass uses too.
+network, as that looks ahead. Their own `enter` and `leave` come before and after its blocks.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from torch import Tensor
 
 from tokenizer.networks.layers import Backbone
 from tokenizer.networks.spectral import overlap_add
-from tokenizer.networks.stepping import Agreements, BlockStage, Queue, Stepper, run
+from tokenizer.networks.stepping import Agreements, BlockStage, Stepper
 
 
 class NetworkStepper(Stepper):
-    """Rows through ``leave(blocks(h), linear)``, where ``h, linear = enter(rows)``.
+    """Rows through ``leave(blocks(h), past)``, where ``h, past = enter(rows)``.
 
     Args:
         backbone: Whose blocks lie between.
@@ -27,6 +26,7 @@ class NetworkStepper(Stepper):
         leave: Maps what the last block returns, and what went past, to the results.
         widths: Features of rows, of what goes past the blocks, and of results.
         behind: Rows before its own that `enter` needs for a row.
+        same: Whether what goes past the blocks are the rows themselves.
         agreements: Of this encoder or decoder.
     """
 
@@ -38,68 +38,63 @@ class NetworkStepper(Stepper):
         *,
         widths: tuple[int, int, int],
         behind: int = 0,
+        same: bool = False,
         agreements: Agreements,
     ) -> None:
         width, (features, past, results) = backbone.width, widths
-        self._widths = [width, past]
+        self._same, self._widths = same, [width, past]
         device = backbone.project.weight.device
 
         def first(window: Tensor) -> Tensor:
             h, linear = enter(window)
-            return torch.cat([h.float(), linear], dim=-1)
+            return h.float() if same else torch.cat([h.float(), linear], dim=-1)
 
         def last(window: Tensor) -> Tensor:
             return leave(*window.split(self._widths, dim=-1))
 
-        self._front = BlockStage(
-            first,
-            "front",
-            (features, width + past),
-            context=(behind, 0),
-            device=device,
-            agreements=agreements,
-        )
+        def stage(
+            function: Callable[[Tensor], Tensor],
+            name: str,
+            widths: tuple[int, int],
+            context: tuple[int, int] = (0, 0),
+        ) -> BlockStage:
+            return BlockStage(
+                function, name, widths, context=context, device=device, agreements=agreements
+            )
+
+        entered = width if same else width + past
+        self._front = stage(first, "front", (features, entered), (behind, 0))
         self._blocks = [
-            BlockStage(
+            # Blocks that see equally far compute products of the same shapes.
+            stage(
                 block.prepared(),
-                # Blocks that see equally far compute products of the same shapes.
                 f"block {block.behind} {block.ahead}",
                 (width, width),
-                context=(block.behind, block.ahead),
-                device=device,
-                agreements=agreements,
+                (block.behind, block.ahead),
             )
             for block in backbone.each_block()
         ]
-        self._linear = Queue()
-        self._head = BlockStage(
-            last, "head", (width + past, results), device=device, agreements=agreements
-        )
+        self._head = stage(last, "head", (width + past, results))
+        self._waiting = torch.zeros(0, past, device=device)
 
     def push(
         self, x: Float[Tensor, "n F"], *, final: bool = False, eager: bool = False
     ) -> Float[Tensor, "m F2"]:
         """Takes rows; see `Stepper.push`."""
-        entered = self._front.push(x, final=final, eager=eager)
-        h, linear = entered.split(self._widths, dim=-1)
-        self._linear.push(linear)
-        h = run(self._blocks, h, final=final, eager=eager)
-        left = torch.cat([h, self._linear.pop(len(h))], dim=-1)
-        return self._head.push(left, final=final, eager=eager)
+        h = self._front.push(x, final=final, eager=eager)
+        h, past = (h, x) if self._same else h.split(self._widths, dim=-1)
+        waiting = torch.cat([self._waiting, past])
+        for block in self._blocks:
+            h = block.push(h, final=final, eager=eager)
+        past, self._waiting = waiting[: len(h)], waiting[len(h) :]
+        return self._head.push(torch.cat([h, past], dim=-1), final=final, eager=eager)
 
 
 class EncoderStepper(Stepper):
-    """Samples ``[n]`` to latents ``[t, D]``; a row of the network is a block of samples.
-
-    Args:
-        network: Maps blocks of samples to latents.
-        hop_length: Samples of a block.
-        device: Where the network is.
-    """
+    """Samples ``[n]`` to latents ``[t, D]``; a row of the network is a block of hop samples."""
 
     def __init__(self, network: NetworkStepper, hop_length: int, device: torch.device) -> None:
-        self._network = network
-        self._hop = hop_length
+        self._network, self._hop = network, hop_length
         self._rest = torch.zeros(0, device=device)
 
     def push(
@@ -117,27 +112,16 @@ class EncoderStepper(Stepper):
 
 
 class DecoderStepper(Stepper):
-    """Latents ``[t, D]`` to samples ``[n]``; each result of the network laps over the next.
-
-    Args:
-        network: Maps latents to lapped frames, as `imdct_folded` returns them.
-        hop_length: Samples of a block.
-        device: Where the network is.
-        agreements: Of this decoder.
-    """
+    """Latents ``[t, D]`` to samples ``[n]``; the network returns frames as `imdct_folded` does."""
 
     def __init__(
-        self,
-        network: NetworkStepper,
-        hop_length: int,
-        device: torch.device,
-        agreements: Agreements,
+        self, network: NetworkStepper, hop: int, device: torch.device, agreements: Agreements
     ) -> None:
         self._network = network
         self._overlap = BlockStage(
             overlap_add,
             "overlap",
-            (hop_length, hop_length),
+            (hop, hop),
             context=(0, 1),
             padded=False,
             device=device,
