@@ -12,7 +12,7 @@ from typing import Any
 
 from tokenizer.app.coding import CodingResult, SoundFiles, code_audio, show
 from tokenizer.app.generating import AppGenerator, Wish
-from tokenizer.errors import InputError, MissingPackageError
+from tokenizer.errors import InputError, optional_package
 from tokenizer.evaluation.demo import EXAMPLE
 from tokenizer.evaluation.evaluate import as_table
 from tokenizer.model.latent_tokenizer import LatentTokenizer
@@ -112,13 +112,8 @@ def errors_shown(audio: str | None) -> Iterator[None]:
 
 def import_gradio() -> Any:
     """Gradio, which is optional."""
-    try:
-        import gradio
-    except ImportError:
-        raise MissingPackageError(
-            'The app needs Gradio: pip install "latent-tokenizer[app]".'
-        ) from None
-    return gradio
+    message = 'The app needs Gradio: pip install "latent-tokenizer[app]".'
+    return optional_package("gradio", message)
 
 
 def figures_table(coded: CodingResult) -> str:

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from functools import cache
-from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import soxr
 
-from tokenizer.errors import InputError, MissingPackageError
+from tokenizer.errors import InputError, optional_package
 
 METRICS = ("visqol", "zimtohrli", "pesq", "stoi")
 SPEECH_METRICS = ("pesq", "stoi")
@@ -33,12 +32,8 @@ def _package(metric: str) -> str:
 
 def _library(metric: str) -> Any:
     name = _package(metric)
-    try:
-        return import_module(name)
-    except ImportError:
-        raise MissingPackageError(
-            f"The metric needs the package {name!r}: pip install 'latent-tokenizer[perceptual]'."
-        ) from None
+    install = "pip install 'latent-tokenizer[perceptual]'"
+    return optional_package(name, f"The metric needs the package {name!r}: {install}.")
 
 
 @cache
