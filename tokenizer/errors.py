@@ -6,6 +6,9 @@ Everything else that is raised is a bug of this library and keeps its traceback.
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 
 class UserError(Exception):
     """The message says what is wrong and what to do about it."""
@@ -33,6 +36,14 @@ class StateError(UserError, RuntimeError):
 
 class MissingPackageError(UserError, ImportError):
     """An optional package that is not installed."""
+
+
+def optional_package(name: str, message: str) -> Any:
+    """Imports an optional module; without it, MissingPackageError says how to install it."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise MissingPackageError(message) from error
 
 
 class PackageClashError(UserError, ImportError):

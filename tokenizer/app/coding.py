@@ -22,12 +22,7 @@ MAX_CHANNELS = 2
 
 @dataclass(frozen=True)
 class SoundFiles:
-    """A sound with its picture.
-
-    Attributes:
-        audio: WAV file.
-        picture: PNG file, its spectrogram.
-    """
+    """A WAV file with its spectrogram, a PNG file."""
 
     audio: Path
     picture: Path
@@ -35,37 +30,21 @@ class SoundFiles:
 
 @dataclass(frozen=True)
 class CodingResult:
-    """What the app shows of a file.
-
-    Attributes:
-        original: The beginning of the file, at the tokenizer's rate.
-        continuous: Through latents.
-        coded: Through codes.
-        codes: Picture of the codes.
-        code_file: ``.ltk``.
-        figures: For "continuous" and "codes": ``kbps``, ``si_sdr`` in dB, and ``mel``.
-        notes: What was left out.
-    """
+    """What the app shows of a file: its beginning, as it is and as the tokenizer coded it."""
 
     original: SoundFiles
     continuous: SoundFiles
     coded: SoundFiles
-    codes: Path
+    codes: Path  # picture of the codes
     code_file: Path
-    figures: dict[str, dict[str, float]]
-    notes: tuple[str, ...]
+    figures: dict[str, dict[str, float]]  # of "continuous" and "coded": kbps, si_sdr in dB, mel
+    notes: tuple[str, ...]  # what was left out
 
 
 def code_audio(
     tokenizer: LatentTokenizer, audio: str | Path, n_codebooks: int, folder: Path
 ) -> CodingResult:
     """Codes the beginning of a file in both ways and writes sounds, pictures and the code file.
-
-    Args:
-        tokenizer: A fitted tokenizer.
-        audio: The file.
-        n_codebooks: How many codebooks.
-        folder: For the files.
 
     Raises:
         FileNotFoundError: If the file is not there.
@@ -85,12 +64,8 @@ def code_audio(
     figures, sounds, target = {}, {"original": wave}, torch.from_numpy(wave)
     for name, clip in (("continuous", continuous), ("coded", coded)):
         estimate = torch.from_numpy(clip.audio)
-        sounds[name] = clip.audio
-        figures[name] = {
-            "kbps": clip.kbps,
-            "si_sdr": si_sdr(estimate, target),
-            "mel": mel_distance(estimate, target, rate),
-        }
+        sounds[name], mel = clip.audio, mel_distance(estimate, target, rate)
+        figures[name] = {"kbps": clip.kbps, "si_sdr": si_sdr(estimate, target), "mel": mel}
     # One scale for all three, so that what is missing looks darker.
     loudest = float(spectrogram_db(wave, rate).max())
     files = {name: show(sound, rate, folder / name, loudest) for name, sound in sounds.items()}
@@ -104,19 +79,13 @@ def code_audio(
 def show(
     wave: np.ndarray, sampling_rate: int, name: Path, loudest: float | None = None
 ) -> SoundFiles:
-    """Writes audio ``[C, N]`` as WAV, and its spectrogram as PNG.
+    """Writes audio ``[C, N]`` as WAV and PNG; ``name`` is the files' path without endings.
 
-    Args:
-        wave: The audio.
-        sampling_rate: Hz.
-        name: The files, without their endings.
-        loudest: The level in dB of the brightest colour; default: that of this sound.
+    ``loudest`` is the level in dB of the brightest colour, by default that of this sound.
     """
-    decibels = spectrogram_db(wave, sampling_rate)
     files = SoundFiles(name.with_suffix(".wav"), name.with_suffix(".png"))
     write_audio(files.audio, wave, sampling_rate)
-    top = float(decibels.max()) if loudest is None else loudest
-    draw_spectrogram(decibels, top, files.picture)
+    draw_spectrogram(wave, sampling_rate, files.picture, loudest)
     return files
 
 

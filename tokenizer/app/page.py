@@ -5,20 +5,23 @@ from __future__ import annotations
 import html
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tokenizer.app.coding import CodingResult, SoundFiles, code_audio, show
 from tokenizer.app.generating import AppGenerator, Wish
-from tokenizer.errors import InputError, MissingPackageError
+from tokenizer.errors import InputError, optional_package
 from tokenizer.evaluation.demo import EXAMPLE
+from tokenizer.evaluation.evaluate import as_table
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 
 DEFAULT_KBPS = 16
 MAX_GENERATED = 60
 _NONE = "(none)"
+# Of the page's functions: they are not offered to other programs.
+_PRIVATE = {"api_visibility": "private"}
 
 
 class Page:
@@ -109,48 +112,43 @@ def errors_shown(audio: str | None) -> Iterator[None]:
 
 def import_gradio() -> Any:
     """Gradio, which is optional."""
-    try:
-        import gradio
-    except ImportError:
-        raise MissingPackageError(
-            'The app needs Gradio: pip install "latent-tokenizer[app]".'
-        ) from None
-    return gradio
+    message = 'The app needs Gradio: pip install "latent-tokenizer[app]".'
+    return optional_package("gradio", message)
 
 
 def figures_table(coded: CodingResult) -> str:
     """The figures as a Markdown table."""
-    lines = ["| | kbit/s | SI-SDR dB | mel distance |", "|---|---|---|---|"]
+    rows = []
     for title, key in (("continuous latents", "continuous"), ("codes", "coded")):
-        figures = coded.figures[key]
-        values = f"{figures['kbps']:.1f} | {figures['si_sdr']:.2f} | {figures['mel']:.3f}"
-        lines.append(f"| {title} | {values} |")
-    notes = "".join(f"\n\n{note}" for note in coded.notes)
-    return "\n".join(lines) + notes
+        m = coded.figures[key]
+        rows.append([title, f"{m['kbps']:.1f}", f"{m['si_sdr']:.2f}", f"{m['mel']:.3f}"])
+    table = as_table(rows, ["", "kbit/s", "SI-SDR dB", "mel distance"])
+    return "\n\n".join([table, *coded.notes])
+
+
+def _sound(gr: Any, title: str) -> list[Any]:
+    """A player, and a picture below it."""
+    with gr.Column(min_width=240):
+        return [
+            gr.Audio(label=title, interactive=False, buttons=["download"], **_player(gr)),
+            _picture(gr, f"Spectrogram: {title.lower()}", label=f"{title}: spectrogram"),
+        ]
+
+
+def _player(gr: Any) -> dict[str, Any]:
+    """Native players: they need no decoding in the page, and keys work as everywhere."""
+    return {"waveform_options": gr.WaveformOptions(show_recording_waveform=False)}
+
+
+def _picture(gr: Any, text: str, **options: Any) -> Any:
+    plain = {"show_label": False, "interactive": False, "format": "png", "buttons": ["fullscreen"]}
+    return gr.Image(alt_text=text, **plain, **options)
 
 
 def build_page(page: Page) -> Any:
     """The page as a ``gradio.Blocks``."""
     gr = import_gradio()
     first = next(iter(page.models))
-    # Native players: they need no decoding in the page, and keys work as everywhere.
-    plain = gr.WaveformOptions(show_recording_waveform=False)
-
-    def sound(title: str) -> tuple[Any, Any]:
-        with gr.Column(min_width=240):
-            player = gr.Audio(
-                label=title, interactive=False, waveform_options=plain, buttons=["download"]
-            )
-            picture = gr.Image(
-                label=f"{title}: spectrogram",
-                alt_text=f"Spectrogram: {title.lower()}",
-                show_label=False,
-                interactive=False,
-                format="png",
-                buttons=["fullscreen"],
-            )
-        return player, picture
-
     with gr.Blocks(
         title="Latent Tokenizer", analytics_enabled=False, delete_cache=(3600, 3600)
     ) as blocks:
@@ -160,10 +158,10 @@ def build_page(page: Page) -> Any:
                 label="Audio file",
                 type="filepath",
                 sources=["upload", "microphone"],
-                waveform_options=plain,
                 editable=False,
                 buttons=["download"],
                 elem_id="input",
+                **_player(gr),
             )
             with gr.Column():
                 example = gr.Button("Take the example clip", elem_id="example")
@@ -178,21 +176,14 @@ def build_page(page: Page) -> Any:
                 code = gr.Button("Encode and decode", variant="primary", elem_id="code")
         with gr.Row(elem_id="sounds"):
             outputs = [
-                part for title in ("Original", "Continuous", "Codes") for part in sound(title)
+                part for title in ("Original", "Continuous", "Codes") for part in _sound(gr, title)
             ]
         table = gr.Markdown(elem_id="figures")
         gr.Markdown("Codes: time to the right (channels one after another), codebooks upwards")
-        codes = gr.Image(
-            show_label=False,
-            alt_text="The codes",
-            interactive=False,
-            format="png",
-            buttons=["fullscreen"],
-            elem_id="codes",
-        )
+        codes = _picture(gr, "The codes", elem_id="codes")
         code_file = gr.File(label="Code file (.ltk)", interactive=False)
         if page.generators:
-            _add_generation(gr, page, audio, sound)
+            _add_generation(gr, page, audio)
 
         def code_it(path: str | None, name: str, count: float) -> list[Any]:
             with errors_shown(path):
@@ -201,75 +192,53 @@ def build_page(page: Page) -> Any:
             files = [str(file) for sound in sounds for file in (sound.audio, sound.picture)]
             return [*files, figures_table(coded), str(coded.codes), str(coded.code_file)]
 
-        example.click(lambda: str(EXAMPLE), outputs=audio, api_visibility="private")
-        model.change(
-            lambda name: gr.Slider(**page.rates(name)), model, books, api_visibility="private"
-        )
-        code.click(
-            code_it,
-            [audio, model, books],
-            [*outputs, table, codes, code_file],
-            api_visibility="private",
-        )
+        example.click(lambda: str(EXAMPLE), outputs=audio, **_PRIVATE)
+        model.change(lambda name: gr.Slider(**page.rates(name)), model, books, **_PRIVATE)
+        shown = [*outputs, table, codes, code_file]
+        code.click(code_it, [audio, model, books], shown, **_PRIVATE)
     return blocks
 
 
-def _add_generation(
-    gr: Any, page: Page, audio: Any, sound: Callable[[str], tuple[Any, Any]]
-) -> None:
+def _add_generation(gr: Any, page: Page, audio: Any) -> None:
     """The lower part of the page."""
     names = list(page.generators)
     first = page.generators[names[0]]
 
-    def choices(generator: AppGenerator) -> list[str]:
-        return [_NONE, *generator.labels]
+    def classes(generator: AppGenerator) -> dict[str, Any]:
+        labels = [_NONE, *generator.labels]
+        return {"choices": labels, "value": labels[-1]}
 
     gr.Markdown("## Generate")
     with gr.Row():
         with gr.Column(elem_id="generating"):
             run = gr.Dropdown(names, value=names[0], label="Run", visible=len(names) > 1)
-            label = gr.Dropdown(
-                choices(first), value=choices(first)[-1 if first.labels else 0], label="Class"
-            )
+            label = gr.Dropdown(label="Class", **classes(first))
             caption = gr.Textbox(label="Text", visible=first.takes_captions)
             with gr.Row():
-                seconds = gr.Number(5, label="Seconds", minimum=0.1, maximum=MAX_GENERATED)
-                guidance = gr.Number(2, label="Guidance", minimum=0, maximum=20)
-                seed = gr.Number(0, label="Seed", precision=0, minimum=0)
+                numbers = [
+                    gr.Number(5, label="Seconds", minimum=0.1, maximum=MAX_GENERATED),
+                    gr.Number(2, label="Guidance", minimum=0, maximum=20),
+                    gr.Number(0, label="Seed", precision=0, minimum=0),
+                ]
             continues = gr.Checkbox(label="Continue the audio file above")
             button = gr.Button("Generate", variant="primary", elem_id="generate")
         with gr.Column(elem_id="generated"):
-            outputs = sound("Generated")
+            outputs = _sound(gr, "Generated")
 
     def choose(name: str) -> list[Any]:
         generator = page.generators[name]
-        labels = choices(generator)
-        return [
-            gr.Dropdown(labels, value=labels[-1 if generator.labels else 0]),
-            gr.Textbox(visible=generator.takes_captions),
-        ]
+        text = gr.Textbox(visible=generator.takes_captions)
+        return [gr.Dropdown(**classes(generator)), text]
 
     def generate_it(
-        name: str,
-        label: str,
-        caption: str,
-        continues: bool,
-        path: str | None,
-        seconds: float,
-        guidance: float,
-        seed: float,
+        name: str, label: str, caption: str, continues: bool, path: str | None, *numbers: float
     ) -> list[str]:
         with errors_shown(path):
             if continues and not path:
                 raise InputError("Drop an audio file first: the generated clip continues it.")
-            prompt = path if continues else None
-            shown = page.generate(name, label, caption, prompt, seconds, guidance, seed)
+            shown = page.generate(name, label, caption, path if continues else None, *numbers)
         return [str(shown.audio), str(shown.picture)]
 
-    run.change(choose, run, [label, caption], api_visibility="private")
-    button.click(
-        generate_it,
-        [run, label, caption, continues, audio, seconds, guidance, seed],
-        list(outputs),
-        api_visibility="private",
-    )
+    run.change(choose, run, [label, caption], **_PRIVATE)
+    inputs = [run, label, caption, continues, audio, *numbers]
+    button.click(generate_it, inputs, outputs, **_PRIVATE)

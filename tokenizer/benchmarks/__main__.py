@@ -10,17 +10,12 @@ README's table comes from benchmark.md. Quality at equal rates has commands of i
 
 from __future__ import annotations
 
-import argparse
-import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from tokenizer.benchmarks import growth, speed
-from tokenizer.benchmarks.command import benchmark_parser, table
+from tokenizer.benchmarks.command import benchmark_parser, in_process, table
 from tokenizer.benchmarks.machine import describe
 from tokenizer.benchmarks.peers import PEERS
 from tokenizer.benchmarks.startup import startup_lines
@@ -29,34 +24,9 @@ from tokenizer.saving import write_json, write_text
 PARTS = ("codecs", "encode", "kmeans", "fit", "startup", "growth")
 
 
-def codecs(options: argparse.Namespace, device: str, threads: int) -> list[dict[str, Any]]:
-    """Ours at each rate, in bfloat16 too, and the peers."""
-    names = speed.names(options.peers)
-    if options.bf16:
-        names.insert(len(speed.OURS), "ours latents bf16")
-    return speed.measure_all(
-        names, threads, seconds=options.seconds, device=device, repetitions=options.repetitions
-    )
-
-
-def quantizing(part: str, options: argparse.Namespace, threads: int) -> list[dict[str, Any]]:
-    """A part of `tokenizer.benchmarks.vectors`, in a process of its own."""
-    result = options.out / f"{part}-{threads}.json"
-    arguments = ["--parts", part, "--threads", str(threads), "--train", str(options.train)]
-    arguments += ["--json", str(result)]
-    subprocess.run(
-        [sys.executable, "-m", "tokenizer.benchmarks.vectors", *arguments],
-        check=True, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    lines = json.loads(result.read_text())[part]
-    result.unlink()
-    return lines
-
-
 def main() -> None:
     """Measures and writes."""
-    parser = benchmark_parser(__doc__, "--seconds", "--repetitions")
-    parser.add_argument("--out", type=Path, default=Path("benchmark"), help="folder to write to")
+    parser = benchmark_parser(__doc__, "--seconds", "--repetitions", "--out")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="CPU threads")
     parser.add_argument("--train", type=int, default=1_000_000, help="vectors fitted to")
     parser.add_argument(
@@ -78,10 +48,13 @@ def main() -> None:
 
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     if "codecs" not in options.skip:
+        bf16 = ["ours latents bf16"] if options.bf16 else []
+        codecs = [*speed.OURS, *bf16, *options.peers]
+        common = {"seconds": options.seconds, "repetitions": options.repetitions}
         for device in devices:
             for threads in options.threads if device == "cpu" else options.threads[:1]:
                 where = f"{threads} threads" if device == "cpu" else describe(device)
-                lines = codecs(options, device, threads)
+                lines = speed.measure_all(codecs, threads, device=device, **common)
                 if lines:
                     rate = max(line["matmul_gflops"] for line in lines)
                     name = f"codecs, {options.seconds:g} s, {where}, {rate:.0f} GFLOP/s at best"
@@ -89,7 +62,8 @@ def main() -> None:
     for part in ("encode", "kmeans", "fit"):
         if part not in options.skip:
             for threads in options.threads if part == "encode" else options.threads[-1:]:
-                lines = quantizing(part, options, threads)
+                words = ("--parts", part, "--threads", threads, "--train", options.train)
+                lines = in_process("vectors", *words)[part]
                 add(f"{part}, {threads} threads", lines, table(lines))
     if "startup" not in options.skip:
         lines = startup_lines()

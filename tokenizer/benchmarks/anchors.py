@@ -20,6 +20,7 @@ original keeps no phase to align: it gets no SI-SDR. Ours is rounded to 16 bits,
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -53,18 +54,7 @@ MAX_LAG, MIN_PEAK = 0.25, 0.15
 
 @dataclass(frozen=True)
 class Recording:
-    """A line of the manifest.
-
-    Attributes:
-        path: The file.
-        page: Where it was published.
-        clip: Which clip of the page it is.
-        domain: Such as "speech".
-        codec: Which codec it went through; empty for an original.
-        kbps: Bit rate of the codec in kbit/s; 0 for an original.
-        frame_rate: Of the codec in Hz; None where it is unknown.
-        gain: By which the file was scaled.
-    """
+    """A line of the manifest; an original has no codec and 0 kbit/s."""
 
     path: Path
     page: str
@@ -80,20 +70,14 @@ class Recording:
         """Reads a line of the manifest of a folder."""
         try:
             original = line["role"] == "original"
-            return cls(
-                folder / line["path"],
-                line["page"],
-                line["clip"],
-                line["domain"],
-                "" if original else line["codec"],
-                0.0 if original else float(line["kbps"]),
-                float(line.get("frame_rate") or 0) or None,
-                float(line.get("gain_applied") or 1),
-            )
+            codec, kbps = ("", 0.0) if original else (line["codec"], float(line["kbps"]))
+            frame_rate = float(line.get("frame_rate") or 0) or None
+            gain = float(line.get("gain_applied") or 1)
+            place = (folder / line["path"], line["page"], line["clip"], line["domain"])
+            return cls(*place, codec, kbps, frame_rate, gain)
         except (KeyError, ValueError) as error:
-            raise InputError(
-                f"Cannot read {dict(line)} of {folder}/manifest.csv: {error}."
-            ) from None
+            reason = f"Cannot read {dict(line)} of {folder}/manifest.csv: {error}."
+            raise InputError(reason) from None
 
     def read(self, rate: int) -> Float[np.ndarray, " N"]:
         """Its samples at ``rate`` Hz, the mean of its channels, without the gain."""
@@ -103,13 +87,9 @@ class Recording:
 def read_manifest(
     folder: Path, domains: Sequence[str] = (), codecs: Sequence[str] = (), limit: int | None = None
 ) -> list[tuple[Recording, list[Recording]]]:
-    """Originals, each with its reconstructions.
+    """Originals, at most ``limit`` of each page and domain, each with its reconstructions.
 
-    Args:
-        folder: Holds ``manifest.csv``.
-        domains: Those to use. Default: all.
-        codecs: Beginnings or patterns of the names of codecs to use. Default: all.
-        limit: The most originals of each page and domain. Default: all.
+    ``codecs`` are beginnings or patterns of names; by default, all domains and codecs are used.
     """
     path = folder / "manifest.csv"
     if not path.is_file():
@@ -118,19 +98,19 @@ def read_manifest(
         recordings = [Recording.parse(folder, line) for line in csv.DictReader(file)]
     originals = {(r.page, r.clip): r for r in recordings if not r.codec}
     reconstructions: dict[tuple[str, str], list[Recording]] = {key: [] for key in originals}
-    for recording in recordings:
-        if recording.codec and (recording.page, recording.clip) not in reconstructions:
+    for recording in (r for r in recordings if r.codec):
+        if (key := (recording.page, recording.clip)) not in originals:
             raise InputError(f"{path} has no original of {recording.path}.")
-        if recording.codec and _is_chosen(recording.codec, codecs):
-            reconstructions[recording.page, recording.clip].append(recording)
-    pairs, counts = [], dict[tuple[str, str], int]()
+        if _is_chosen(recording.codec, codecs):
+            reconstructions[key].append(recording)
+    pairs, counts = [], Counter[tuple[str, str]]()
     for key, original in originals.items():
         kind = (original.page, original.domain)
         if domains and original.domain not in domains:
             continue
         if not reconstructions[key] or counts.get(kind, 0) == limit:
             continue
-        counts[kind] = counts.get(kind, 0) + 1
+        counts[kind] += 1
         pairs.append((original, reconstructions[key]))
     if not pairs:
         raise InputError(f"{path} has no clip of domains {domains} and codecs {codecs}.")
@@ -146,15 +126,9 @@ def align(
 ) -> tuple[Float[np.ndarray, " N"], float, float]:
     """Shifts a signal onto another one, by the maximum of their cross-correlation.
 
-    Args:
-        estimate: What to shift.
-        target: Where to.
-        rate: Of both, in Hz.
-
-    Returns:
-        The estimate at the target's length, the delay of the estimate that was removed in samples
-        (a parabola through the maximum gives its fraction), and the normalised maximum. A maximum
-        under `MIN_PEAK` is no delay, and none is removed.
+    Returns the estimate at the target's length, the delay in samples that was removed (a parabola
+    through the maximum gives its fraction), and the normalised maximum. A maximum under `MIN_PEAK`
+    is no delay, and none is removed.
     """
     size = 1 << (len(target) + len(estimate) - 1).bit_length()
     spectrum = np.fft.rfft(estimate.astype(np.float64), size)
@@ -181,13 +155,7 @@ def align(
 
 
 class Scores:
-    """Measures what codecs made of one original.
-
-    Args:
-        original: The original.
-        tokenizer: Ours.
-        perceptual: Measures with `METRICS`.
-    """
+    """Measures what codecs, and our tokenizer, made of one original."""
 
     def __init__(
         self, original: Recording, tokenizer: LatentTokenizer, perceptual: PerceptualMetrics
@@ -267,19 +235,10 @@ def compare(
                 if peak < MIN_PEAK:
                     del theirs["si_sdr"]
                 ours, codebooks = scores.ours_at(other.kbps)
-                lines.append(
-                    {
-                        "page": original.page,
-                        "domain": original.domain,
-                        "clip": original.clip,
-                        "codec": other.codec,
-                        "lag_ms": lag,
-                        "correlation": peak,
-                        "theirs": theirs | {"kbps": other.kbps},
-                        "ours": ours,
-                        "codebooks": codebooks,
-                    }
-                )
+                line = {"page": original.page, "domain": original.domain, "clip": original.clip}
+                line |= {"codec": other.codec, "lag_ms": lag, "correlation": peak}
+                line |= {"theirs": theirs | {"kbps": other.kbps}, "ours": ours}
+                lines.append(line | {"codebooks": codebooks})
                 bar.update()
     return lines
 
@@ -307,8 +266,7 @@ def summarize(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for (domain, codec, _), members in sorted(groups.items()):
         result: dict[str, Any] = {"domain": domain, "codec": codec, "clips": len(members)}
         result["codebooks"] = sorted({n for line in members for n in line["codebooks"]})
-        for side in ("theirs", "ours"):
-            result[side] = {}
+        result |= {"theirs": {}, "ours": {}}
         for name in ("kbps", *COLUMNS):
             both = [x for x in members if name in x["theirs"] and name in x["ours"]]
             for side in ("theirs", "ours"):
@@ -363,9 +321,8 @@ def main() -> None:
     names = installed_metrics() if options.metrics is None else options.metrics
     if absent := sorted(set(METRICS) - set(names)):
         print(f"Without {', '.join(absent)}.\n")
-    pairs = read_manifest(
-        options.folder, options.domains or (), options.codecs or (), options.limit
-    )
+    chosen = (options.domains or (), options.codecs or (), options.limit)
+    pairs = read_manifest(options.folder, *chosen)
     perceptual = PerceptualMetrics(names, speech_clips="speech")
     lines = compare(load_tokenizer(options.model), pairs, perceptual)
     results = summarize(lines)

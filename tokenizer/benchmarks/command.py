@@ -1,8 +1,12 @@
-"""What the command lines of the benchmarks share: options, tables, figures as JSON."""
+"""What the benchmarks share: options, processes of their own, tables, figures as JSON."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
+import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "--json": {"type": Path, "help": "also write the figures to this file"},
     "--latents": {"type": Path, "help": ".npy file of latents [M, D]; default: a random mixture"},
     "--model": {"help": "tokenizer folder or hub id; default: the bundled one"},
+    "--out": {"type": Path, "default": Path("benchmark"), "help": "folder to write to"},
     "--repetitions": {"type": int, "default": 3, "help": "of which the fastest one counts"},
     "--seconds": {"type": float, "default": 10.0, "help": "length of the clip"},
     "--threads": {"type": int, "default": 2, "help": "CPU threads"},
@@ -33,17 +38,22 @@ class _Help(argparse.HelpFormatter):
 
 
 def benchmark_parser(doc: str | None, *options: str) -> argparse.ArgumentParser:
-    """A parser with some of the options that benchmarks share, by their names.
-
-    Args:
-        doc: The module's docstring, whose first line is the description.
-        options: Such as "--threads".
-    """
+    """A parser with some of the shared options; the first line of ``doc`` is its description."""
     description = (doc or "").partition("\n")[0]
     parser = argparse.ArgumentParser(description=description, formatter_class=_Help)
     for name in options:
         parser.add_argument(name, **_OPTIONS[name])
     return parser
+
+
+def in_process(benchmark: str, *arguments: object) -> Any:
+    """The figures that a benchmark writes when it runs in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "figures.json"
+        words = ["-m", f"tokenizer.benchmarks.{benchmark}", *arguments, "--json", path]
+        command = [sys.executable, *map(str, words)]
+        subprocess.run(command, check=True, capture_output=True, text=True)
+        return json.loads(path.read_text())
 
 
 def table(lines: Sequence[Mapping[str, Any]]) -> str:

@@ -9,36 +9,28 @@ picture for each, growth-*.png; the straight line is the first point's time, in 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from tokenizer import load_tokenizer
-from tokenizer.benchmarks.command import benchmark_parser
+from tokenizer.benchmarks.command import benchmark_parser, in_process, table, write_figures
 from tokenizer.benchmarks.machine import best_of, peak_mib
 from tokenizer.benchmarks.peers import clip
 from tokenizer.benchmarks.quantizers import mixture
 from tokenizer.benchmarks.vectors import fitted
+from tokenizer.evaluation.coding import timed
 
-POINTS: dict[str, tuple[float, ...]] = {
-    "length": (1, 10, 60, 300),  # seconds
-    "batch": (1, 2, 4, 8, 16),  # clips of 10 s
-    "codebooks": (1, 4, 8, 16, 24),
-    "latents": (16_384, 65_536, 262_144),  # fitted to, 8 codebooks of 256
-    "processes": (1, 2),  # each encodes 60 s with one thread
-}
-LABELS = {
-    "length": "seconds of audio",
-    "batch": "clips of 10 s",
-    "codebooks": "codebooks, 10 s",
-    "latents": "latents fitted",
-    "processes": "processes of 60 s each",
+# Of each kind, what a picture calls it, and its points.
+POINTS: dict[str, tuple[str, tuple[float, ...]]] = {
+    "length": ("seconds of audio", (1, 10, 60, 300)),
+    "batch": ("clips of 10 s", (1, 2, 4, 8, 16)),
+    "codebooks": ("codebooks, 10 s", (1, 4, 8, 16, 24)),
+    "latents": ("latents fitted, 8 codebooks of 256", (16_384, 65_536, 262_144)),
+    "processes": ("processes of 60 s each, one thread", (1, 2)),
 }
 
 
@@ -57,42 +49,25 @@ def _work(kind: str, value: float) -> Callable[[], object]:
 def measure(kind: str, value: float) -> dict[str, float]:
     """One point, in this process."""
     work = _work(kind, value)
-    repetitions = 1 if kind == "latents" else 3
     with torch.inference_mode():
-        if kind == "latents":
-            start = time.perf_counter()
-            work()
-            seconds = time.perf_counter() - start
-        else:
-            seconds = best_of([work], repetitions)[0]
+        seconds = timed(work)[1] if kind == "latents" else best_of([work], 3)[0]
     return {"value": value, "seconds": seconds, "peak_mib": peak_mib()}
-
-
-def _in_process(kind: str, value: float, threads: int) -> dict[str, float]:
-    arguments = ["--one", kind, str(value), "--threads", str(threads)]
-    done = subprocess.run(
-        [sys.executable, "-m", "tokenizer.benchmarks.growth", *arguments],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def grow(kind: str, threads: int) -> list[dict[str, float]]:
     """All points of a kind."""
     if kind != "processes":
-        return [_in_process(kind, value, threads) for value in POINTS[kind]]
+        point = partial(in_process, "growth", "--threads", threads, "--one", kind)
+        return [point(value) for value in POINTS[kind][1]]
     points = []
-    for count in POINTS[kind]:
+    for count in POINTS[kind][1]:
+        one = partial(in_process, "growth", "--threads", 1, "--one", kind)
         with ThreadPoolExecutor(int(count)) as pool:
-            at_once = list(pool.map(lambda _: _in_process(kind, 1, 1), range(int(count))))
+            at_once = list(pool.map(one, [1] * int(count)))
         # The slowest counts; their memory adds up.
-        points.append(
-            {
-                "value": count,
-                "seconds": max(point["seconds"] for point in at_once),
-                "peak_mib": sum(point["peak_mib"] for point in at_once),
-            }
-        )
+        seconds = max(point["seconds"] for point in at_once)
+        peak = sum(point["peak_mib"] for point in at_once)
+        points.append({"value": count, "seconds": seconds, "peak_mib": peak})
     return points
 
 
@@ -109,7 +84,7 @@ def plot(kind: str, points: list[dict[str, float]], path: Path) -> None:
         left.plot(x, [seconds[0] * v / x[0] for v in x], "k:", linewidth=1)
     right.plot(x, [point["peak_mib"] for point in points], "o-")
     for axes, label in ((left, "seconds"), (right, "peak MiB")):
-        axes.set(xlabel=LABELS[kind], ylabel=label, xlim=(0, None), ylim=(0, None))
+        axes.set(xlabel=POINTS[kind][0], ylabel=label, xlim=(0, None), ylim=(0, None))
     figure.savefig(path, dpi=100)
 
 
@@ -120,27 +95,25 @@ def run(out: Path, threads: int, kinds: list[str]) -> dict[str, list[dict[str, f
     for kind in kinds:
         results[kind] = grow(kind, threads)
         plot(kind, results[kind], out / f"growth-{kind}.png")
-    (out / "growth.json").write_text(json.dumps(results, indent=1))
+    write_figures(out / "growth.json", results)
     return results
 
 
 def main() -> None:
-    """Parses the command line."""
-    parser = benchmark_parser(__doc__, "--threads")
-    parser.add_argument("--out", type=Path, default=Path("benchmark"), help="folder to write to")
-    parser.add_argument(
-        "--kinds", nargs="+", choices=list(POINTS), default=list(POINTS), help="what grows"
-    )
+    """Measures, draws and prints the tables."""
+    parser = benchmark_parser(__doc__, "--threads", "--out", "--json")
+    kinds = list(POINTS)
+    parser.add_argument("--kinds", nargs="+", choices=kinds, default=kinds, help="what grows")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         torch.set_num_threads(options.threads)
-        print(json.dumps(measure(options.one[0], float(options.one[1]))))
+        write_figures(options.json, measure(options.one[0], float(options.one[1])))
         return
-    for kind, points in run(options.out, options.threads, options.kinds).items():
-        print(kind)
-        for point in points:
-            print(f"  {point['value']:g}: {point['seconds']:.3f} s, {point['peak_mib']:.0f} MiB")
+    results = run(options.out, options.threads, options.kinds)
+    for kind, points in results.items():
+        print(f"{kind}\n\n{table(points)}\n")
+    write_figures(options.json, results)
 
 
 if __name__ == "__main__":

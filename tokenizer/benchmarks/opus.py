@@ -19,10 +19,9 @@ from tqdm import tqdm
 
 from tokenizer import LatentTokenizer, load_tokenizer
 from tokenizer.audio import open_audio
-from tokenizer.benchmarks.command import benchmark_parser, write_figures
+from tokenizer.benchmarks.command import benchmark_parser, table, write_figures
 from tokenizer.errors import StateError
 from tokenizer.evaluation.coding import Condition, code_clip
-from tokenizer.evaluation.evaluate import as_table
 from tokenizer.evaluation.metrics import quality
 from tokenizer.evaluation.perceptual import METRICS, PerceptualMetrics
 from tokenizer.training.data import Clip, scan
@@ -82,16 +81,15 @@ def compare(
                 measured |= metrics(decoded, original, rate, clip.name)
                 measured["kbps"] = 8e-3 * size / seconds
                 results.setdefault((bitrate, codec), []).append(measured)
-    lines = []
+    lines, names = [], ("kbps", "si_sdr", "mel", *metrics.names)
     for (bitrate, codec), values in results.items():
-        names = ("kbps", "si_sdr", "mel", *metrics.names)
         means = {n: float(np.mean([v[n] for v in values if n in v])) for n in names}
         lines.append({"codec": codec, "nominal": bitrate} | means)
     return lines
 
 
 def main() -> None:
-    """Parses the command line and prints the table."""
+    """Measures and prints the table."""
     parser = benchmark_parser(__doc__, "--model", "--json")
     parser.add_argument("audio", help="folder of clips")
     parser.add_argument(
@@ -104,12 +102,7 @@ def main() -> None:
     options = parser.parse_args()
     metrics = PerceptualMetrics(options.metrics, options.speech_clips)
     lines = compare(load_tokenizer(options.model), scan(options.audio), options.bitrates, metrics)
-    names = [name for name in lines[0] if name not in ("codec", "nominal")]
-    rows = [
-        [f"{line['nominal']:g} kbit/s", str(line["codec"]), *(f"{line[n]:.2f}" for n in names)]
-        for line in lines
-    ]
-    print(as_table(rows, ["", "codec", *names]))
+    print(table(lines))
     write_figures(options.json, lines)
 
 

@@ -6,18 +6,18 @@ them), at their own sampling rates.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tokenizer import LatentTokenizer, ResidualVectorQuantizer, load_tokenizer
+from tokenizer.benchmarks.machine import Call
 from tokenizer.errors import StateError
-
-Call = Callable[[], object]
+from tokenizer.evaluation.coding import timed
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,6 @@ class Codec:
         first: Gives the seconds from the arrival of what the first audio out needs to that audio.
         waits: Seconds of audio that must have come before that.
         kbps: Nominal rate; None for latents.
-        channels: Of the clip.
     """
 
     encode: Call
@@ -38,24 +37,12 @@ class Codec:
     first: Callable[[], float]
     waits: float
     kbps: float | None
-    channels: int = 1
 
 
 def clip(seconds: float, rate: int, channels: int = 1) -> np.ndarray:
     """Noise, float32 ``[channels, N]``."""
     rng = np.random.default_rng(0)
     return rng.normal(0, 0.1, (channels, round(seconds * rate))).astype(np.float32)
-
-
-def timed(call: Call) -> Callable[[], float]:
-    """A call that gives the seconds it took."""
-
-    def run() -> float:
-        began = time.perf_counter()
-        call()
-        return time.perf_counter() - began
-
-    return run
 
 
 def ours(
@@ -69,13 +56,8 @@ def ours(
 ) -> Codec:
     """Our tokenizer, a file's worth of samples through the dataset surface.
 
-    Args:
-        kbps: Rate; None for latents.
-        seconds: Length of the clip.
-        device: Where to compute.
-        model: Tokenizer; None for the bundled one.
-        bf16: Whether networks compute in bfloat16.
-        greedy: Whether codes are searched greedily, as the peers do, and not by the model's beam.
+    ``bf16``: networks compute in bfloat16. ``greedy``: codes are searched greedily, as the peers
+    do, and not by the model's beam.
     """
     tok: LatentTokenizer = load_tokenizer(model).to(device)  # pyright: ignore[reportArgumentType]
     if greedy:
@@ -100,35 +82,50 @@ def ours(
     def first() -> float:
         encoder = tok.stream_encoder(n_codebooks=n, latents=n is None)
         decoder = tok.stream_decoder(latents=n is None)
-        step = tok.hop_length
-        for start in range(0, wave.shape[1], step):
-            began = time.perf_counter()
-            if decoder.push(encoder.push(wave[:, start : start + step])).shape[1]:
-                return time.perf_counter() - began
+        for start in range(0, wave.shape[1], tok.hop_length):
+            piece = wave[:, start : start + tok.hop_length]
+            out, taken = timed(lambda piece=piece: decoder.push(encoder.push(piece)))
+            if out.shape[1]:
+                return taken
         raise StateError("Nothing came out of the stream.")
 
     row = encode()
     return Codec(encode, decode, first, tok.latency, kbps)
 
 
+def _peer(
+    x: np.ndarray,
+    rate: int,
+    piece: int,
+    kbps: float | None,
+    device: str,
+    encode: Callable[[Tensor], Any],
+    decode: Callable[[Any], Any],
+) -> Codec:
+    """Another codec on ``[C, N]``; its first audio out needs a piece of so many samples."""
+    audio = torch.from_numpy(x)[None].to(device)
+    codes, short = encode(audio), audio[..., :piece]
+    return Codec(
+        lambda: encode(audio),
+        lambda: decode(codes),
+        lambda: timed(lambda: decode(encode(short)))[1],
+        piece / rate,
+        kbps,
+    )
+
+
 def dac(seconds: float, device: str) -> Codec:
     """The Descript Audio Codec at 44.1 kHz, 9 codebooks."""
     from transformers import DacConfig, DacModel
 
-    config = DacConfig(sampling_rate=44_100, downsampling_ratios=[2, 4, 8, 8])
-    model: Any = DacModel(config)
-    model = model.eval().to(device)
-    x = torch.from_numpy(clip(seconds, 44_100))[None].to(device)
-    codes = model.encode(x).audio_codes
+    model: Any = DacModel(DacConfig(sampling_rate=44_100, downsampling_ratios=[2, 4, 8, 8]))
+    model.eval().to(device)
     # It is not made for streams: its smallest piece is as long as it sees.
-    short = x[..., : 44_100 // 2]
-    return Codec(
-        lambda: model.encode(x),
-        lambda: model.decode(audio_codes=codes),
-        timed(lambda: model.decode(audio_codes=model.encode(short).audio_codes)),
-        0.5,
-        7.75,
-    )
+    return _peer(
+        clip(seconds, 44_100), 44_100, 22_050, 7.75, device,
+        lambda x: model.encode(x).audio_codes,
+        lambda codes: model.decode(audio_codes=codes),
+    )  # fmt: skip
 
 
 def encodec(seconds: float, device: str) -> Codec:
@@ -136,22 +133,12 @@ def encodec(seconds: float, device: str) -> Codec:
     from transformers import EncodecConfig, EncodecModel
 
     model: Any = EncodecModel(EncodecConfig())
-    model = model.eval().to(device)
-    x = torch.from_numpy(clip(seconds, 24_000))[None].to(device)
-    out = model.encode(x, bandwidth=6.0)
-    short = x[..., :320]
-
-    def both() -> None:
-        codes = model.encode(short, bandwidth=6.0)
-        model.decode(codes.audio_codes, codes.audio_scales)
-
-    return Codec(
-        lambda: model.encode(x, bandwidth=6.0),
-        lambda: model.decode(out.audio_codes, out.audio_scales),
-        timed(both),
-        320 / 24_000,
-        6.0,
-    )
+    model.eval().to(device)
+    return _peer(
+        clip(seconds, 24_000), 24_000, 320, 6.0, device,
+        lambda x: model.encode(x, bandwidth=6.0),
+        lambda out: model.decode(out.audio_codes, out.audio_scales),
+    )  # fmt: skip
 
 
 def mimi(seconds: float, device: str) -> Codec:
@@ -159,17 +146,12 @@ def mimi(seconds: float, device: str) -> Codec:
     from transformers import MimiConfig, MimiModel
 
     model: Any = MimiModel(MimiConfig())
-    model = model.eval().to(device)
-    x = torch.from_numpy(clip(seconds, 24_000))[None].to(device)
-    codes = model.encode(x, num_quantizers=8).audio_codes
-    short = x[..., :1920]
-    return Codec(
-        lambda: model.encode(x, num_quantizers=8),
-        lambda: model.decode(codes),
-        timed(lambda: model.decode(model.encode(short, num_quantizers=8).audio_codes)),
-        0.08,
-        1.1,
-    )
+    model.eval().to(device)
+    return _peer(
+        clip(seconds, 24_000), 24_000, 1920, 1.1, device,
+        lambda x: model.encode(x, num_quantizers=8).audio_codes,
+        model.decode,
+    )  # fmt: skip
 
 
 def oobleck(seconds: float, device: str) -> Codec:
@@ -177,28 +159,14 @@ def oobleck(seconds: float, device: str) -> Codec:
     from diffusers import AutoencoderOobleck  # pyright: ignore[reportPrivateImportUsage]
 
     model: Any = AutoencoderOobleck()
-    model = model.eval().to(device)
-    x = torch.from_numpy(clip(seconds, 44_100, 2))[None].to(device)
-    x = x[..., : x.shape[-1] // model.hop_length * model.hop_length]
-    short = x[..., : model.hop_length * 10]
-
-    def encode(audio: torch.Tensor) -> torch.Tensor:
-        return model.encode(audio).latent_dist.mode()
-
-    latents = encode(x)
-    return Codec(
-        lambda: encode(x),
-        lambda: model.decode(latents).sample,
-        timed(lambda: model.decode(encode(short)).sample),
-        short.shape[-1] / 44_100,
-        None,
-        2,
-    )
+    model.eval().to(device)
+    hop = model.hop_length
+    x = clip(seconds, 44_100, 2)
+    return _peer(
+        x[:, : x.shape[1] // hop * hop], 44_100, 10 * hop, None, device,
+        lambda x: model.encode(x).latent_dist.mode(),
+        lambda latents: model.decode(latents).sample,
+    )  # fmt: skip
 
 
-PEERS: dict[str, Callable[[float, str], Codec]] = {
-    "dac": dac,
-    "encodec": encodec,
-    "mimi": mimi,
-    "oobleck": oobleck,
-}
+PEERS = {"dac": dac, "encodec": encodec, "mimi": mimi, "oobleck": oobleck}

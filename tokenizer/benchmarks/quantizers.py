@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenizer.benchmarks.command import benchmark_parser
+from tokenizer.benchmarks.command import benchmark_parser, table
 from tokenizer.evaluation.comparison.specs import parse_spec
-from tokenizer.evaluation.evaluate import as_table
 from tokenizer.quantizers import MemmapSource, TensorSource
 
 OURS = (
@@ -73,34 +73,36 @@ def split(path: Path | None, train: int, test: int, dim: int) -> tuple[Tensor, T
 
 def ours(text: str, train: Tensor, codebooks: int, size: int) -> Codec:
     """One of our quantizers, fitted."""
+    bits = size.bit_length() - 1
+    # Of 2 and 4, with the size of a codebook as their product.
+    levels = (4,) * (bits // 2) + (2,) * (bits % 2)
     quantizer = parse_spec(text).build(
-        train.shape[1], num_codebooks=codebooks, codebook_size=size, levels=_levels(size)
+        train.shape[1], num_codebooks=codebooks, codebook_size=size, levels=levels
     )
     quantizer.fit(TensorSource(train), generator=torch.Generator().manual_seed(0))
-    bits = sum(math.log2(s) for s in quantizer.codebook_sizes)
-    return quantizer.encode, quantizer.decode, bits
+    bits_a_frame = sum(math.log2(s) for s in quantizer.codebook_sizes)
+    return quantizer.encode, quantizer.decode, bits_a_frame
 
 
-def _levels(size: int) -> tuple[int, ...]:
-    """Levels of 2 and 4 whose product is the size of a codebook."""
-    bits = size.bit_length() - 1
-    return (4,) * (bits // 2) + (2,) * (bits % 2)
+def faiss_residual(dim: int, codebooks: int, size: int) -> Any:
+    """The residual quantizer of faiss, untrained, with greedy search."""
+    import faiss
+
+    quantizer = faiss.ResidualQuantizer(dim, codebooks, size.bit_length() - 1)
+    quantizer.max_beam_size = 1
+    return quantizer
 
 
 def faiss_codec(kind: str, train: Tensor, codebooks: int, size: int) -> Codec:
     """A quantizer of faiss, trained and run by it."""
     import faiss
 
-    mean = train.mean(0)
-    bits = size.bit_length() - 1
-    dim = train.shape[1]
+    mean, dim, bits = train.mean(0), train.shape[1], size.bit_length() - 1
     quantizer: Any = (
         faiss.ProductQuantizer(dim, codebooks, bits)
         if kind == "pq"
-        else faiss.ResidualQuantizer(dim, codebooks, bits)
+        else faiss_residual(dim, codebooks, size)
     )
-    if kind == "rq":
-        quantizer.max_beam_size = 1
     quantizer.cp.min_points_per_centroid = 1
     quantizer.train((train - mean).numpy())
     return (
@@ -123,28 +125,33 @@ def library_codec(train: Tensor, codebooks: int, size: int) -> Codec:
             for batch in train.split(8192):
                 quantizer(batch[None])
     quantizer.eval()
-
-    def encode(x: Tensor) -> Tensor:
-        return quantizer(x[None])[1][0]
-
-    def decode(codes: Tensor) -> Tensor:
-        return quantizer.get_output_from_indices(codes[None])[0]
-
-    return torch.no_grad()(encode), torch.no_grad()(decode), codebooks * math.log2(size)
+    return (
+        torch.no_grad()(lambda x: quantizer(x[None])[1][0]),
+        torch.no_grad()(lambda codes: quantizer.get_output_from_indices(codes[None])[0]),
+        codebooks * math.log2(size),
+    )
 
 
-def measure(name: str, fit: Callable[[], Codec], test: Tensor) -> list[str]:
-    """A row of the table."""
+def distortion_db(vectors: Tensor, decoded: Tensor) -> float:
+    """Squared error over the deviation from the mean."""
+    error = (vectors - decoded).square().sum() / (vectors - vectors.mean(0)).square().sum()
+    return 10 * math.log10(float(error))
+
+
+def measure(name: str, fit: Callable[[], Codec], test: Tensor) -> dict[str, Any]:
+    """A line of the table."""
     start = time.process_time()
     encode, decode, bits = fit()
-    fitted = time.process_time() - start
-    start = time.process_time()
+    fitted = time.process_time()
     codes = encode(test)
-    encoded = time.process_time() - start
-    error = (test - decode(codes)).square().sum() / (test - test.mean(0)).square().sum()
-    speed = len(test) / max(encoded, 1e-9)
-    distortion = 10 * math.log10(float(error))
-    return [name, f"{bits:.0f}", f"{distortion:.2f}", f"{fitted:.1f}", f"{speed:,.0f}"]
+    encoded = time.process_time() - fitted
+    return {
+        "quantizer": name,
+        "bits_a_frame": f"{bits:.0f}",
+        "distortion_dB": distortion_db(test, decode(codes)),
+        "fit_CPU_s": fitted - start,
+        "encoded_a_CPU_s": len(test) / max(encoded, 1e-9),
+    }
 
 
 def main() -> None:
@@ -165,23 +172,18 @@ def main() -> None:
     train, test = split(options.latents, options.train, options.test, options.dim)
     sizes = (options.codebooks, options.codebook_size)
     fits: dict[str, Callable[[], Codec]] = {
-        text: lambda text=text: ours(text, train, *sizes) for text in options.quantizers
+        text: partial(ours, text, train, *sizes) for text in options.quantizers
     }
     for name in options.libraries:
         kind = name.partition("-")[2]
-        fits[f"{name} (library)"] = (
-            (lambda kind=kind: faiss_codec(kind, train, *sizes))
-            if kind
-            else (lambda: library_codec(train, *sizes))
-        )
+        codec = partial(faiss_codec, kind) if kind else library_codec
+        fits[f"{name} (library)"] = partial(codec, train, *sizes)
     print(f"{len(train)} frames to fit to, {len(test)} to measure on, D = {train.shape[1]}")
-    rows = []
+    lines = []
     for name, fit in fits.items():
-        rows.append(measure(name, fit, test))
-        print(" | ".join(rows[-1]), flush=True)
-    print()
-    header = ["quantizer", "bits a frame", "distortion dB", "fit, CPU s", "encoded a CPU s"]
-    print(as_table(rows, header))
+        lines.append(measure(name, fit, test))
+        print(table(lines[-1:]).splitlines()[-1], flush=True)
+    print("\n" + table(lines))
 
 
 if __name__ == "__main__":

@@ -16,13 +16,13 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 
-from tokenizer.benchmarks.command import benchmark_parser
+from tokenizer.benchmarks.command import benchmark_parser, table
 from tokenizer.benchmarks.machine import describe
-from tokenizer.evaluation.evaluate import as_table
 
 RATE = 44_100
 
@@ -36,9 +36,7 @@ def make_clips(folder: Path) -> None:
         soundfile.write(folder / f"{i}.wav", audio, RATE)
 
 
-def measure(
-    clips: Path, out: Path, processes: int, options: argparse.Namespace
-) -> dict[str, float]:
+def measure(clips: Path, out: Path, processes: int, options: argparse.Namespace) -> dict[str, Any]:
     """Crops a second, and the loss at the end."""
     half = options.steps // 2
     with socket.socket() as listener:
@@ -55,11 +53,8 @@ def measure(
     subprocess.run([str(w) for w in words], env=environment, check=True, capture_output=True)
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     last = [line for line in lines if "train/loss" in line][-1]
-    return {
-        "processes": float(processes),
-        "crops a second": last["train/steps_per_second"] * options.crops,
-        "loss": last["train/loss"],
-    }
+    rate = last["train/steps_per_second"] * options.crops
+    return {"processes": processes, "crops/s": rate, "loss": last["train/loss"]}
 
 
 def main() -> None:
@@ -81,17 +76,9 @@ def main() -> None:
         clips = Path(folder) / "clips"
         make_clips(clips)
         lines = [measure(clips, Path(folder) / str(n), n, options) for n in options.processes]
-    base = lines[0]["crops a second"]
-    rows = [
-        [
-            f"{line['processes']:g}",
-            f"{line['crops a second']:.2f}",
-            f"{line['crops a second'] / base:.2f}",
-            f"{line['loss']:.5f}",
-        ]
-        for line in lines
-    ]
-    print(as_table(rows, ["processes", "crops/s", "x", "loss"]))
+    for line in lines:
+        line |= {"x": line["crops/s"] / lines[0]["crops/s"], "loss": f"{line['loss']:.5f}"}
+    print(table(lines))
 
 
 if __name__ == "__main__":

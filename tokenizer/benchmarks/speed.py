@@ -3,21 +3,20 @@
     python -m tokenizer.benchmarks.speed [--seconds 10] [--threads 2] [--peers dac encodec mimi]
 
 Each codec runs in a process of its own, which gives its peak memory; each figure is the best of
-several repetitions. "/ floor" is the time over that of the call's multiply-adds at the rate of the
-best matrix product measured in the same process.
+several repetitions. Encode and decode are times real time. "over floor" is the time over that of
+the call's multiply-adds at the rate of the best matrix product measured in the same process.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 from typing import Any
 
 import torch
 
-from tokenizer.benchmarks.command import benchmark_parser, write_figures
+from tokenizer.benchmarks import command
 from tokenizer.benchmarks.machine import (
     best_of,
     describe,
@@ -26,19 +25,10 @@ from tokenizer.benchmarks.machine import (
     peak_mib,
 )
 from tokenizer.benchmarks.peers import PEERS, ours
-from tokenizer.evaluation.evaluate import as_table
 
 # The peers search greedily: theirs is the task of those rows.
-OURS = ("latents", "3", "10", "16", "24", "3 greedy", "10 greedy", "16 greedy", "24 greedy")
-HEADER = [
-    "", "kbit/s", "encode x real time", "decode x real time", "first audio ms", "of it waiting ms",
-    "peak MiB", "encode / floor", "decode / floor",
-]  # fmt: skip
-
-
-def names(peers: list[str], rates: tuple[str, ...] = OURS) -> list[str]:
-    """Ours at each rate, and the peers."""
-    return [*(f"ours {rate}" for rate in rates), *peers]
+RATES = ("latents", "3", "10", "16", "24", "3 greedy", "10 greedy", "16 greedy", "24 greedy")
+OURS = tuple(f"ours {rate}" for rate in RATES)
 
 
 def measure(
@@ -76,63 +66,41 @@ def measure(
     }
 
 
-def measure_all(
-    codecs: list[str], threads: int, *, seconds: float, device: str, repetitions: int,
-    model: str | None = None,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Each codec in a process of its own; a peer whose library is missing is left out."""
+def measure_all(codecs: list[str], threads: int, **options: Any) -> list[dict[str, Any]]:
+    """Each codec in a process of its own; a peer whose library is missing is left out.
+
+    The options are those of `measure`.
+    """
+    words = [f"--{key}={value}" for key, value in options.items() if value is not None]
     lines = []
     for name in codecs:
-        arguments = ["--one", name, "--seconds", str(seconds), "--threads", str(threads)]
-        arguments += ["--device", device, "--repetitions", str(repetitions)]
-        arguments += [] if model is None else ["--model", model]
-        done = subprocess.run(
-            [sys.executable, "-m", "tokenizer.benchmarks.speed", *arguments],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if done.returncode:
-            print(f"{name}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+        try:
+            line = command.in_process("speed", "--one", name, "--threads", threads, *words)
+        except subprocess.CalledProcessError as error:
+            print(f"{name}: {error.stderr.strip().splitlines()[-1]}", file=sys.stderr)
             continue
-        lines.append(json.loads(done.stdout.splitlines()[-1]) | {"threads": threads})
+        lines.append(line | {"threads": threads})
     return lines
 
 
 def table(lines: list[dict[str, Any]]) -> str:
-    """Markdown."""
-
-    def number(value: float | None, digits: int = 1) -> str:
-        return "" if value is None else f"{value:.{digits}f}"
-
-    rows = [
-        [
-            line["codec"],
-            "" if line["kbps"] is None else f"{line['kbps']:g}",
-            number(line["encode"]),
-            number(line["decode"]),
-            number(line["first_ms"], 0),
-            number(line["waits_ms"], 0),
-            number(line["peak_mib"], 0),
-            number(line["encode_over_floor"], 2),
-            number(line["decode_over_floor"], 2),
-        ]
-        for line in lines
-    ]
-    text = as_table(rows, HEADER)
+    """The figures of all codecs, and their speed over the DAC's where it was measured."""
+    rest = ("matmul_gflops", "threads")
+    text = command.table([{k: v for k, v in line.items() if k not in rest} for line in lines])
     base = next((line for line in lines if line["codec"] == "dac"), None)
     if base is None:
         return text
     ratios = [
-        [line["codec"], *(f"{line[x] / base[x]:.0f}" for x in ("encode", "decode"))]
+        {"codec": line["codec"]} | {f"{x} / DAC": line[x] / base[x] for x in ("encode", "decode")}
         for line in lines
-        if line is not base
     ]
-    return text + "\n\n" + as_table(ratios, ["", "encode / DAC", "decode / DAC"])
+    return text + "\n\n" + command.table(ratios)
 
 
 def main() -> None:
     """Measures and prints the table."""
     shared = ("--seconds", "--threads", "--repetitions", "--device", "--model", "--json")
-    parser = benchmark_parser(__doc__, *shared)
+    parser = command.benchmark_parser(__doc__, *shared)
     parser.add_argument(
         "--peers", nargs="*", choices=sorted(PEERS), default=["dac"], help="other codecs"
     )
@@ -141,14 +109,14 @@ def main() -> None:
     common = {key: getattr(options, key) for key in ("seconds", "device", "repetitions", "model")}
     if options.one:
         torch.set_num_threads(options.threads)
-        print(json.dumps(measure(options.one, **common)))
+        command.write_figures(options.json, measure(options.one, **common))
         return
-    lines = measure_all(names(options.peers), options.threads, **common)
+    lines = measure_all([*OURS, *options.peers], options.threads, **common)
     rate = max((line["matmul_gflops"] for line in lines), default=0.0)
     print(f"{options.seconds:g} s, {options.threads} CPU threads, {describe(options.device)}")
     print(f"best matrix product: {rate:.0f} GFLOP/s\n")
     print(table(lines))
-    write_figures(options.json, lines)
+    command.write_figures(options.json, lines)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import soundfile
 
 from tokenizer.benchmarks.command import table
+from tokenizer.benchmarks.machine import best_of
 from tokenizer.benchmarks.peers import clip
 
 REPETITIONS = 5
@@ -32,16 +32,15 @@ def startup_lines() -> list[dict[str, Any]]:
     """Seconds of each, the best of several; they take turns."""
     commands = {name: ["-c", statement] for name, statement in STATEMENTS.items()}
     with tempfile.TemporaryDirectory() as folder:
-        wav, out = Path(folder) / "a.wav", Path(folder) / "a.ltk"
+        wav, out = (str(Path(folder) / name) for name in ("a.wav", "a.ltk"))
         soundfile.write(wav, clip(10.0, 44_100).T, 44_100)
-        commands["latok encode, 10 s"] = ["-m", "tokenizer", "encode", str(wav), str(out)]
-        commands["latok decode, 10 s"] = ["-m", "tokenizer", "decode", str(out), str(wav)]
-        best = dict.fromkeys(commands, float("inf"))
-        for _ in range(REPETITIONS):
-            for name, command in commands.items():
-                start = time.perf_counter()
-                subprocess.run([sys.executable, *command], check=True, capture_output=True)
-                best[name] = min(best[name], time.perf_counter() - start)
+        commands["latok encode, 10 s"] = ["-m", "tokenizer", "encode", wav, out]
+        commands["latok decode, 10 s"] = ["-m", "tokenizer", "decode", out, wav]
+        calls = [
+            lambda c=command: subprocess.run([sys.executable, *c], check=True, capture_output=True)
+            for command in commands.values()
+        ]
+        best = dict(zip(commands, best_of(calls, REPETITIONS), strict=True))
     base = best["import torch"]
     return [
         {"start": name, "seconds": seconds, "of_import_torch": seconds / base}
@@ -49,10 +48,5 @@ def startup_lines() -> list[dict[str, Any]]:
     ]
 
 
-def main() -> None:
-    """Measures and prints the table."""
-    print(table(startup_lines()))
-
-
 if __name__ == "__main__":
-    main()
+    print(table(startup_lines()))

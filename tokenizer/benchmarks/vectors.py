@@ -8,8 +8,7 @@ entries have 8, does less). The floor is one matrix product of the vectors with 
 
 from __future__ import annotations
 
-import math
-import time
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +17,8 @@ from torch import Tensor
 
 from tokenizer.benchmarks.command import benchmark_parser, table, write_figures
 from tokenizer.benchmarks.machine import best_of, describe, matmul_rate
-from tokenizer.benchmarks.quantizers import mixture, split
+from tokenizer.benchmarks.quantizers import distortion_db, faiss_residual, mixture, split
+from tokenizer.evaluation.coding import timed
 from tokenizer.quantizers import ResidualVectorQuantizer, TensorSource
 from tokenizer.quantizers.kmeans import kmeans, nearest
 
@@ -34,8 +34,6 @@ def fitted(x: Tensor, codebooks: int, size: int, **options: Any) -> ResidualVect
 
 def contenders(x: Tensor, codebooks: int, size: int, device: str) -> dict[str, Encode]:
     """Encoders of vectors ``[M, D]``, ours first; libraries that are missing are left out."""
-    import importlib.util
-
     quantizer = fitted(x[: 8 * size].cpu(), codebooks, size, iterations=2).to(device)
     encoders: dict[str, Encode] = {
         f"ours, {'greedy' if w == 1 else f'beam {w}'}": lambda v, w=w: quantizer.encode(
@@ -68,13 +66,9 @@ def contenders(x: Tensor, codebooks: int, size: int, device: str) -> dict[str, E
     dac: Any = DacResidualVectorQuantizer(settings).eval().to(device)
     encoders["transformers, DAC (8-d)"] = lambda v: dac(v.T[None], codebooks)
     if device == "cpu" and importlib.util.find_spec("faiss"):
-        import faiss
-
-        bits = size.bit_length() - 1
-        theirs: Any = faiss.ResidualQuantizer(dim, codebooks, bits)
-        theirs.train_type = faiss.ResidualQuantizer.Train_default
+        theirs = faiss_residual(dim, codebooks, size)
+        theirs.train_type = theirs.Train_default
         theirs.cp.niter, theirs.cp.min_points_per_centroid = 1, 1
-        theirs.max_beam_size = 1
         theirs.train(x[: 2 * size].cpu().numpy())
         encoders["faiss, greedy"] = lambda v: theirs.compute_codes(v.cpu().numpy())
     return encoders
@@ -106,33 +100,18 @@ def fit_lines(
     train: Tensor, test: Tensor, codebooks: int, size: int, peers: bool
 ) -> list[dict[str, Any]]:
     """Seconds to fit, and the error on held-out vectors in dB."""
+    ours, seconds = timed(lambda: fitted(train, codebooks, size, max_points=len(train)))
+    error = distortion_db(test, ours.decode(ours.encode(test)))
+    lines = [{"fit": "ours", "seconds": seconds, "distortion_db": error}]
+    if peers:
+        import faiss
 
-    def error(decode: Tensor) -> float:
-        deviation = (test - test.mean(0)).square().sum()
-        return 10 * math.log10(float((test - decode).square().sum() / deviation))
-
-    start = time.perf_counter()
-    quantizer = fitted(train, codebooks, size, max_points=len(train))
-    lines = [{"fit": "ours", "seconds": time.perf_counter() - start}]
-    lines[0]["distortion_db"] = error(quantizer.decode(quantizer.encode(test)))
-    if not peers:
-        return lines
-    import faiss
-
-    faiss.omp_set_num_threads(torch.get_num_threads())
-    theirs: Any = faiss.ResidualQuantizer(train.shape[1], codebooks, size.bit_length() - 1)
-    theirs.max_beam_size = 1
-    start = time.perf_counter()
-    theirs.train(train.numpy())
-    seconds = time.perf_counter() - start
-    decoded = torch.from_numpy(theirs.decode(theirs.compute_codes(test.numpy())))
-    lines.append(
-        {
-            "fit": "faiss.ResidualQuantizer",
-            "seconds": seconds,
-            "distortion_db": error(decoded),
-        }
-    )
+        faiss.omp_set_num_threads(torch.get_num_threads())
+        theirs = faiss_residual(train.shape[1], codebooks, size)
+        _, seconds = timed(lambda: theirs.train(train.numpy()))
+        decoded = torch.from_numpy(theirs.decode(theirs.compute_codes(test.numpy())))
+        error = distortion_db(test, decoded)
+        lines.append({"fit": "faiss.ResidualQuantizer", "seconds": seconds, "distortion_db": error})
     return lines
 
 
@@ -140,26 +119,18 @@ def kmeans_lines(train: Tensor, size: int) -> list[dict[str, Any]]:
     """One codebook: ours and `faiss.Kmeans`' three seeds."""
     import faiss
 
-    def error(centroids: Tensor) -> float:
-        return float((train - centroids[nearest(train, centroids)]).square().sum(1).mean())
+    def line(name: str, seconds: float, centroids: Tensor) -> dict[str, Any]:
+        error = float((train - centroids[nearest(train, centroids)]).square().sum(1).mean())
+        return {"k-means": name, "seconds": seconds, "distortion": error}
 
-    start = time.perf_counter()
-    centroids = kmeans(train, size, generator=torch.Generator().manual_seed(0), iterations=12)
-    lines = [
-        {"k-means": "ours", "seconds": time.perf_counter() - start, "distortion": error(centroids)}
-    ]
+    generator = torch.Generator().manual_seed(0)
+    centroids, seconds = timed(lambda: kmeans(train, size, generator=generator, iterations=12))
+    lines = [line("ours", seconds, centroids)]
     for seed in range(3):
         theirs = faiss.Kmeans(train.shape[1], size, seed=seed)
-        start = time.perf_counter()
-        theirs.train(train.numpy())
-        seconds = time.perf_counter() - start
-        lines.append(
-            {
-                "k-means": f"faiss.Kmeans, seed {seed}",
-                "seconds": seconds,
-                "distortion": error(torch.from_numpy(theirs.centroids)),
-            }
-        )
+        _, seconds = timed(lambda theirs=theirs: theirs.train(train.numpy()))
+        centroids = torch.from_numpy(theirs.centroids)
+        lines.append(line(f"faiss.Kmeans, seed {seed}", seconds, centroids))
     return lines
 
 
@@ -179,19 +150,20 @@ def main() -> None:
     sizes = (options.codebooks, options.codebook_size)
     print(f"{options.threads} threads, {describe(options.device)}\n")
     results: dict[str, list[dict[str, Any]]] = {}
+
+    def add(part: str, lines: list[dict[str, Any]]) -> None:
+        results[part] = lines
+        print(table(lines) + "\n", flush=True)
+
     if "encode" in parts:
-        results["encode"] = encode_lines(
-            options.threads, *sizes, options.dim, options.device, options.vectors
-        )
-        print(table(results["encode"]), flush=True)
+        settings = (options.dim, options.device, options.vectors)
+        add("encode", encode_lines(options.threads, *sizes, *settings))
     if {"fit", "kmeans"} & set(parts):
         train, test = split(options.latents, options.train, 20_000, options.dim)
         if "kmeans" in parts:
-            results["kmeans"] = kmeans_lines(train, options.codebook_size)
-            print("\n" + table(results["kmeans"]), flush=True)
+            add("kmeans", kmeans_lines(train, options.codebook_size))
         if "fit" in parts:
-            results["fit"] = fit_lines(train, test, *sizes, not options.no_peers)
-            print("\n" + table(results["fit"]), flush=True)
+            add("fit", fit_lines(train, test, *sizes, not options.no_peers))
     write_figures(options.json, results)
 
 

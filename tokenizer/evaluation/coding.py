@@ -43,21 +43,12 @@ class Condition:
 
 @dataclass(frozen=True)
 class Coded:
-    """A clip that was encoded and decoded.
-
-    Attributes:
-        row: Its codes or latents.
-        audio: The reconstruction, float32 ``[C, N]``.
-        num_bytes: Size of the ``.ltk`` file, headers included, or of the latents in memory.
-        seconds: Duration of the clip.
-        encode_seconds: Time that the encoder and the quantizer took.
-        decode_seconds: Time that the decoder took.
-    """
+    """A clip that was encoded, in ``encode_seconds``, and decoded, in ``decode_seconds``."""
 
     row: Row
-    audio: Float[np.ndarray, "C N"]
-    num_bytes: int
-    seconds: float
+    audio: Float[np.ndarray, "C N"]  # the reconstruction
+    num_bytes: int  # of the .ltk file, headers included, or of the latents in memory
+    seconds: float  # duration of the clip
     encode_seconds: float
     decode_seconds: float
 
@@ -82,10 +73,7 @@ def encode_timed(
 ) -> tuple[Row, float]:
     """Encodes audio at the tokenizer's rate; returns the row and the seconds that it took.
 
-    Args:
-        tokenizer: Encodes.
-        audio: The clip.
-        n_codebooks: How many codebooks; None for continuous latents.
+    Without a number of codebooks, the row holds continuous latents.
     """
     clip = {"array": audio, "sampling_rate": tokenizer.sampling_rate}
     if n_codebooks is None:

@@ -37,21 +37,18 @@ def run_demo(tokenizer: LatentTokenizer, audio: str | Path | None, out: Path) ->
     seconds = original.shape[-1] / tokenizer.sampling_rate
     out.mkdir(parents=True, exist_ok=True)
     pcm_bytes = original.size * 2
-    sounds = {"original": original}
     rows = [["original, 16-bit", f"{pcm_bytes:,}", f"{8e-3 * pcm_bytes / seconds:.1f}", "", ""]]
-
-    continuous = code_clip(tokenizer, original, Condition(None, "continuous"))
-    clips = {"continuous": continuous}
+    clips = {"continuous": code_clip(tokenizer, original, Condition(None, "continuous"))}
     for bitrate in BITRATES:
         condition = Condition(tokenizer.codebooks_for(bitrate), tokenizer.codes_decoder)
         name = f"{bitrate / 1000:g}kbps"
         clips[name] = code_clip(tokenizer, original, condition)
         write_row(out / f"{name}.ltk", clips[name].row, tokenizer)
     for name, coded in clips.items():
-        sounds[name] = coded.audio
         size = ["", ""] if coded.codes is None else [f"{coded.num_bytes:,}", f"{coded.kbps:.1f}"]
         m = quality(coded.audio, original, tokenizer.sampling_rate)
         rows.append([name, *size, f"{m['si_sdr']:.2f}", f"{m['mel']:.3f}"])
+    sounds = {"original": original} | {name: coded.audio for name, coded in clips.items()}
     for name, wave in sounds.items():
         write_audio(out / f"{name}.wav", wave, tokenizer.sampling_rate)
     draw_spectrograms(sounds, tokenizer.sampling_rate, out / "spectrograms.png")
@@ -61,7 +58,6 @@ def run_demo(tokenizer: LatentTokenizer, audio: str | Path | None, out: Path) ->
 
 def draw_spectrograms(sounds: dict[str, np.ndarray], sampling_rate: int, path: Path) -> None:
     """Draws the spectrograms of sounds, one above the other in the colours of the first, as PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 2 * len(sounds)), layout="constrained")
@@ -71,6 +67,5 @@ def draw_spectrograms(sounds: dict[str, np.ndarray], sampling_rate: int, path: P
         image = plot_spectrogram(axis, wave, sampling_rate, loudest, title=name)
         axis.label_outer()
         figure.colorbar(image, ax=axis, label="dB")
-    FigureCanvasAgg(figure)
     with writing(path) as partial:
         figure.savefig(partial, dpi=110, format="png")

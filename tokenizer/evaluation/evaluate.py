@@ -16,11 +16,21 @@ from tokenizer.evaluation.perceptual import METRICS, PerceptualMetrics
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.training.data import Clip
 
-# The columns of a table, and the digits that it prints of each.
+# Of each column of a table, its figure and format.
 COLUMNS = {
-    "si_sdr": 2, "mel": 3, "stft": 2, "lsd": 2, "buzz": 2, "buzz_excess": 2, "kbps": 2,
-    "encode_x": 0, "decode_x": 0,
-}  # fmt: skip
+    "": ("name", ""),
+    "SI-SDR dB": ("si_sdr", ".2f"),
+    "mel": ("mel", ".3f"),
+    "STFT": ("stft", ".2f"),
+    "LSD dB": ("lsd", ".2f"),
+    "buzz": ("buzz", ".2f"),
+    "buzz excess": ("buzz_excess", ".2f"),
+    "kbit/s": ("kbps", ".2f"),
+    "encode x": ("encode_x", ".0f"),
+    "decode x": ("decode_x", ".0f"),
+    "codes used": ("utilization", ".0%"),
+    "bits/code": ("entropy", ".2f"),
+}
 
 
 def evaluate_clip(
@@ -29,12 +39,7 @@ def evaluate_clip(
     condition: Condition,
     perceptual: PerceptualMetrics | None = None,
 ) -> tuple[dict[str, float], Coded]:
-    """Codes one clip and measures it.
-
-    Returns:
-        The metrics (`COLUMNS` and the perceptual ones; without those that are undefined for this
-        clip), and the coded clip.
-    """
+    """Codes one clip; returns its metrics, without undefined ones, and the coded clip."""
     original = read_clip(clip, tokenizer.sampling_rate)
     coded = code_clip(tokenizer, original, condition)
     rate = tokenizer.sampling_rate
@@ -48,10 +53,6 @@ def evaluate_clip(
         "seconds": coded.seconds,
     }
     return result, coded
-
-
-def _values(per_clip: list[dict[str, Any]], name: str) -> list[float]:
-    return [result[name] for result in per_clip if name in result]
 
 
 def evaluate(
@@ -72,7 +73,8 @@ def evaluate(
     """
     if not clips:
         raise InputError("No clips to evaluate.")
-    names = (*COLUMNS, *(perceptual.names if perceptual is not None else ()))
+    names = [name for name, _ in COLUMNS.values()]
+    names += perceptual.names if perceptual is not None else ()
     results: dict[str, Any] = {}
     bar = tqdm(total=len(clips) * len(conditions), disable=not progress, unit="clip")
     for condition in conditions:
@@ -83,7 +85,8 @@ def evaluate(
             if coded.codes is not None:
                 codes.append(coded.codes)
             bar.update()
-        means = {name: float(np.mean(v)) for name in names if (v := _values(per_clip, name))}
+        values = {name: [line[name] for line in per_clip if name in line] for name in names}
+        means = {name: float(np.mean(each)) for name, each in values.items() if each}
         if codes:
             means |= code_use(np.concatenate(codes), tokenizer.codebook_sizes)
         results[condition.name] = {"mean": means, "per_clip": per_clip}
@@ -117,27 +120,20 @@ def as_table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
+def figure_table(lines: Sequence[Mapping[str, Any]], columns: Mapping[str, tuple[str, str]]) -> str:
+    """Figures by name as a Markdown table; each column has a figure and its format."""
+    rows = [[cell(line, *column) for column in columns.values()] for line in lines]
+    return as_table(rows, list(columns))
+
+
 def evaluation_table(result: dict[str, Any]) -> str:
     """The means of `evaluate` as a Markdown table."""
-    header = [
-        "", "SI-SDR dB", "mel", "STFT", "LSD dB", "buzz", "buzz excess", "kbit/s", "encode x",
-        "decode x", "codes used", "bits/code",
-    ]  # fmt: skip
-    means = {name: condition["mean"] for name, condition in result["conditions"].items()}
-    perceptual = [name for name in METRICS if any(name in mean for mean in means.values())]
-    rows = [
-        [
-            name,
-            *(cell(mean, column, f".{digits}f") for column, digits in COLUMNS.items()),
-            cell(mean, "utilization", ".0%"),
-            cell(mean, "entropy", ".2f"),
-            *(cell(mean, metric, ".2f") for metric in perceptual),
-        ]
-        for name, mean in means.items()
-    ]
-    return as_table(rows, header + perceptual)
+    lines = [{"name": name} | each["mean"] for name, each in result["conditions"].items()]
+    perceptual = {m: (m, ".2f") for m in METRICS if any(m in line for line in lines)}
+    return figure_table(lines, COLUMNS | perceptual)
 
 
-def cell(values: Mapping[str, float], name: str, form: str) -> str:
-    """A value in a format; empty if there is no such value."""
-    return format(values[name], form) if name in values else ""
+def cell(values: Mapping[str, Any], name: str, form: str) -> str:
+    """A value in a format; empty if there is no such value, or it is None."""
+    value = values.get(name)
+    return "" if value is None else format(value, form)

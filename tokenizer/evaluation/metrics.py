@@ -41,12 +41,7 @@ def si_sdr(estimate: Float[Tensor, "C N"], target: Float[Tensor, "C N"]) -> floa
 
 
 class MelReference:
-    """`mel_distance` to one signal, whose features are computed only once.
-
-    Args:
-        target: Audio ``[C, N]``.
-        sampling_rate: Hz.
-    """
+    """`mel_distance` to one signal, whose features are computed only once."""
 
     def __init__(self, target: Float[Tensor, "C N"], sampling_rate: int) -> None:
         self.sampling_rate = sampling_rate
@@ -107,11 +102,6 @@ def buzz(audio: Float[Tensor, "C N"], sampling_rate: int, hop_length: float | in
     Sounds may have such a period of their own (a voice of 100 Hz does at a hop of 10 ms), so
     compare the value with that of the original.
 
-    Args:
-        audio: The signal.
-        sampling_rate: Hz.
-        hop_length: Samples from frame to frame.
-
     Returns:
         0 to 1; NaN if no channel has content in such a band, as in silence and in audio of
         12 kHz and less, or if the clip is shorter than `BUZZ_MIN_HOPS` hops.
@@ -151,7 +141,7 @@ def quality(
         estimate: Float32 ``[C, N]``.
         target: The same shape.
         sampling_rate: Hz.
-        hop_length: Samples from frame to frame of the codec. Default: `buzz` is not measured.
+        hop_length: Samples from frame to frame of the codec, for `buzz`.
 
     Returns:
         ``si_sdr`` (dB), ``mel``, ``stft``, ``lsd`` (dB) and, where it is defined, ``buzz`` of the
@@ -172,6 +162,12 @@ def quality(
             # An original without content up there has no period of its own.
             values |= {"buzz": plain, "buzz_excess": plain - (0 if math.isnan(own) else own)}
     return values
+
+
+def code_counts(codes: Int[np.ndarray, "T K"], codebook_sizes: tuple[int, ...]) -> list[list[int]]:
+    """How often each entry of each codebook occurs."""
+    pairs = zip(codes.T, codebook_sizes, strict=False)
+    return [np.bincount(column, minlength=size).tolist() for column, size in pairs]
 
 
 def code_use(codes: Int[np.ndarray, "T K"], codebook_sizes: tuple[int, ...]) -> dict[str, float]:

@@ -9,39 +9,31 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from functools import cache
-from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import soxr
 
-from tokenizer.errors import InputError, MissingPackageError
+from tokenizer.errors import InputError, optional_package
 
 METRICS = ("visqol", "zimtohrli", "pesq", "stoi")
 SPEECH_METRICS = ("pesq", "stoi")
 
-# Sampling rates in Hz that the metrics are defined at; wide-band for the speech metrics.
-_RATES = {"visqol": 48_000, "zimtohrli": 48_000, "pesq": 16_000, "stoi": 16_000}
-
-
-# The packages that implement them.
-_PACKAGES = {"visqol": "visqol", "zimtohrli": "zimtohrli", "pesq": "pesq", "stoi": "pystoi"}
-
 
 def installed_metrics() -> tuple[str, ...]:
     """Those of `METRICS` whose packages are installed."""
-    return tuple(name for name in METRICS if find_spec(_PACKAGES[name]) is not None)
+    return tuple(name for name in METRICS if find_spec(_package(name)) is not None)
+
+
+def _package(metric: str) -> str:
+    return "pystoi" if metric == "stoi" else metric
 
 
 def _library(metric: str) -> Any:
-    name = _PACKAGES[metric]
-    try:
-        return import_module(name)
-    except ImportError:
-        raise MissingPackageError(
-            f"The metric needs the package {name!r}: pip install 'latent-tokenizer[perceptual]'."
-        ) from None
+    name = _package(metric)
+    install = "pip install 'latent-tokenizer[perceptual]'"
+    return optional_package(name, f"The metric needs the package {name!r}: {install}.")
 
 
 @cache
@@ -91,11 +83,12 @@ def stoi(estimate: np.ndarray, target: np.ndarray) -> float:
             return float("nan")
 
 
-_MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    "visqol": visqol,
-    "zimtohrli": zimtohrli,
-    "pesq": pesq,
-    "stoi": stoi,
+# Of each metric, how it is measured and at which rate in Hz; wide-band for the speech metrics.
+_MEASURES: dict[str, tuple[Callable[[np.ndarray, np.ndarray], float], int]] = {
+    "visqol": (visqol, 48_000),
+    "zimtohrli": (zimtohrli, 48_000),
+    "pesq": (pesq, 16_000),
+    "stoi": (stoi, 16_000),
 }
 
 
@@ -119,16 +112,9 @@ class PerceptualMetrics:
     def __call__(
         self, estimate: np.ndarray, target: np.ndarray, sampling_rate: int, clip: str
     ) -> dict[str, float]:
-        """Measures one clip.
+        """Each metric of audio ``[C, N]`` by its name, without those that are undefined for it.
 
-        Args:
-            estimate: Float32 ``[C, N]``.
-            target: The same shape.
-            sampling_rate: Hz.
-            clip: Its path, for ``speech_clips``.
-
-        Returns:
-            Each metric by its name, without those that are undefined for this clip.
+        ``sampling_rate`` is in Hz; ``clip`` is the path for ``speech_clips``.
         """
         if estimate.shape != target.shape:
             raise InputError(f"The estimate has shape {estimate.shape}, the target {target.shape}.")
@@ -137,12 +123,12 @@ class PerceptualMetrics:
         for name in self.names:
             if name in SPEECH_METRICS and not speech:
                 continue
-            rate = _RATES[name]
+            measure, rate = _MEASURES[name]
             pairs = (
                 [soxr.resample(x.astype(np.float64), sampling_rate, rate) for x in pair]
                 for pair in zip(estimate, target, strict=True)
             )
-            value = float(np.mean([_MEASURES[name](e, t) for e, t in pairs]))
+            value = float(np.mean([measure(e, t) for e, t in pairs]))
             if np.isfinite(value):
                 values[name] = value
         return values

@@ -1,3 +1,4 @@
+import importlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -6,9 +7,12 @@ from models import RATE, tone
 
 from tokenizer.audio import write_audio
 from tokenizer.cli import main
-from tokenizer.evaluation import coding, evaluate as evaluation
+from tokenizer.evaluation import coding
 from tokenizer.evaluation.evaluate import Condition, evaluate_clip
 from tokenizer.training.data import scan
+
+# The package's attribute of this name is the function.
+evaluation = importlib.import_module("tokenizer.evaluation.evaluate")
 
 
 @pytest.fixture

@@ -7,8 +7,13 @@ from typing import Any
 
 from tokenizer.evaluation.comparison.plots import METRICS, draw_curves
 from tokenizer.evaluation.comparison.runner import compare, read_comparison
-from tokenizer.evaluation.comparison.settings import CompareConfig, Competitor
-from tokenizer.evaluation.comparison.specs import QuantizerSpec, parse_spec, read_specs
+from tokenizer.evaluation.comparison.specs import (
+    CompareConfig,
+    Competitor,
+    QuantizerSpec,
+    parse_spec,
+    read_specs,
+)
 from tokenizer.evaluation.comparison.tables import comparison_markdown
 from tokenizer.saving import write_text
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tokenizer.evaluation.coding import decode_timed, encode_timed, read_clip, timed
 from tokenizer.evaluation.comparison.specs import bits
-from tokenizer.evaluation.metrics import MelReference, code_use, si_sdr
+from tokenizer.evaluation.metrics import MelReference, code_counts, code_use, si_sdr
 from tokenizer.model.core import DecoderName
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.model.rows import Row, code_dtype
@@ -27,19 +27,12 @@ _TIMED = 4096
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out clips as one model's latents.
-
-    Attributes:
-        clips: The clips.
-        rows: Their latents, as rows.
-        seconds: Duration of all channels of all clips.
-        encode_seconds: Time that the encoder took for them.
-    """
+    """Held-out clips as one model's latents."""
 
     clips: tuple[Clip, ...]
     rows: tuple[Row, ...]
-    seconds: float
-    encode_seconds: float
+    seconds: float  # duration of all channels of all clips
+    encode_seconds: float  # time that the encoder took for them
 
     @classmethod
     def encode(cls, tokenizer: LatentTokenizer, clips: Sequence[Clip]) -> HeldOut:
@@ -80,24 +73,17 @@ def measure_codes(
 ) -> tuple[dict[int, np.ndarray], list[dict[str, Any]], list[list[int]]]:
     """Quantizes held-out latents at every rate, and measures latents, codes and speed.
 
-    Args:
-        quantizer: A fitted quantizer.
-        held_out: Latents of the model that it belongs to.
-        counts: Numbers of codebooks, most first.
-        frame_rate: Of the latents in Hz.
-        same_latents: Whether its latents are those of the comparison. The distortion of other
-            latents does not compare and is left out.
+    ``counts`` are numbers of codebooks, most first. Without ``same_latents``, the latents are not
+    those of the comparison: their distortion does not compare and is left out.
 
-    Returns:
-        The codes ``[M, n]`` and the figures for each number of codebooks, and how often each code
-        of each codebook occurred, with the most codebooks.
+    Returns the codes ``[M, n]`` and the figures for each number of codebooks, and how often each
+    code of each codebook occurred, with the most codebooks.
     """
     device = quantizer.fitted.device
     frames = held_out.frames[:, : quantizer.dim].to(device)
     deviation = float((frames - frames.mean(0)).double().square().sum())
-    sample = frames[
-        torch.arange(min(_TIMED, len(frames))) * len(frames) // min(_TIMED, len(frames))
-    ]
+    timed_frames = min(_TIMED, len(frames))
+    sample = frames[torch.arange(timed_frames) * len(frames) // timed_frames]
     codes_by_count: dict[int, np.ndarray] = {}
     figures: list[dict[str, Any]] = []
     most = torch.zeros(0, 0, dtype=torch.int64)
@@ -129,12 +115,7 @@ def measure_codes(
                 **code_use(array, quantizer.codebook_sizes),
             }
         )
-    sizes = quantizer.codebook_sizes[: most.shape[1]]
-    use = [
-        torch.bincount(column, minlength=size).tolist()
-        for column, size in zip(most.T, sizes, strict=True)
-    ]
-    return codes_by_count, figures, use
+    return codes_by_count, figures, code_counts(most.cpu().numpy(), quantizer.codebook_sizes)
 
 
 def _time_twice(function: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, float]:
@@ -175,22 +156,13 @@ def measure_audio(
 ) -> dict[int, dict[str, Any]]:
     """Decodes held-out clips at every rate and compares them with the originals.
 
-    Args:
-        tokenizer: Decodes.
-        held_out: The clips.
-        codes: Of `measure_codes`; None for continuous latents, which count as 0 codebooks.
-        decoder: Which decoder.
-        advance: Called after every clip.
-
-    Returns:
-        For each number of codebooks ``{"si_sdr", "mel", "decode_x", "per_clip": [{"clip", "si_sdr",
-        "mel"}, ...]}``.
+    ``codes`` are those of `measure_codes`, None for continuous latents, which count as 0 codebooks;
+    ``advance`` is called after every clip. Returns for each number of codebooks ``{"si_sdr",
+    "mel", "decode_x", "per_clip": [{"clip", "si_sdr", "mel"}, ...]}``.
     """
-    rows = (
-        {0: list(held_out.rows)}
-        if codes is None
-        else {n: held_out.split(array) for n, array in codes.items()}
-    )
+    rows = {0: list(held_out.rows)}
+    if codes is not None:
+        rows = {n: held_out.split(array) for n, array in codes.items()}
     per_clip: dict[int, list[dict[str, Any]]] = {n: [] for n in rows}
     decode_seconds = dict.fromkeys(rows, 0.0)
     for index, clip in enumerate(held_out.clips):
@@ -200,20 +172,12 @@ def measure_audio(
             audio, seconds = decode_timed(tokenizer, all_rows[index], decoder)
             decode_seconds[n] += seconds
             estimate = torch.from_numpy(audio)
-            per_clip[n].append(
-                {
-                    "clip": Path(clip.name).name,
-                    "si_sdr": si_sdr(estimate, original),
-                    "mel": reference.distance(estimate),
-                }
-            )
+            scores = {"si_sdr": si_sdr(estimate, original), "mel": reference.distance(estimate)}
+            per_clip[n].append({"clip": Path(clip.name).name} | scores)
         advance()
-    return {
-        n: {
-            "si_sdr": float(np.mean([clip["si_sdr"] for clip in clips])),
-            "mel": float(np.mean([clip["mel"] for clip in clips])),
-            "decode_x": held_out.seconds / decode_seconds[n],
-            "per_clip": clips,
-        }
-        for n, clips in per_clip.items()
-    }
+    figures: dict[int, dict[str, Any]] = {}
+    for n, clips in per_clip.items():
+        means = {k: float(np.mean([clip[k] for clip in clips])) for k in ("si_sdr", "mel")}
+        speed = held_out.seconds / decode_seconds[n]
+        figures[n] = means | {"decode_x": speed, "per_clip": clips}
+    return figures

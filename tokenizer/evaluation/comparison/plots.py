@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tokenizer.evaluation.comparison.tables import decoder_label, points
+from tokenizer.evaluation.comparison.tables import entry_figures
 from tokenizer.saving import writing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 METRICS = {
     "si_sdr": "SI-SDR, dB (higher is better)",
@@ -18,21 +23,13 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of a picture: Okabe and Ito's, which colour-blind people can tell apart.
-
-    Attributes:
-        name: For file names.
-        ink: Text and axes.
-        grid: Grid lines.
-        paper: Background; "none" for transparent.
-        colours: Of the curves.
-    """
+    """Colours of a picture: Okabe and Ito's, which colour-blind people can tell apart."""
 
     name: str
-    ink: str
+    ink: str  # text and axes
     grid: str
-    paper: str
-    colours: tuple[str, ...]
+    paper: str  # "none" for transparent
+    colours: tuple[str, ...]  # of the curves
 
     def style(self, salt: str) -> dict[Any, Any]:
         """Matplotlib's settings; ``salt`` makes the names inside an SVG file reproducible."""
@@ -56,52 +53,51 @@ MARKERS = "osD^vPX"
 
 def curves(result: dict[str, Any], metric: str) -> list[dict[str, Any]]:
     """The lines of a picture: ``{"name", "decoder", "kbps", "values", "index"}``."""
-    lines: dict[tuple[str, str], dict[str, Any]] = {}
+    lines: dict[tuple[int, str], dict[str, Any]] = {}
     for index, entry in enumerate(result["entries"]):
-        for rate, decoder, quality in points(entry):
+        for point in entry_figures(entry):
+            decoder = point["decoder"]
             # The latents do not know which decoder will follow.
-            if metric == "distortion_db" and decoder != "continuous":
+            if point[metric] is None or (metric == "distortion_db" and decoder != "continuous"):
                 continue
-            value = rate[metric] if metric == "distortion_db" else quality[metric]
-            if value is None:
-                continue
-            label = decoder_label(entry, decoder)
-            line = lines.setdefault(
-                (entry["name"], label),
-                {"name": entry["name"], "decoder": label, "kbps": [], "values": [], "index": index},
-            )
-            line["kbps"].append(rate["kbps"])
-            line["values"].append(value)
+            line = {"name": entry["name"], "decoder": decoder, "kbps": [], "values": []}
+            line = lines.setdefault((index, decoder), line | {"index": index})
+            line["kbps"].append(point["kbps"])
+            line["values"].append(point[metric])
     return list(lines.values())
 
 
-def draw_curves(result: dict[str, Any], metric: str, path: Path, theme: Theme = PRINT) -> None:
-    """Draws one metric against the bit rate, as PNG or SVG by the suffix.
-
-    Continuous decoders have solid lines, finetuned ones dashed lines.
-
-    Args:
-        result: What `compare` returned.
-        metric: A key of `METRICS`.
-        path: The picture.
-        theme: Its colours.
-    """
+@contextmanager
+def themed_axes(path: Path, theme: Theme, size: tuple[float, float], salt: str) -> Iterator[Axes]:
+    """Axes to draw into, which are then written as PNG or SVG, by the suffix."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    lines = curves(result, metric)
-    with rc_context(theme.style(metric)):
-        figure = Figure(figsize=(5.6, 3.6 + 0.2 * len(lines)), layout="constrained")
+    kind = path.suffix.removeprefix(".")
+    with rc_context(theme.style(salt)):
+        figure = Figure(size, layout="constrained")
         figure.patch.set_facecolor(theme.paper)
         axes = figure.add_subplot()
         axes.set_facecolor("none")
+        yield axes
+        metadata = {"Date": None} if kind == "svg" else None
+        with writing(path) as partial:
+            figure.savefig(partial, format=kind, dpi=150, metadata=metadata)
+
+
+def draw_curves(result: dict[str, Any], metric: str, path: Path, theme: Theme = PRINT) -> None:
+    """Draws one metric, a key of `METRICS`, against the bit rate, as PNG or SVG by the suffix.
+
+    Continuous decoders have solid lines, finetuned ones dashed lines.
+    """
+    lines = curves(result, metric)
+    with themed_axes(path, theme, (5.6, 3.6 + 0.2 * len(lines)), metric) as axes:
         for line in lines:
-            colour = theme.colours[line["index"] % len(theme.colours)]
             suffix = "" if line["decoder"] == "continuous" else f", {line['decoder']} decoder"
             axes.plot(
                 line["kbps"],
                 line["values"],
-                color=colour,
+                color=theme.colours[line["index"] % len(theme.colours)],
                 linestyle="--" if line["decoder"] == "finetuned" else "-",
                 marker=MARKERS[line["index"] % len(MARKERS)],
                 markersize=5,
@@ -110,27 +106,12 @@ def draw_curves(result: dict[str, Any], metric: str, path: Path, theme: Theme = 
                 label=(line["name"] + suffix).replace("$", r"\$"),
             )
         if metric in result["continuous"]:
-            axes.axhline(
-                result["continuous"][metric],
-                color=theme.ink,
-                linewidth=1,
-                linestyle=":",
-                label="continuous latents",
-            )
-        axes.set_xlabel("kbit/s")
-        axes.set_ylabel(METRICS[metric])
+            exact, label = result["continuous"][metric], "continuous latents"
+            axes.axhline(exact, color=theme.ink, linewidth=1, linestyle=":", label=label)
+        axes.set(xlabel="kbit/s", ylabel=METRICS[metric], axisbelow=True)
         axes.grid(color=theme.grid, linewidth=0.7)
-        axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         if lines:
-            figure.legend(
-                loc="outside lower center",
-                ncols=1,
-                frameon=False,
-                fontsize=9,
-                labelcolor=theme.ink,
+            axes.figure.legend(
+                loc="outside lower center", frameon=False, fontsize=9, labelcolor=theme.ink
             )
-        kind = path.suffix.removeprefix(".")
-        metadata = {"Date": None} if kind == "svg" else None
-        with writing(path) as partial:
-            figure.savefig(partial, format=kind, dpi=150, metadata=metadata)

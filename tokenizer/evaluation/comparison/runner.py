@@ -17,8 +17,13 @@ from typing import Any
 from tokenizer.devices import device_of
 from tokenizer.errors import InputError, MissingFileError
 from tokenizer.evaluation.comparison.measures import HeldOut, measure_audio
-from tokenizer.evaluation.comparison.settings import CompareConfig, Competitor
-from tokenizer.evaluation.comparison.specs import QuantizerSpec, codebooks_within
+from tokenizer.evaluation.comparison.specs import (
+    CompareConfig,
+    Competitor,
+    QuantizerSpec,
+    check_names,
+    codebooks_within,
+)
 from tokenizer.evaluation.comparison.trial import Trial, Workbench
 from tokenizer.evaluation.comparison.units import unit
 from tokenizer.model.latent_tokenizer import LatentTokenizer
@@ -64,17 +69,18 @@ def compare(
     """
     if not specs and not also:
         raise InputError("Nothing to compare: name quantizers or other tokenizers.")
-    names = [spec.name for spec in specs] + [other.name for other in also]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(f"Two entries of the comparison are called {twice[0]!r}.")
+    check_names([*specs, *also])
     base = load_for_fitting(str(model)).to(device_of(device))  # pyright: ignore[reportArgumentType]
     bench = Workbench(base, train, held_out, out, config, progress)
     # Everything that can be refused is refused before hours of work.
     budgets = [rate / base.frame_rate for rate in config.bitrates]
-    plans = [_plan(spec, base.coded_dim, budgets, config.codebook_size) for spec in specs]
+    dim, size = base.coded_dim, config.codebook_size
+    plans = [spec.plan(dim, budgets, size) for spec in specs]
+    for spec, plan in zip(specs, plans, strict=True):
+        for count in plan:
+            spec.build(dim, num_codebooks=count, codebook_size=size)
     for other in also:
-        _check(other, base, config)
+        load_beside(other, base).codebooks_for(max(config.bitrates))
     out.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
@@ -124,24 +130,15 @@ def _seconds(clips: Sequence[Clip]) -> float:
     return sum(clip.num_samples / clip.sampling_rate for clip in clips)
 
 
-def _plan(
-    spec: QuantizerSpec, dim: int, budgets: Sequence[float], codebook_size: int
-) -> dict[int, list[int]]:
-    """What to fit for a specification (`QuantizerSpec.plan`), if it can be built."""
-    plan = spec.plan(dim, budgets, codebook_size)
-    for count in plan:
-        spec.build(dim, num_codebooks=count, codebook_size=codebook_size)
-    return plan
-
-
-def _check(other: Competitor, base: LatentTokenizer, config: CompareConfig) -> None:
+def load_beside(other: Competitor, base: LatentTokenizer) -> LatentTokenizer:
+    """Loads a tokenizer to compare with another one, which must have the same sampling rate."""
     tokenizer = load_tokenizer(other.path)
     if tokenizer.sampling_rate != base.sampling_rate:
         raise InputError(
             f"{other.name} works at {tokenizer.sampling_rate} Hz and the model at "
-            f"{base.sampling_rate} Hz: their scores do not compare."
+            f"{base.sampling_rate} Hz: they do not compare."
         )
-    tokenizer.codebooks_for(max(config.bitrates))
+    return tokenizer
 
 
 def _measure_continuous(bench: Workbench) -> dict[str, Any]:
@@ -161,14 +158,8 @@ def _fitted_entry(
     bench: Workbench, spec: QuantizerSpec, plan: dict[int, list[int]]
 ) -> dict[str, Any]:
     """Fits a quantizer (or one for each rate) and measures it."""
-    entry: dict[str, Any] = {
-        "name": spec.name,
-        "source": "fitted",
-        "spec": spec.to_dict(),
-        "fits": [],
-        "rates": [],
-        "code_counts": [],
-    }
+    entry: dict[str, Any] = {"name": spec.name, "source": "fitted", "spec": spec.to_dict()}
+    entry |= {"fits": [], "rates": [], "code_counts": []}
     for count, counts in plan.items():
         folder = bench.out / "units" / spec.folder
         if len(plan) > 1:
@@ -186,23 +177,13 @@ def _competitor_entry(bench: Workbench, other: Competitor) -> dict[str, Any]:
     budgets = [rate / tokenizer.frame_rate for rate in bench.config.bitrates]
     sizes = tokenizer.codebook_sizes
     counts = sorted({codebooks_within(sizes, b) for b in budgets} - {0}, reverse=True)
-    request = {
-        "model": tokenizer.fingerprint,
-        "held_out": bench.held_out_identity,
-        "counts": counts,
-    }
+    fingerprint, decoder = tokenizer.fingerprint, tokenizer.codes_decoder
+    request = {"model": fingerprint, "held_out": bench.held_out_identity, "counts": counts}
 
     def compute() -> dict[str, Any]:
         held_out = HeldOut.encode(tokenizer, bench.clips)
-        return bench.measure(
-            tokenizer, held_out, counts, tokenizer.codes_decoder, same_latents=False
-        )
+        return bench.measure(tokenizer, held_out, counts, decoder, same_latents=False)
 
-    path = bench.out / "units" / f"also-{tokenizer.fingerprint}.json"
-    return {
-        "name": other.name,
-        "source": "also",
-        "model": other.path,
-        "fingerprint": tokenizer.fingerprint,
-        **unit(path, request, compute),
-    }
+    path = bench.out / "units" / f"also-{fingerprint}.json"
+    entry = {"name": other.name, "source": "also", "model": other.path, "fingerprint": fingerprint}
+    return entry | unit(path, request, compute)

@@ -1,13 +1,15 @@
-"""Which quantizers to compare: a short form for the command line, and files for long lists."""
+"""What to compare, at which settings: short forms for the command line, files for long lists."""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
+import itertools
 import json
 import math
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +18,8 @@ from typing import Any
 from tokenizer.errors import InputError, MissingFileError
 from tokenizer.quantizers import QUANTIZERS
 from tokenizer.quantizers.base import Quantizer
+from tokenizer.training.loop import LoopConfig
+from tokenizer.training.quantizer import FitConfig
 
 # Arguments of the constructor that the comparison sets, not the specification.
 _SET_BY_COMPARISON = ("self", "dim")
@@ -50,10 +54,8 @@ class QuantizerSpec:
         parameters = self._parameters()
         unknown = sorted(set(self.options) - set(parameters))
         if unknown:
-            raise InputError(
-                f"The quantizer {self.kind} has no option {unknown[0]!r}; it has "
-                f"{', '.join(parameters)}."
-            )
+            known = ", ".join(parameters)
+            raise InputError(f"{self.kind} has no option {unknown[0]!r}; it has {known}.")
         object.__setattr__(self, "name", self.name or self._short_form())
         if self.per_rate is None:
             object.__setattr__(self, "per_rate", self.kind in FITTED_PER_RATE)
@@ -77,11 +79,7 @@ class QuantizerSpec:
         return f"{readable}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
 
     def build(self, dim: int, **defaults: Any) -> Quantizer:
-        """An unfitted quantizer.
-
-        Args:
-            dim: D.
-            defaults: Arguments of the constructor, if it has them, that the options leave out.
+        """An unfitted quantizer; ``defaults`` are arguments that the options leave out.
 
         Raises:
             ValueError: If the constructor refuses the options.
@@ -97,17 +95,11 @@ class QuantizerSpec:
     def plan(
         self, dim: int, bits_per_frame: Sequence[float | int], codebook_size: int
     ) -> dict[int, list[int]]:
-        """What must be fitted to serve some rates.
-
-        Args:
-            dim: D.
-            bits_per_frame: Budgets.
-            codebook_size: Entries of a codebook, where the options do not say it.
+        """What must be fitted to serve some budgets of bits, each with the most codebooks that fit.
 
         Returns:
             For each quantizer to fit, its number of codebooks: the numbers of codebooks to measure
-            it with, most first. Each is the most that fits into a budget. Numbers that the
-            quantizer refuses, because the latents have too few dimensions for them, are left out.
+            it with, most first, without those for which the latents have too few dimensions.
 
         Raises:
             ValueError: If no budget has room for one codebook, or the options are refused.
@@ -137,6 +129,51 @@ class QuantizerSpec:
         return {"kind": self.kind, "name": self.name, "per_rate": self.per_rate, **self.options}
 
 
+@dataclass(frozen=True)
+class CompareConfig:
+    """What a comparison holds equal for all quantizers.
+
+    Attributes:
+        bitrates: Rates in bit/s and channel; a quantizer uses the most codebooks that fit.
+        codebook_size: Entries of a codebook, for quantizers whose specification does not say.
+        fit: Which latents quantizers are fitted to.
+        finetune: How each quantizer's decoder is finetuned; None: not at all.
+    """
+
+    bitrates: tuple[float | int, ...] = (24_000, 16_000, 10_000, 3_000)
+    codebook_size: int = 1024
+    fit: FitConfig = field(default_factory=FitConfig)
+    finetune: LoopConfig | None = None
+
+    def __post_init__(self) -> None:
+        if not self.bitrates or min(self.bitrates) <= 0:
+            raise InputError(f"Name at least one rate, all positive: {self.bitrates}.")
+        if self.codebook_size < 2:
+            raise InputError(f"codebook_size is {self.codebook_size}; it must be at least 2.")
+
+
+@dataclass(frozen=True)
+class Competitor:
+    """A finished tokenizer that is evaluated beside the quantizers, e.g. one trained end to end.
+
+    Attributes:
+        name: For tables.
+        path: Its checkpoint.
+    """
+
+    name: str
+    path: str
+
+    @classmethod
+    def parse(cls, text: str) -> Competitor:
+        """Reads ``NAME=PATH``, or ``PATH``, which is then called like its folder."""
+        name, equals, path = text.partition("=")
+        if equals and name and path:
+            return cls(name, path)
+        parts = [part for part in Path(text).parts if part != "model"]
+        return cls(parts[-1] if parts else text, text)
+
+
 def bits(codebook_sizes: Sequence[int]) -> float:
     """Bits of one code from each codebook, without entropy coding."""
     return sum(math.log2(size) for size in codebook_sizes)
@@ -144,13 +181,8 @@ def bits(codebook_sizes: Sequence[int]) -> float:
 
 def codebooks_within(codebook_sizes: Sequence[int], budget: float | int) -> int:
     """The most codebooks, from the first on, whose codes fit into ``budget`` bits."""
-    total, count = 0.0, 0
-    for size in codebook_sizes:
-        total += bits((size,))
-        if total > budget + 1e-6:
-            break
-        count += 1
-    return count
+    totals = itertools.accumulate(map(math.log2, codebook_sizes))
+    return sum(total <= budget + 1e-6 for total in totals)
 
 
 def parse_spec(text: str) -> QuantizerSpec:
@@ -185,9 +217,7 @@ def _from_mapping(values: Any, where: str) -> QuantizerSpec:
     if isinstance(values, str):
         return parse_spec(values)
     if not isinstance(values, Mapping) or not isinstance(values.get("kind"), str):
-        raise InputError(
-            f"{where} is no quantizer: expected an object with a 'kind', got {values}."
-        )
+        raise InputError(f"{where} is no quantizer: expected an object with 'kind', got {values}.")
     name, per_rate = values.get("name", ""), values.get("per_rate")
     if not isinstance(name, str) or not (per_rate is None or isinstance(per_rate, bool)):
         raise InputError(f"{where}: 'name' must be text, and 'per_rate' true or false.")
@@ -222,8 +252,12 @@ def read_specs(arguments: Iterable[str]) -> list[QuantizerSpec]:
         if not isinstance(entries, list) or not entries:
             raise InputError(f"{path} holds no list 'quantizers'.")
         specs += [_from_mapping(entry, f"Entry {i} of {path}") for i, entry in enumerate(entries)]
-    names = [spec.name for spec in specs]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(f"Two quantizers are called {twice[0]!r}: give one a name=.")
+    check_names(specs)
     return specs
+
+
+def check_names(entries: Sequence[QuantizerSpec | Competitor]) -> None:
+    """Raises ValueError if two entries of a comparison have one name."""
+    for name, count in Counter(entry.name for entry in entries).items():
+        if count > 1:
+            raise InputError(f"{count} entries are called {name!r}: give each a name of its own.")

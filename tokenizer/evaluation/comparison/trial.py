@@ -6,8 +6,8 @@ import hashlib
 import json
 import shutil
 import sys
-from dataclasses import asdict
-from functools import cached_property
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,8 @@ from tqdm import tqdm
 
 from tokenizer.evaluation.coding import timed
 from tokenizer.evaluation.comparison.measures import HeldOut, measure_audio, measure_codes
-from tokenizer.evaluation.comparison.settings import CompareConfig
-from tokenizer.evaluation.comparison.specs import QuantizerSpec
-from tokenizer.evaluation.comparison.units import PeakMemory, unit
+from tokenizer.evaluation.comparison.specs import CompareConfig, QuantizerSpec
+from tokenizer.evaluation.comparison.units import unit, with_peak_memory
 from tokenizer.model.core import DecoderName
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.model.loading import load_tokenizer
@@ -29,31 +28,20 @@ from tokenizer.training.decoder import FinetuneConfig, finetune_decoder
 from tokenizer.training.quantizer import cache_latents, fit_quantizer
 
 
+@dataclass
 class Workbench:
-    """What all quantizers of a comparison share.
+    """What all quantizers of a comparison share."""
 
-    Args:
-        base: The autoencoder, on its device.
-        train: Audio to fit to.
-        clips: Audio to measure on.
-        out: Folder of the comparison.
-        config: Its settings.
-        progress: Whether to show bars.
-    """
+    base: LatentTokenizer  # the autoencoder, on its device
+    train: list[Clip]
+    clips: list[Clip]  # to measure on
+    out: Path
+    config: CompareConfig
+    progress: bool
 
-    def __init__(
-        self,
-        base: LatentTokenizer,
-        train: list[Clip],
-        clips: list[Clip],
-        out: Path,
-        config: CompareConfig,
-        progress: bool,
-    ) -> None:
-        self.base, self.train, self.clips = base, train, clips
-        self.out, self.config, self.progress = out, config, progress
-        self.autoencoder = LatentTokenizer.from_autoencoder(base.autoencoder).fingerprint
-        self.held_out_identity = identity(clips, modified=True)
+    def __post_init__(self) -> None:
+        self.autoencoder = LatentTokenizer.from_autoencoder(self.base.autoencoder).fingerprint
+        self.held_out_identity = identity(self.clips, modified=True)
 
     @cached_property
     def held_out(self) -> HeldOut:
@@ -90,41 +78,32 @@ class Workbench:
         return {"rates": rates, "code_counts": use}
 
 
+@dataclass
 class Trial:
-    """A quantizer to fit and to measure.
+    """A quantizer to fit with ``num_codebooks`` and to measure with each of ``counts``, most first.
 
-    Args:
-        bench: What it shares with others.
-        spec: What to fit.
-        num_codebooks: How many codebooks to fit.
-        counts: Numbers of codebooks to measure, most first.
-        folder: For its results, ``model`` and ``finetuned/model``.
+    The folder is for its results, ``model`` and ``finetuned/model``.
     """
 
-    def __init__(
-        self,
-        bench: Workbench,
-        spec: QuantizerSpec,
-        num_codebooks: int,
-        counts: list[int],
-        folder: Path,
-    ) -> None:
-        self.bench, self.spec, self.folder = bench, spec, folder
-        self.num_codebooks, self.counts = num_codebooks, counts
-        self.finetuned = folder / "finetuned"
+    bench: Workbench
+    spec: QuantizerSpec
+    num_codebooks: int
+    counts: list[int]
+    folder: Path
+
+    def __post_init__(self) -> None:
+        bench = self.bench
+        self.finetuned = self.folder / "finetuned"
         self.fit_request: dict[str, Any] = {
             "autoencoder": bench.autoencoder,
             "train": identity(bench.train, modified=True),
-            "spec": {k: v for k, v in spec.to_dict().items() if k != "name"},
-            "num_codebooks": num_codebooks,
+            "spec": {k: v for k, v in self.spec.to_dict().items() if k != "name"},
+            "num_codebooks": self.num_codebooks,
             "codebook_size": bench.config.codebook_size,
             "fit": asdict(bench.config.fit),
         }
-        self.measure_request: dict[str, Any] = {
-            "fit": self.fit_request,
-            "held_out": bench.held_out_identity,
-            "counts": counts,
-        }
+        held_out = {"held_out": bench.held_out_identity, "counts": self.counts}
+        self.measure_request: dict[str, Any] = {"fit": self.fit_request} | held_out
 
     def run(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """What was fitted, and the figures of it; without what earlier runs have done already."""
@@ -140,10 +119,8 @@ class Trial:
             return fit, measured
         tuning = {"fit": self.fit_request, "loop": asdict(loop)}
         tuned = unit(self.folder / "finetune.json", tuning, lambda: self.finetune(tuning))
-        fit |= {
-            "finetune_seconds": tuned["seconds"],
-            "finetuned_model": self._relative(self.finetuned / "model"),
-        }
+        tuned_model = self._relative(self.finetuned / "model")
+        fit |= {"finetune_seconds": tuned["seconds"], "finetuned_model": tuned_model}
         after = unit(
             self.folder / "measured-finetuned.json",
             self.measure_request | {"tuning": tuning},
@@ -172,18 +149,17 @@ class Trial:
         cache = bench.out / "latents.npy"
         # All quantizers share the encoded latents, so no fit's time includes encoding.
         frames = len(cache_latents(tokenizer, bench.train, cache, bench.config.fit))
-        with PeakMemory() as memory:
-            _, seconds = timed(
-                lambda: fit_quantizer(
-                    tokenizer,
-                    bench.train,
-                    quantizer.to(tokenizer.device),
-                    cache=cache,
-                    config=bench.config.fit,
-                    checkpoint=checkpoint,
-                    progress=bench.progress,
-                )
-            )
+        fit = partial(
+            fit_quantizer,
+            tokenizer,
+            bench.train,
+            quantizer.to(tokenizer.device),
+            cache=cache,
+            config=bench.config.fit,
+            checkpoint=checkpoint,
+            progress=bench.progress,
+        )
+        (_, seconds), peak = with_peak_memory(lambda: timed(fit))
         tokenizer.save_pretrained(self.folder / "model")
         checkpoint.unlink(missing_ok=True)
         return {
@@ -192,7 +168,7 @@ class Trial:
             "config": quantizer.to_config(),
             "frames": frames,
             "seconds": seconds,
-            "peak_mib": memory.mebibytes,
+            "peak_mib": peak,
             "size_mib": _size_mib(quantizer),
             "model": self._relative(self.folder / "model"),
         }
@@ -204,17 +180,11 @@ class Trial:
         return self.bench.measure(tokenizer, self.bench.held_out, self.counts, decoder)
 
     def finetune(self, tuning: dict[str, Any]) -> dict[str, Any]:
-        """Finetunes a decoder for the quantizer and saves the tokenizer.
-
-        Args:
-            tuning: What the result depends on. A run in progress with other values starts again.
-        """
+        """Finetunes a decoder and saves the tokenizer; a run with another request starts again."""
         bench, run, loop = self.bench, self.finetuned, self.bench.config.finetune
         assert loop is not None
-        started = run / "asked.json"
-        if not started.exists() or json.loads(started.read_text()) != json.loads(
-            json.dumps(tuning)
-        ):
+        started, request = run / "asked.json", json.loads(json.dumps(tuning))
+        if not started.exists() or json.loads(started.read_text()) != request:
             shutil.rmtree(run, ignore_errors=True)
             run.mkdir(parents=True)
             write_json(started, tuning)

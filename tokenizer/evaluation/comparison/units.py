@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tokenizer.errors import InputError
 from tokenizer.saving import write_json
+
+Result = TypeVar("Result")
 
 
 def unit(path: Path, request: dict[str, Any], compute: Callable[[], dict[str, Any]]) -> Any:
@@ -35,27 +37,19 @@ def unit(path: Path, request: dict[str, Any], compute: Callable[[], dict[str, An
     return result
 
 
-class PeakMemory:
-    """How far the resident memory of this process rises inside a ``with`` block.
+def with_peak_memory(function: Callable[[], Result]) -> tuple[Result, float | None]:
+    """Calls a function; returns its result and by how many MiB resident memory rose meanwhile.
 
-    Attributes:
-        mebibytes: The rise; None where the system does not tell (anything but Linux).
+    The rise is None where the system does not tell (anything but Linux).
     """
-
-    mebibytes: float | None = None
-
-    def __enter__(self) -> PeakMemory:
-        try:
-            # Sets the high-water mark to what is in use now.
-            Path("/proc/self/clear_refs").write_text("5")
-            self._before = _status("VmRSS")
-        except OSError:
-            self._before = None
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            self.mebibytes = max(0.0, _status("VmHWM") - self._before)
+    try:
+        # Sets the high-water mark to what is in use now.
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _status("VmRSS")
+    except OSError:
+        return function(), None
+    result = function()
+    return result, max(0.0, _status("VmHWM") - before)
 
 
 def _status(name: str) -> float:

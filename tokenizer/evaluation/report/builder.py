@@ -14,7 +14,8 @@ from tqdm import tqdm
 from tokenizer.errors import ExistingFileError, InputError
 from tokenizer.evaluation.comparison import Competitor, read_comparison
 from tokenizer.evaluation.comparison.plots import DARK, LIGHT, METRICS, draw_curves
-from tokenizer.evaluation.comparison.tables import decoder_label, points
+from tokenizer.evaluation.comparison.runner import load_beside
+from tokenizer.evaluation.comparison.tables import entry_figures
 from tokenizer.evaluation.report.pages import page_environment
 from tokenizer.evaluation.report.pictures import HEIGHT, RANGE_DB, WIDTH, draw_code_use
 from tokenizer.evaluation.report.sections import (
@@ -69,10 +70,9 @@ def build_report(
     Args:
         model: A fitted tokenizer; None for the bundled one.
         clips: What to listen to.
-        out: The folder: a new one, or one with an earlier report, which is replaced as a whole.
+        out: A new folder, or one with an earlier report, which is replaced as a whole.
         config: What to show.
-        comparison: Folder of `tokenizer.evaluation.comparison.compare`, for curves and the tables
-            that need other quantizers.
+        comparison: Folder of `latok compare`, for curves and the tables of other quantizers.
         end_to_end_models: Tokenizers trained end to end, besides those in the comparison.
         device: Where to compute.
         progress: Whether to show a bar.
@@ -95,26 +95,19 @@ def build_report(
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    with tqdm(
-        total=len(ways) * len(clips), desc="sounds", unit="sound", disable=not progress
-    ) as bar:
-        sounds = make_sounds(
-            clips,
-            ways,
-            partial,
-            sampling_rate=tokenizer.sampling_rate,
-            seconds=config.seconds,
-            device=device,
-            advance=bar.update,
-        )
+    total = len(ways) * len(clips)
+    rate = tokenizer.sampling_rate
+    with tqdm(total=total, desc="sounds", unit="sound", disable=not progress) as bar:
+        sounds = make_sounds(clips, ways, partial, rate, config.seconds, device, bar.update)
     curve_data = compared or _of_this_page(sounds, sections[0])
+    figures = [line for entry in curve_data["entries"] for line in entry_figures(entry)]
     tables = [_table(section, sounds) for section in sections]
     page = environment.get_template("page.html.j2").render(
         title=config.title,
         facts=_facts(tokenizer, path),
         tables=tables,
-        curves=_curves(curve_data, partial),
-        figures=_figures(curve_data),
+        curves=_curves(curve_data, figures, partial),
+        figures=figures,
         held_out=None if compared is None else compared["held_out"],
         heatmaps=_heatmaps(sounds, sections[0], compared, partial),
         picture={"width": WIDTH, "height": HEIGHT, "range": RANGE_DB},
@@ -122,13 +115,8 @@ def build_report(
     )
     (partial / "index.html").write_text(page, encoding="utf-8")
     size = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
-    content = {
-        "model": path,
-        "fingerprint": tokenizer.fingerprint,
-        "clips": sounds.names,
-        "tables": tables,
-        "bytes": size,
-    }
+    content = {"model": path, "fingerprint": tokenizer.fingerprint, "clips": sounds.names}
+    content |= {"tables": tables, "bytes": size}
     (partial / _MARK).write_text(json.dumps(content, indent=1), encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     partial.replace(out)
@@ -148,10 +136,10 @@ def _sections(
     sections = [by_bitrate(tokenizer, path, config.bitrates), finetuning(tokenizer, path, focus)]
     competitors = list(others)
     if compared is not None and folder is not None:
-        if compared["sampling_rate"] != tokenizer.sampling_rate:
+        if (rate := compared["sampling_rate"]) != tokenizer.sampling_rate:
             raise InputError(
-                f"The comparison is at {compared['sampling_rate']} Hz, the model at "
-                f"{tokenizer.sampling_rate} Hz: they do not fit on one page."
+                f"The comparison is at {rate} Hz, the model at {tokenizer.sampling_rate} Hz: "
+                "they do not fit on one page."
             )
         sections.append(standardization(compared, folder, config.focus))
         names = {other.name for other in others}
@@ -161,21 +149,14 @@ def _sections(
             if entry["source"] == "also" and entry["name"] not in names
         ]
     # This model itself is in the table anyway.
-    models = [(other, load_tokenizer(other.path)) for other in competitors]
+    models = [(other, load_beside(other, tokenizer)) for other in competitors]
     models = [(o, m) for o, m in models if m.fingerprint != tokenizer.fingerprint]
-    for other, model in models:
-        if model.sampling_rate != tokenizer.sampling_rate:
-            raise InputError(
-                f"{other.name} works at {model.sampling_rate} Hz, the model at "
-                f"{tokenizer.sampling_rate} Hz: they do not fit on one page."
-            )
     sections.append(end_to_end(tokenizer, path, models, config.focus))
     return [section for section in sections if section is not None]
 
 
 def _facts(tokenizer: LatentTokenizer, path: str) -> list[tuple[str, str]]:
-    sizes = sorted(set(tokenizer.codebook_sizes))
-    entries = " or ".join(f"{size:,}" for size in sizes)
+    entries = " or ".join(f"{size:,}" for size in sorted(set(tokenizer.codebook_sizes)))
     return [
         ("model", "bundled" if path == str(BUNDLED) else path),
         ("fingerprint", tokenizer.fingerprint),
@@ -192,61 +173,27 @@ def _table(section: Section, sounds: Sounds) -> dict[str, Any]:
     for clip, name in enumerate(sounds.names):
         cells = [vars(sounds.by_way[c.way][clip]) for c in section.columns]
         rows.append({"name": name, "seconds": sounds.seconds[clip], "cells": cells})
-    means = [
-        {figure: sounds.mean(c.way, figure) for figure in ("si_sdr", "mel", "kbps")}
-        for c in section.columns
-    ]
-    return {
-        "key": section.key,
-        "title": section.title,
-        "text": section.text,
-        "columns": columns,
-        "rows": rows,
-        "means": means,
-    }
+    means = [sounds.means(c.way) for c in section.columns]
+    return vars(section) | {"columns": columns, "rows": rows, "means": means}
 
 
 def _of_this_page(sounds: Sounds, section: Section) -> dict[str, Any]:
     """The first table as a comparison of one entry, for curves where there is no comparison."""
-    exact = section.columns[1].way
+    exact, *ways = [column.way for column in section.columns[1:]]
     rates = [
-        {
-            "kbps": sounds.mean(c.way, "kbps"),
-            "distortion_db": None,
-            "utilization": sounds.code_use[c.way]["utilization"],
-            "entropy": sounds.code_use[c.way]["entropy"],
-            c.way.decoder: {f: sounds.mean(c.way, f) for f in ("si_sdr", "mel")},
-        }
-        for c in section.columns[2:]
+        sounds.code_use[way] | {"distortion_db": None, way.decoder: sounds.means(way)}
+        for way in ways
     ]
-    return {
-        "continuous": {figure: sounds.mean(exact, figure) for figure in ("si_sdr", "mel")},
-        "entries": [{"name": "this model", "source": "fitted", "rates": rates}],
-    }
+    entry = {"name": "this model", "source": "fitted", "rates": rates}
+    return {"continuous": sounds.means(exact), "entries": [entry]}
 
 
-def _figures(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the curves show, in numbers."""
-    return [
-        {
-            "name": entry["name"],
-            "decoder": decoder_label(entry, decoder),
-            "kbps": rate["kbps"],
-            "distortion_db": rate["distortion_db"],
-            "si_sdr": quality["si_sdr"],
-            "mel": quality["mel"],
-            "utilization": rate["utilization"],
-            "entropy": rate["entropy"],
-        }
-        for entry in result["entries"]
-        for rate, decoder, quality in points(entry)
-    ]
-
-
-def _curves(result: dict[str, Any], out: Path) -> list[dict[str, str]]:
+def _curves(
+    result: dict[str, Any], figures: list[dict[str, Any]], out: Path
+) -> list[dict[str, str]]:
     pictures = []
     for metric, title in METRICS.items():
-        if not any(figure[metric] is not None for figure in _figures(result)):
+        if not any(figure[metric] is not None for figure in figures):
             continue
         for theme in (LIGHT, DARK):
             draw_curves(result, metric, out / "pictures" / f"{metric}-{theme.name}.svg", theme)
@@ -267,12 +214,7 @@ def _heatmaps(
         for theme in (LIGHT, DARK):
             draw_code_use(counts, out / "pictures" / f"codes-{index}-{theme.name}.svg", theme)
         used = [sum(n > 0 for n in book) / len(book) for book in counts]
-        pictures.append(
-            {
-                "file": f"pictures/codes-{index}",
-                "title": name,
-                "text": f"{len(counts)} codebooks; {min(used):.0%} to {max(used):.0%} of their "
-                "entries occur",
-            }
-        )
+        share = f"{min(used):.0%} to {max(used):.0%} of their entries occur"
+        picture = {"file": f"pictures/codes-{index}", "title": name}
+        pictures.append(picture | {"text": f"{len(counts)} codebooks; {share}"})
     return pictures

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokenizer.errors import MissingPackageError
+from tokenizer.errors import optional_package
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -16,12 +16,8 @@ def page_environment() -> Environment:
     Raises:
         ImportError: If jinja2 is not installed.
     """
-    try:
-        import jinja2
-    except ImportError:
-        raise MissingPackageError(
-            'A report needs jinja2: pip install "latent-tokenizer[report]".'
-        ) from None
+    message = 'A report needs jinja2: pip install "latent-tokenizer[report]".'
+    jinja2 = optional_package("jinja2", message)
     return jinja2.Environment(
         loader=jinja2.PackageLoader("tokenizer.evaluation.report", "templates"),
         # File names are the user's, and end up in text and attributes.

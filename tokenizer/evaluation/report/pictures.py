@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from tokenizer.evaluation.comparison.plots import Theme
+from tokenizer.evaluation.comparison.plots import Theme, themed_axes
 from tokenizer.networks.spectral import stft_magnitude
 
 if TYPE_CHECKING:
@@ -40,18 +40,14 @@ def spectrogram_db(
 
 
 def draw_spectrogram(
-    decibels: Float[np.ndarray, "height width"], loudest: float, path: Path
+    audio: Float[np.ndarray, "C N"], sampling_rate: int, path: Path, loudest: float | None = None
 ) -> None:
-    """Writes a spectrogram as PNG, without axes.
-
-    Args:
-        decibels: Of `spectrogram_db`.
-        loudest: The level of the brightest colour; the darkest is `RANGE_DB` lower.
-        path: The picture.
-    """
+    """Writes the spectrogram of the first channel as PNG, without axes; as `plot_spectrogram`."""
     from matplotlib import colormaps
     from PIL import Image
 
+    decibels = spectrogram_db(audio, sampling_rate)
+    loudest = float(decibels.max()) if loudest is None else loudest
     share = np.clip((decibels[::-1] - loudest) / RANGE_DB + 1, 0, 1)
     levels = np.rint(share * (_LEVELS - 1)).astype(np.uint8)
     image = Image.fromarray(levels)
@@ -69,13 +65,8 @@ def plot_spectrogram(
 ) -> AxesImage:
     """Draws the spectrogram of the first channel into `matplotlib` axes.
 
-    Args:
-        axes: Where to draw.
-        audio: The sound.
-        sampling_rate: Hz.
-        loudest: The level in dB of the brightest colour; the darkest is `RANGE_DB` lower. Default:
-            the loudest point.
-        title: Above the picture.
+    ``loudest`` is the level in dB of the brightest colour, by default that of the loudest point;
+    the darkest is `RANGE_DB` lower.
     """
     decibels = spectrogram_db(audio, sampling_rate)
     top = float(decibels.max()) if loudest is None else loudest
@@ -103,8 +94,6 @@ def draw_code_use(counts: list[list[int]], path: Path, theme: Theme) -> None:
     A colour says how many times as often as if all entries were used alike. Codebooks of different
     sizes are stretched to one width.
     """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     columns = min(256, max(len(book) for book in counts))
@@ -117,11 +106,8 @@ def draw_code_use(counts: list[list[int]], path: Path, theme: Theme) -> None:
         total = np.concatenate([[0], np.cumsum(relative)])
         rows.append(np.diff(np.interp(edges, np.arange(len(total)), total)) / np.diff(edges))
     table = np.log2(np.maximum(np.stack(rows), 2.0**-6))
-    with rc_context(theme.style("code use")):
-        height = 1.2 + 0.12 * max(len(counts), 8)
-        figure = Figure(figsize=(5.6, height), layout="constrained")
-        figure.patch.set_facecolor(theme.paper)
-        axes = figure.add_subplot()
+    size = (5.6, 1.2 + 0.12 * max(len(counts), 8))
+    with themed_axes(path, theme, size, "code use") as axes:
         image = axes.imshow(
             table,
             aspect="auto",
@@ -131,11 +117,9 @@ def draw_code_use(counts: list[list[int]], path: Path, theme: Theme) -> None:
             extent=(0, 100, len(counts) + 0.5, 0.5),
             interpolation="nearest",
         )
-        axes.set_xlabel("entries, most frequent first, %")
-        axes.set_ylabel("codebook")
+        axes.set(xlabel="entries, most frequent first, %", ylabel="codebook")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-        bar = figure.colorbar(image, ax=axes, ticks=[-6, -3, 0, 3, 6])
+        bar = axes.figure.colorbar(image, ax=axes, ticks=[-6, -3, 0, 3, 6])
         bar.ax.set_yticklabels(["≤ 1/64", "1/8", "1", "8", "≥ 64"])
         bar.set_label("times as often as\nif all were alike")
         bar.outline.set_edgecolor(theme.grid)  # pyright: ignore[reportCallIssue]
-        figure.savefig(path, format="svg", dpi=150, metadata={"Date": None})

@@ -16,13 +16,7 @@ from tokenizer.model.latent_tokenizer import LatentTokenizer
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table.
-
-    Attributes:
-        label: Its head.
-        note: Second line of the head.
-        way: How its sounds are made.
-    """
+    """A column of a table: the two lines of its head, and how its sounds are made."""
 
     label: str
     note: str
@@ -31,14 +25,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Section:
-    """A table of sounds.
-
-    Attributes:
-        key: Anchor on the page.
-        title: Heading.
-        text: What to listen for.
-        columns: The original first.
-    """
+    """A table: its anchor, heading, what to listen for, and columns, the original first."""
 
     key: str
     title: str
@@ -56,14 +43,9 @@ def kbps(bitrate: float | int) -> str:
 
 def by_bitrate(tokenizer: LatentTokenizer, path: str, bitrates: Sequence[float | int]) -> Section:
     """The model at every rate."""
-    counts = dict.fromkeys(tokenizer.codebooks_for(rate) for rate in bitrates)
     columns = [
-        Column(
-            kbps(tokenizer.bitrate(n)),
-            _books(n),
-            Way(path, n, tokenizer.codes_decoder),
-        )
-        for n in counts
+        Column(kbps(tokenizer.bitrate(n)), _books(n), Way(path, n, tokenizer.codes_decoder))
+        for n in dict.fromkeys(map(tokenizer.codebooks_for, bitrates))
     ]
     return Section(
         "bitrate",
@@ -83,7 +65,7 @@ def finetuning(
         return None
     columns = []
     names: tuple[DecoderName, ...] = ("continuous", "finetuned")
-    for n in dict.fromkeys(tokenizer.codebooks_for(rate) for rate in bitrates):
+    for n in dict.fromkeys(map(tokenizer.codebooks_for, bitrates)):
         rate = kbps(tokenizer.bitrate(n))
         columns += [Column(rate, f"{name} decoder", Way(path, n, name)) for name in names]
     return Section(
@@ -135,13 +117,10 @@ def end_to_end(
     if not others:
         return None
     columns = []
-    for label, where, model in (
-        ("this model", path, tokenizer),
-        *((other.name, other.path, model) for other, model in others),
-    ):
+    for entry, model in ((Competitor("this model", path), tokenizer), *others):
         n = model.codebooks_for(bitrate)
-        way = Way(where, n, model.codes_decoder)
-        columns.append(Column(label, f"{kbps(model.bitrate(n))}, {_books(n)}", way))
+        way = Way(entry.path, n, model.codes_decoder)
+        columns.append(Column(entry.name, f"{kbps(model.bitrate(n))}, {_books(n)}", way))
     return Section(
         "end-to-end",
         "Comparison to end-to-end training",

@@ -12,7 +12,7 @@ import torch
 from tokenizer.audio import write_audio
 from tokenizer.devices import device_of
 from tokenizer.evaluation.coding import Condition, code_clip, read_clip
-from tokenizer.evaluation.metrics import MelReference, code_use, si_sdr
+from tokenizer.evaluation.metrics import MelReference, code_counts, code_use, si_sdr
 from tokenizer.evaluation.report.pictures import draw_spectrogram, spectrogram_db
 from tokenizer.model.core import DecoderName
 from tokenizer.model.latent_tokenizer import LatentTokenizer
@@ -25,100 +25,75 @@ _MAX_CHANNELS = 2
 
 @dataclass(frozen=True)
 class Way:
-    """How a sound is made from the original; equal ways share their files.
+    """How a sound is made from the original; equal ways share their files."""
 
-    Attributes:
-        tokenizer: Checkpoint; None for the original itself.
-        n_codebooks: None for continuous latents.
-        decoder: Which decoder.
-    """
-
-    tokenizer: str | None = None
-    n_codebooks: int | None = None
+    tokenizer: str | None = None  # checkpoint; None for the original itself
+    n_codebooks: int | None = None  # None for continuous latents
     decoder: DecoderName = "continuous"
 
 
 @dataclass
 class Sound:
-    """One clip made in one way.
-
-    Attributes:
-        audio: File, relative to the page.
-        picture: Its spectrogram.
-        si_sdr: In dB; None for the original.
-        mel: Mel distance; None for the original.
-        kbps: Rate of its code file in kbit/s, headers included; None where there are no codes.
-    """
+    """One clip made in one way: its files, relative to the page, and its figures."""
 
     audio: str
     picture: str
-    si_sdr: float | None = None
+    si_sdr: float | None = None  # dB; None for the original, as is the mel distance
     mel: float | None = None
-    kbps: float | None = None
+    kbps: float | None = None  # of the code file, headers included; None where there are no codes
 
 
 @dataclass
 class Sounds:
-    """All sounds of a report.
-
-    Attributes:
-        names: Of the clips.
-        seconds: Their lengths, after they were cut.
-        by_way: For each way, a sound for each clip.
-        code_counts: For each way with codes, how often each entry of each codebook occurred.
-        code_use: The same in figures; see `tokenizer.evaluation.metrics.code_use`.
-    """
+    """All sounds of a report: for each way, one for each clip, and the use of codes, if any."""
 
     names: list[str]
-    seconds: list[float]
+    seconds: list[float]  # after clips were cut
     by_way: dict[Way, list[Sound]] = field(default_factory=dict)
     code_counts: dict[Way, list[list[int]]] = field(default_factory=dict)
     code_use: dict[Way, dict[str, float]] = field(default_factory=dict)
 
-    def mean(self, way: Way, figure: str) -> float | None:
-        """The mean over clips of a figure; None if there is none."""
-        values = [getattr(sound, figure) for sound in self.by_way[way]]
-        return None if None in values else float(np.mean(values))
+    def means(self, way: Way) -> dict[str, float | None]:
+        """The mean of each figure over the clips; None where there is none."""
+        means = {}
+        for figure in ("si_sdr", "mel", "kbps"):
+            values = [getattr(sound, figure) for sound in self.by_way[way]]
+            means[figure] = None if None in values else float(np.mean(values))
+        return means
 
 
 def make_sounds(
     clips: Sequence[Clip],
     ways: Sequence[Way],
     out: Path,
-    *,
     sampling_rate: int,
     seconds: float | int,
-    device: str = "cpu",
-    advance: Callable[[], object] = lambda: None,
+    device: str,
+    advance: Callable[[], object],
 ) -> Sounds:
     """Writes every clip in every way as FLAC with a spectrogram, and measures it.
 
-    Args:
-        clips: What to listen to.
-        ways: How; the original is always there.
-        out: Folder of the page; files go to ``audio/`` and ``pictures/``.
-        sampling_rate: Hz, of all tokenizers.
-        seconds: Longer clips are cut.
-        device: Where to compute.
-        advance: Called after every sound.
+    Files go to ``audio/`` and ``pictures/`` in ``out``. The original is always among the ways, all
+    tokenizers have the sampling rate, longer clips are cut to ``seconds``, and ``advance`` is
+    called after every sound.
     """
     for folder in ("audio", "pictures"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    originals, loudest = [], []
-    names = [Path(clip.name).name for clip in clips]
-    for clip in clips:
-        wave = read_clip(clip, sampling_rate)[:_MAX_CHANNELS, : round(seconds * sampling_rate)]
-        originals.append(np.ascontiguousarray(wave))
-        loudest.append(float(spectrogram_db(wave, sampling_rate).max()))
-    sounds = Sounds(names, [wave.shape[-1] / sampling_rate for wave in originals])
+    length = round(seconds * sampling_rate)
+    originals = [
+        np.ascontiguousarray(read_clip(clip, sampling_rate)[:_MAX_CHANNELS, :length])
+        for clip in clips
+    ]
+    loudest = [float(spectrogram_db(wave, sampling_rate).max()) for wave in originals]
+    lengths = [wave.shape[-1] / sampling_rate for wave in originals]
+    sounds = Sounds([Path(clip.name).name for clip in clips], lengths)
 
     def put(way: Way, index: int, clip: int, wave: np.ndarray) -> Sound:
         # The user's file names may hold any character, so they are no part of it.
         stem = f"{clip + 1:02d}-{index:02d}-{_slug(way)}"
         sound = Sound(f"audio/{stem}.flac", f"pictures/{stem}.png")
         write_audio(out / sound.audio, wave, sampling_rate, subtype="PCM_16")
-        decibels = spectrogram_db(wave, sampling_rate)
-        draw_spectrogram(decibels, loudest[clip], out / sound.picture)
+        draw_spectrogram(wave, sampling_rate, out / sound.picture, loudest[clip])
         advance()
         return sound
 
@@ -147,10 +122,7 @@ def make_sounds(
         if codes:
             array, sizes = np.concatenate(codes), tokenizer.codebook_sizes
             sounds.code_use[way] = code_use(array, sizes)
-            sounds.code_counts[way] = [
-                np.bincount(column, minlength=size).tolist()
-                for column, size in zip(array.T, sizes, strict=False)
-            ]
+            sounds.code_counts[way] = code_counts(array, sizes)
     return sounds
 
 
