@@ -10,7 +10,6 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,8 @@ from datasets_scripts.preparation.encoding import encode_clips
 from datasets_scripts.preparation.job import Job, start_job
 from datasets_scripts.preparation.options import Request, Resources
 from datasets_scripts.preparation.prepare import prepare_splits, write_shard
-from datasets_scripts.sources.tree import import_extra
 from tokenizer import device_of
-from tokenizer.errors import InputError, StateError
+from tokenizer.errors import InputError, MissingPackageError, StateError
 
 # Another share of a core than the actors': Ray Data would else run both steps in the same actor.
 _READER_CORES = 0.5
@@ -36,8 +34,14 @@ _SHARD, _END, _ERROR = "shard", "end", "error"
 
 
 def _ray() -> Any:
-    import_extra("ray.data", "Preparing on a cluster", "ray,datasets")
-    return import_module("ray")
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise MissingPackageError(
+            'Preparing on a cluster needs Ray: pip install "latent-tokenizer[ray,datasets]".'
+        ) from error
+    return ray
 
 
 def connect(address: str) -> None:
@@ -46,7 +50,8 @@ def connect(address: str) -> None:
     "local" starts one on this machine; "auto" finds the one this machine belongs to; others are
     "HOST:PORT" or "ray://HOST:PORT". Raises ConnectionError if there is no such cluster.
     """
-    _ray().init(address, ignore_reinit_error=True, log_to_driver=False)
+    ray = _ray()
+    ray.init(address, ignore_reinit_error=True, log_to_driver=False)
 
 
 def prepare_with_ray(
@@ -69,6 +74,9 @@ def prepare_with_ray(
         **request: The other attributes of `Request`; the tokenizer is sent to the actors, and
             ``device`` is "cpu", or "cuda" for a GPU an actor.
 
+    Returns:
+        The manifest.
+
     Raises:
         ImportError: If Ray is not installed.
         ValueError: As `prepare_dataset`; also if the cluster has no device for an actor.
@@ -85,28 +93,12 @@ def prepare_with_ray(
     if not ray.is_initialized():
         connect("local")
     pool = num_actors or _devices(ray, device, cores_per_actor)
-
-    def shards(
-        job: Job, split: str, done: dict[int, ShardRecord]
-    ) -> Generator[dict[str, Any], None, None]:
-        """Has the shards of a split written; yields what `_ShardActor` says of each."""
-        shared = ray.put(job)
-        plan = partial(_plan, job=shared, split=split, done=done)
-        with _context(ray):
-            rows = ray.data.from_items([{"split": split}]).flat_map(plan, num_cpus=_READER_CORES)
-            written = rows.map_batches(
-                _ShardActor,
-                batch_size=1,
-                compute=ray.data.ActorPoolStrategy(size=pool, max_tasks_in_flight_per_actor=1),
-                fn_constructor_args=(shared, split, resources, device, cores_per_actor),
-                num_cpus=cores_per_actor,
-                num_gpus=1 if device.startswith("cuda") else 0,
-            )
-            yield from written.iter_rows()
+    settings = {"num_cpus": cores_per_actor, "num_gpus": 1 if device.startswith("cuda") else 0}
 
     def write(job: Job, split: str, done: dict[int, ShardRecord]) -> int:
+        rows = _shards(ray, job, split, done, resources, device, pool, settings)
         num_shards = 0
-        with closing(shards(job, split, done)) as rows:  # Else the cluster works on after an error.
+        with closing(rows):  # Else the cluster would work on after an error.
             for row in rows:
                 if row["kind"] == _ERROR:
                     raise StateError(row["text"])
@@ -124,12 +116,16 @@ def prepare_with_ray(
 
 def _devices(ray: Any, device: str, cores_per_actor: int) -> int:
     found = ray.cluster_resources()
-    kind, number = "GPU", int(found.get("GPU", 0))
-    if not device.startswith("cuda"):
+    if device.startswith("cuda"):
+        number = int(found.get("GPU", 0))
+    else:
         # Half a core is for whoever goes through the corpus.
-        kind, number = "core", int((found.get("CPU", 0) - _READER_CORES) // cores_per_actor)
+        number = int((found.get("CPU", 0) - _READER_CORES) // cores_per_actor)
     if number < 1:
-        raise InputError(f"The Ray cluster has no {kind} for an actor: it has {dict(found)}.")
+        raise InputError(
+            f"The Ray cluster has no {'GPU' if device.startswith('cuda') else 'core'} for an actor:"
+            f" it has {dict(found)}."
+        )
     return number
 
 
@@ -202,3 +198,30 @@ def _context(ray: Any) -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(context, name, value)
+
+
+def _shards(
+    ray: Any,
+    job: Job,
+    split: str,
+    done: dict[int, ShardRecord],
+    resources: Resources,
+    device: str,
+    pool: int,
+    settings: dict[str, Any],
+) -> Generator[dict[str, Any], None, None]:
+    """Has the shards of a split written; yields what `_ShardActor` says of each."""
+    shared = ray.put(job)
+    with _context(ray):
+        rows = (
+            ray.data.from_items([{"split": split}])
+            .flat_map(partial(_plan, job=shared, split=split, done=done), num_cpus=_READER_CORES)
+            .map_batches(
+                _ShardActor,
+                batch_size=1,
+                compute=ray.data.ActorPoolStrategy(size=pool, max_tasks_in_flight_per_actor=1),
+                fn_constructor_args=(shared, split, resources, device, settings["num_cpus"]),
+                **settings,
+            )
+        )
+        yield from rows.iter_rows()
