@@ -152,6 +152,16 @@ def _add_corpus(parser: argparse.ArgumentParser, root: str, *, optional: bool = 
     )  # fmt: skip
 
 
+_DEFAULT = " default: %(default)s"
+
+
+def _add_options(group: Any, options: Mapping[str, tuple[type | None, str, str]]) -> None:
+    """Adds options by name: the type of their value (None for a switch), its metavar, the help."""
+    for name, (kind, metavar, text) in options.items():
+        how: Any = {"type": kind, "metavar": metavar} if kind else {"action": "store_true"}
+        group.add_argument(name, help=text, **how)
+
+
 def _add_prepare(commands: Any) -> None:
     p = commands.add_parser("prepare", help="encode a corpus; resumes where it was stopped")
     p.set_defaults(run=_prepare)
@@ -160,81 +170,41 @@ def _add_prepare(commands: Any) -> None:
     p.add_argument("--tokenizer", metavar="T", help="folder or hub id; default: the bundled model")
     p.add_argument("--split", nargs="+", help="splits to prepare; default: all of the corpus")
     rows = p.add_argument_group("rows")
-    rows.add_argument(
-        "--codes", action="store_true", help="store codes; default: yes, unless --latents is given"
-    )
-    rows.add_argument(
-        "--latents", action="store_true", help="store latents, alone or with --codes; default: no"
-    )
-    rate = rows.add_mutually_exclusive_group()
-    rate.add_argument(
-        "--n-codebooks",
-        type=int,
-        metavar="N",
-        help="codebooks to store; default: all of the tokenizer",
-    )
-    rate.add_argument(
-        "--bitrate",
-        type=float,
-        metavar="KBIT",
-        help="instead of --n-codebooks: the most that fit into this many kbit/s and"
-        " channel; default: all",
-    )
-    rows.add_argument(
-        "--segment-seconds",
-        type=float,
-        metavar="S",
-        help="cut clips into rows of S seconds; default: a row a clip",
-    )
-    rows.add_argument(
-        "--downmix", action="store_true", help="average the channels into one; default: keep them"
-    )
-    rows.add_argument(
-        "--clips-per-shard",
-        type=int,
-        default=RowOptions.clips_per_shard,
-        metavar="N",
-        help="clips of a shard, the unit of resuming; default: %(default)s",
-    )
+    _add_options(rows, {
+        "--codes": (None, "", "store codes; default: yes, unless --latents is given"),
+        "--latents": (None, "", "store latents, alone or with --codes; default: no"),
+    })  # fmt: skip
+    _add_options(rows.add_mutually_exclusive_group(), {
+        "--n-codebooks": (int, "N", "codebooks to store; default: all of the tokenizer"),
+        "--bitrate": (float, "KBIT", "instead of --n-codebooks: the most that fit into this many"
+                      " kbit/s and channel; default: all"),
+    })  # fmt: skip
+    _add_options(rows, {
+        "--segment-seconds": (float, "S", "cut clips into rows of S seconds; default: a row a"
+                              " clip"),
+        "--downmix": (None, "", "average the channels into one; default: keep them"),
+        "--clips-per-shard": (int, "N", "clips of a shard, the unit of resuming;" + _DEFAULT),
+    })  # fmt: skip
     work = p.add_argument_group("work (none of these changes the rows)")
-    work.add_argument(
-        "--num-proc",
-        type=int,
-        metavar="N",
-        help="processes; with --ray, actors; default: 1, with --ray one per device",
-    )
-    work.add_argument(
-        "--device",
-        default="cpu",
-        help="torch device; cuda uses all GPUs in turn; default: %(default)s",
-    )
-    work.add_argument(
-        "--batch-seconds",
-        type=float,
-        default=Resources.batch_seconds,
-        metavar="S",
-        help="audio of a batch, in seconds; default: %(default)s",
-    )
-    work.add_argument(
-        "--readers",
-        type=int,
-        default=Resources.num_readers,
-        metavar="N",
-        help="threads of a process that read ahead; default: %(default)s",
-    )
-    work.add_argument(
-        "--strict",
-        action="store_true",
-        help="stop at the first unreadable clip; default: list it and continue",
-    )
-    work.add_argument(
-        "--push-to-hub",
-        metavar="REPO",
-        help="upload the dataset afterwards, as user/name; default: do not",
-    )
+    _add_options(work, {
+        "--num-proc": (int, "N", "processes; with --ray, actors; default: 1, with --ray one per"
+                       " device"),
+        "--device": (str, "DEVICE", "torch device; cuda uses all GPUs in turn;" + _DEFAULT),
+        "--batch-seconds": (float, "S", "audio of a batch, in seconds;" + _DEFAULT),
+        "--readers": (int, "N", "threads of a process that read ahead;" + _DEFAULT),
+        "--strict": (None, "", "stop at the first unreadable clip; default: list it and continue"),
+        "--push-to-hub": (str, "REPO", "upload the dataset afterwards, as user/name; default: do"
+                          " not"),
+    })  # fmt: skip
     work.add_argument("--ray", nargs="?", const="local", metavar="ADDRESS",
                       help="run on a Ray cluster: auto, HOST:PORT, or without an address one on"
                       " this machine; default: do not")  # fmt: skip
+    p.set_defaults(
+        clips_per_shard=RowOptions.clips_per_shard,
+        device="cpu",
+        batch_seconds=Resources.batch_seconds,
+        readers=Resources.num_readers,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -70,9 +70,7 @@ def _encode_share(
     results.put((time.perf_counter() - start, time.process_time() - used))
 
 
-def encode_seconds(
-    tokenizer: LatentTokenizer, paths: list[Path], options: Any
-) -> tuple[float, float]:
+def encode_seconds(tokenizer: LatentTokenizer, paths: list[Path], options: Any) -> np.ndarray:
     """Wall and CPU time to encode from memory, in ``num_proc`` processes at once."""
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(options.num_proc), context.Queue()
@@ -88,7 +86,7 @@ def encode_seconds(
     found = [results.get() for _ in processes]
     for process in processes:
         process.join()
-    return max(wall for wall, _ in found), sum(used for _, used in found)
+    return np.array([max(wall for wall, _ in found), sum(used for _, used in found)])
 
 
 def _cpu_seconds() -> float:
@@ -96,15 +94,13 @@ def _cpu_seconds() -> float:
     return ours.ru_utime + ours.ru_stime + theirs.ru_utime + theirs.ru_stime
 
 
-def prepare_seconds(
-    tokenizer: LatentTokenizer, audio: Path, out: Path, options: Any
-) -> tuple[float, float]:
+def prepare_seconds(tokenizer: LatentTokenizer, audio: Path, out: Path, options: Any) -> np.ndarray:
     """Wall and CPU time of `prepare_dataset`."""
     rows = RowOptions(n_codebooks=options.n_codebooks, clips_per_shard=50)
     how = {"num_proc": options.num_proc, "device": options.device, "strict": True}
     start, used = time.perf_counter(), _cpu_seconds()
     prepare_dataset("audiofolder", audio, out, tokenizer=tokenizer, options=rows, **how)
-    return time.perf_counter() - start, _cpu_seconds() - used
+    return np.array([time.perf_counter() - start, _cpu_seconds() - used])
 
 
 def main() -> None:
@@ -122,35 +118,34 @@ def main() -> None:
     device_of(options.device)  # Processes that died of it would be waited for in vain.
     options.threads = max(1, available_cores() // options.num_proc)
     tokenizer = load_tokenizer(options.model)
-    alone, whole, alone_cpu, whole_cpu = [], [], [], []
+    speeds = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         paths = make_corpus(folder / "audio", options.minutes)
         # A clip a process shows how long it takes to start.
         few = make_corpus(folder / "few", 0.001 * options.num_proc)
-        more = sum(map(_seconds, paths)) - sum(map(_seconds, few))
+        seconds = sum(map(_seconds, paths))
+        more = seconds - sum(map(_seconds, few))
         for i in range(options.repetitions):
-            wall, used = encode_seconds(tokenizer, paths, options)
-            alone.append(sum(map(_seconds, paths)) / wall)
-            alone_cpu.append(sum(map(_seconds, paths)) / used)
+            encoding = encode_seconds(tokenizer, paths, options)
             start = prepare_seconds(tokenizer, folder / "few", folder / f"few{i}", options)
             total = prepare_seconds(tokenizer, folder / "audio", folder / f"all{i}", options)
-            whole.append(more / (total[0] - start[0]))
-            whole_cpu.append(more / (total[1] - start[1]))
+            speeds.append([seconds / encoding, more / (total - start)])
+    # By wall time and by CPU time.
+    (alone, alone_cpu), (whole, whole_cpu) = np.max(speeds, axis=0)
     devices = available_cores() if options.device == "cpu" else options.num_proc
     kind = "core" if options.device == "cpu" else "GPU"
     print(
         f"{options.minutes:g} minutes in {len(paths)} clips, {options.num_proc} processes of"
         f" {options.threads} threads, {options.device}, {available_cores()} cores"
     )
-    for name, speeds in (("encode from memory", alone), ("prepare", whole)):
-        speed = max(speeds)
+    for name, speed in (("encode from memory", alone), ("prepare", whole)):
         print(f"{name.ljust(20)} {speed:8.1f} x real time, {24 * speed:9.0f} hours a day")
-    needed = options.hours / (max(whole) / devices)
-    print(f"ratio                {max(whole) / max(alone):8.3f}")
+    needed = options.hours / (whole / devices)
+    print(f"ratio                {whole / alone:8.3f}")
     # Where other work disturbs the machine, this says more.
-    print(f"ratio by CPU time    {max(whole_cpu) / max(alone_cpu):8.3f}")
-    print(f"one {kind}             {max(whole) / devices:8.1f} x real time")
+    print(f"ratio by CPU time    {whole_cpu / alone_cpu:8.3f}")
+    print(f"one {kind}             {whole / devices:8.1f} x real time")
     print(
         f"{options.hours:g} hours: {needed:.0f} {kind} hours, {options.price * needed:.0f} at"
         f" {options.price:g} each"

@@ -6,37 +6,17 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from datasets_scripts.sources.corpus import CorpusClip, CorpusInfo, Download, Missing
+from datasets_scripts.corpora.info import read_info
+from datasets_scripts.sources.corpus import CorpusClip, Missing
 from datasets_scripts.sources.folder_corpus import FolderCorpus
 from datasets_scripts.sources.tables import TableRow, read_csv
 from datasets_scripts.sources.tree import Tree
 from datasets_scripts.sources.videos import CHOICES, OPTIONS, check_video, find_videos, seconds
 
-_SPLITS = ("train", "val", "test")
 _SECONDS = 10
 
-INFO = CorpusInfo(
-    name="audiocaps",
-    title="AudioCaps",
-    homepage="https://audiocaps.github.io",
-    licence="captions MIT; the audio belongs to the authors of the videos",
-    citation="""@inproceedings{kim2019audiocaps,
-  title = {{AudioCaps}: Generating Captions for Audios in The Wild},
-  author = {Kim, Chris Dongjoo and Kim, Byeongchang and Lee, Hyunmin and Kim, Gunhee},
-  booktitle = {Proceedings of NAACL-HLT},
-  pages = {119--132},
-  year = {2019},
-}""",
-    splits=_SPLITS,
-    caption_kind="description; five of each clip in val and test",
-    downloads=tuple(
-        Download(
-            f"https://raw.githubusercontent.com/cdjkim/audiocaps/master/dataset/{split}.csv",
-            f"{split}.csv",
-            (split,),
-        )
-        for split in _SPLITS
-    ),
+INFO = read_info(
+    "audiocaps",
     options=OPTIONS
     | {
         "captions": "first (default): a clip has its first caption, all are in its metadata; each:"
@@ -53,7 +33,7 @@ class AudioCaps(FolderCorpus):
     """
 
     INFO = INFO
-    marker = tuple(f"{split}.csv" for split in _SPLITS)
+    marker = tuple(f"{split}.csv" for split in INFO.splits)
     folders = ("audiocaps", "dataset")
 
     def split_place(self, split: str) -> str:
@@ -61,17 +41,11 @@ class AudioCaps(FolderCorpus):
         return f"{split}.csv"
 
     def clips(
-        self,
-        tree: Tree,
-        split: str,
-        audio: str | None = None,
-        files: str = "cut",
-        captions: str = "first",
-        **_: Any,
+        self, tree: Tree, split: str, captions: str = "first", **options: Any
     ) -> Iterator[CorpusClip | Missing]:
         """See `FolderCorpus.clips`."""
         groups = _grouped(tree, split)
-        videos = find_videos(tree, audio, files)
+        videos = find_videos(tree, **options)
         for group in groups:
             if isinstance(group, Missing):
                 yield group
@@ -88,8 +62,7 @@ class AudioCaps(FolderCorpus):
                 yield videos.clip(
                     f"{video}_{start:g}{number}",
                     video,
-                    start,
-                    start + _SECONDS,
+                    (start, start + _SECONDS),
                     split,
                     caption=row["caption"],
                     metadata=metadata | {"audiocap_id": row["audiocap_id"]},

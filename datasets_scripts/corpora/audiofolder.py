@@ -14,6 +14,7 @@ from datasets_scripts.sources.tables import (
     COLUMN_OPTIONS,
     TableRow,
     TextColumns,
+    own_columns,
     read_csv,
     read_jsonl,
     read_parquet,
@@ -64,22 +65,15 @@ class AudioFolder(Corpus):
         return replace(INFO, splits=tuple(_split_folders(_find(root), splits)))
 
     def prepare(
-        self,
-        root: str | Path,
-        split: str,
-        labels: str = "auto",
-        label_column: str = "label",
-        caption_column: str | None = None,
-        splits: str = "auto",
-        **options: str,
+        self, root: str | Path, split: str, **options: str
     ) -> Iterator[CorpusClip | Missing]:
         """See `Corpus.prepare`."""
-        INFO.check_options(options | {"labels": labels, "splits": splits})
+        INFO.check_options(options)
         tree = _find(root)
-        folders = _split_folders(tree, splits)
+        folders = _split_folders(tree, options.get("splits", "auto"))
         replace(INFO, splits=tuple(folders)).check_split(split)
-        columns = TextColumns(label_column, caption_column)
-        return _Reader(tree, labels, columns).clips(folders[split])
+        labels = options.get("labels", "auto")
+        return _Reader(tree, labels, own_columns(options)).clips(folders[split])
 
 
 def _find(root: str | Path) -> Tree:

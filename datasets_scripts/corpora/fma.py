@@ -2,46 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from datasets_scripts.sources.corpus import CorpusInfo, Download
+from datasets_scripts.corpora.info import read_info
+from datasets_scripts.sources.corpus import Download
 from datasets_scripts.sources.folder_corpus import TableCorpus
-from datasets_scripts.sources.tables import TableRow, check_columns, csv_cells
+from datasets_scripts.sources.tables import TableRows, check_columns, csv_cells, named_cells
 from datasets_scripts.sources.tree import Tree
 from tokenizer.errors import InputError, MissingFileError
 
 _SUBSETS = ("small", "medium", "large", "full")
-_HOST = "https://os.unil.cloud.switch.ch/fma"
-_SHA1 = {
-    "metadata": "f0df49ffe5f2a6008d7dc83c6915b31835dfe733",
-    "small": "ade154f733639d52e35e32f5593efe5be76c6d70",
-    "medium": "c67b69ea232021025fca9231fc1c7c1a063ab50b",
-    "large": "497109f4dd721066b5ce5e5f250ec604dc78939e",
-    "full": "0f0ace23fbe9ba30ecb7e95f763e435ea802b8ab",
-}
 
-INFO = CorpusInfo(
-    name="fma",
-    title="FMA: A Dataset for Music Analysis",
-    homepage="https://github.com/mdeff/fma",
-    licence="of each track its own, see the metadata; metadata CC BY 4.0",
-    citation="""@inproceedings{fma_dataset,
-  title = {{FMA}: A Dataset for Music Analysis},
-  author = {Defferrard, Micha\\"el and Benzi, Kirell and Vandergheynst, Pierre and
-    Bresson, Xavier},
-  booktitle = {18th International Society for Music Information Retrieval Conference},
-  year = {2017},
-  eprint = {1612.01840},
-  archiveprefix = {arXiv},
-}""",
-    splits=("training", "validation", "test"),
-    label_kind="genre; many tracks outside of small and medium have none",
-    downloads=tuple(
-        Download(f"{_HOST}/fma_{name}.zip", f"fma_{name}.zip", checksum=f"sha1:{sha1}")
-        for name, sha1 in _SHA1.items()
-    ),
+INFO = read_info(
+    "fma",
     options={"subset": "small, medium, large or full; default: the one that is there"},
     choices={"subset": _SUBSETS},
 )
@@ -80,9 +55,7 @@ class Fma(TableCorpus):
         _subset(tree, subset)
         return tree
 
-    def rows(
-        self, tree: Tree, split: str, subset: str | None = None, **_: Any
-    ) -> Iterator[tuple[str, TableRow]]:
+    def rows(self, tree: Tree, split: str, subset: str | None = None, **_: Any) -> TableRows:
         """See `TableCorpus.rows`."""
         subset = _subset(tree, subset)
         # Large and full have all tracks; only the length of the audio is different.
@@ -102,19 +75,18 @@ class Fma(TableCorpus):
             place = {"name": f"{int(row['track_id']):06d}", "folder": f"fma_{subset}"}
             yield where, row | place | {"split": split}
 
-    def _tracks(self, tree: Tree) -> Iterator[tuple[str, TableRow]]:
+    def _tracks(self, tree: Tree) -> TableRows:
         """The rows of tracks.csv, whose columns have names of two levels in three lines."""
-        path, rows = tree.path(self.table), csv_cells(tree, self.table)
+        rows = csv_cells(tree, self.table)
         heads = [next(rows, (0, [""]))[1] for _ in range(3)]
         if len({len(head) for head in heads}) != 1 or heads[2][0] != "track_id":
-            raise InputError(f"{path} does not begin with FMA's three lines of names.")
+            raise InputError(
+                f"{tree.path(self.table)} does not begin with FMA's three lines of names."
+            )
         names = zip(heads[0][1:], heads[1][1:], strict=True)
         header = ["track_id", *(f"{upper}.{lower}" for upper, lower in names)]
-        check_columns(header, self.columns, path)
-        for line, cells in rows:
-            if len(cells) != len(header):
-                raise InputError(f"{path}, line {line}: {len(cells)} cells, not {len(header)}.")
-            yield f"{self.table}, line {line}", dict(zip(header, cells, strict=True))
+        check_columns(header, self.columns, tree.path(self.table))
+        return named_cells(tree, self.table, header, rows)
 
 
 def _subset(tree: Tree, subset: str | None) -> str:

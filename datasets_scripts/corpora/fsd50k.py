@@ -3,61 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from datasets_scripts.sources.corpus import CorpusInfo, Download
+from datasets_scripts.corpora.info import read_info
 from datasets_scripts.sources.folder_corpus import TableCorpus
-from datasets_scripts.sources.tables import TableRow, read_csv
+from datasets_scripts.sources.tables import TableRow, TableRows, read_csv
 from datasets_scripts.sources.tree import Tree
 from tokenizer.errors import InputError
 
-_DEV, _EVAL = ("train", "val"), ("eval",)
 _ABOUT = ("title", "uploader", "license")
-
-# https://zenodo.org/records/4060432
-_FILES = (
-    ("FSD50K.ground_truth.zip", (), "ca27382c195e37d2269c4c866dd73485"),
-    ("FSD50K.metadata.zip", (), "b9ea0c829a411c1d42adb9da539ed237"),
-    ("FSD50K.dev_audio.z01", _DEV, "faa7cf4cc076fc34a44a479a5ed862a3"),
-    ("FSD50K.dev_audio.z02", _DEV, "8f9b66153e68571164fb1315d00bc7bc"),
-    ("FSD50K.dev_audio.z03", _DEV, "1196ef47d267a993d30fa98af54b7159"),
-    ("FSD50K.dev_audio.z04", _DEV, "d088ac4e11ba53daf9f7574c11cccac9"),
-    ("FSD50K.dev_audio.z05", _DEV, "81356521aa159accd3c35de22da28c7f"),
-    ("FSD50K.dev_audio.zip", _DEV, "c480d119b8f7a7e32fdb58f3ea4d6c5a"),
-    ("FSD50K.eval_audio.z01", _EVAL, "3090670eaeecc013ca1ff84fe4442aeb"),
-    ("FSD50K.eval_audio.zip", _EVAL, "6fa47636c3a3ad5c7dfeba99f2637982"),
-)
-
-INFO = CorpusInfo(
-    name="fsd50k",
-    title="FSD50K",
-    homepage="https://zenodo.org/records/4060432",
-    licence="CC BY 4.0; each clip its own: CC0, CC BY, CC BY-NC or CC Sampling+",
-    citation="""@article{fonseca2022fsd50k,
-  title = {{FSD50K}: An Open Dataset of Human-Labeled Sound Events},
-  author = {Fonseca, Eduardo and Favory, Xavier and Pons, Jordi and Font, Frederic and
-    Serra, Xavier},
-  journal = {IEEE/ACM Transactions on Audio, Speech, and Language Processing},
-  volume = {30},
-  pages = {829--852},
-  year = {2022},
-  doi = {10.1109/TASLP.2021.3133208},
-}""",
-    splits=(*_DEV, *_EVAL),
-    label_kind="the first of the clip's classes; all of them are in the metadata",
-    sampling_rate=44_100,
-    downloads=tuple(
-        Download(f"https://zenodo.org/records/4060432/files/{name}", name, splits, f"md5:{md5}")
-        for name, splits, md5 in _FILES
-    ),
-)
 
 
 class FSD50K(TableCorpus):
     """Expects the folders that the archives unpack to."""
 
-    INFO = INFO
+    INFO = read_info("fsd50k")
     marker = "FSD50K.ground_truth"
     folders = ("FSD50K",)
     split = "{split}"
@@ -70,7 +31,7 @@ class FSD50K(TableCorpus):
         """See `FolderCorpus.split_place`."""
         return f"FSD50K.{_part(split)}_audio"
 
-    def rows(self, tree: Tree, split: str, **_: Any) -> Iterator[tuple[str, TableRow]]:
+    def rows(self, tree: Tree, split: str, **_: Any) -> TableRows:
         """See `TableCorpus.rows`."""
         part = _part(split)
         vocabulary = f"{self.marker}/vocabulary.csv"
@@ -87,7 +48,7 @@ class FSD50K(TableCorpus):
 
 
 def _part(split: str) -> str:
-    return "dev" if split in _DEV else "eval"
+    return "eval" if split == "eval" else "dev"
 
 
 def _about(tree: Tree, part: str) -> dict[str, TableRow]:

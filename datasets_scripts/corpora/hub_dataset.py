@@ -17,8 +17,14 @@ from datasets_scripts.sources.corpus import (
     RemoteFile,
 )
 from datasets_scripts.sources.listing import not_text, not_texts
-from datasets_scripts.sources.tables import CAPTION_COLUMNS, COLUMN_OPTIONS, TextColumns, as_row
-from datasets_scripts.sources.tree import is_address
+from datasets_scripts.sources.tables import (
+    CAPTION_COLUMNS,
+    COLUMN_OPTIONS,
+    TextColumns,
+    as_row,
+    own_columns,
+)
+from datasets_scripts.sources.tree import import_extra, is_address
 from tokenizer.errors import InputError, MissingPackageError
 
 INFO = CorpusInfo(
@@ -50,11 +56,7 @@ class HubDataset(Corpus):
     INFO = INFO
 
     def describe(
-        self,
-        root: str | Path,
-        config: str | None = None,
-        revision: str | None = None,
-        **_: str,
+        self, root: str | Path, config: str | None = None, revision: str | None = None, **_: str
     ) -> CorpusInfo:
         """See `Corpus.describe`."""
         saved = _saved(root)
@@ -69,35 +71,26 @@ class HubDataset(Corpus):
         split: str,
         config: str | None = None,
         revision: str | None = None,
-        streaming: str = "false",
-        audio_column: str | None = None,
-        label_column: str = "label",
-        caption_column: str | None = None,
-        id_column: str | None = None,
         **options: str,
     ) -> Iterator[CorpusClip | Missing]:
         """See `Corpus.prepare`."""
-        INFO.check_options(options | {"streaming": streaming})
+        INFO.check_options(options)
         saved = _saved(root)
         splits = _split_names(root, config, revision) if saved is None else tuple(saved)
         replace(INFO, title=str(root), splits=splits).check_split(split)
         if saved is not None:
             dataset = saved[split]
         else:
-            dataset = _load(str(root), config, split, revision, streaming=streaming == "true")
-        audio = _audio_column(dataset, audio_column)
-        _check_columns(dataset, [name for name in (caption_column, id_column) if name is not None])
-        return _clips(dataset, audio, id_column, TextColumns(label_column, caption_column))
+            streaming = options.get("streaming") == "true"
+            dataset = _load(str(root), config, split, revision, streaming=streaming)
+        audio = _audio_column(dataset, options.get("audio_column"))
+        named = [options[name] for name in ("caption_column", "id_column") if name in options]
+        _check_columns(dataset, named)
+        return _clips(dataset, audio, options.get("id_column"), own_columns(options))
 
 
 def _datasets() -> Any:
-    try:
-        import datasets
-    except ImportError:
-        raise MissingPackageError(
-            'hub_dataset needs `datasets`: pip install "latent-tokenizer[datasets]".'
-        ) from None
-    return datasets
+    return import_extra("datasets", "hub_dataset")
 
 
 def _split_names(root: str | Path, config: str | None, revision: str | None) -> tuple[str, ...]:
@@ -191,7 +184,11 @@ def _clips(
     dataset = _encoded(dataset, audio_column)
     features = dataset.features or {}
     # Pictures, videos and arrays are no metadata.
-    plain = [name for name, kind in features.items() if _is_plain(kind, datasets)]
+    plain = [
+        name
+        for name, kind in features.items()
+        if isinstance(kind, (datasets.Value, datasets.ClassLabel)) and "binary" not in kind.dtype
+    ]
     if features:
         dataset = dataset.select_columns([audio_column, *plain])
     seen = set[str]()
@@ -212,12 +209,6 @@ def _clips(
         fields = columns.fields(row, (id_column,))
         unreadable = not_text(clip_id) or not_texts(clip_id, fields)
         yield unreadable or CorpusClip(clip_id, content, **fields)
-
-
-def _is_plain(kind: Any, datasets: Any) -> bool:
-    if isinstance(kind, datasets.Value):
-        return "binary" not in kind.dtype
-    return isinstance(kind, datasets.ClassLabel)
 
 
 def _named(value: Any, kind: Any) -> Any:

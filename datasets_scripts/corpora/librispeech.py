@@ -5,57 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from datasets_scripts.sources.corpus import CorpusClip, CorpusInfo, Download, Missing
+from datasets_scripts.corpora.info import read_info
+from datasets_scripts.sources.corpus import CorpusClip, Missing
 from datasets_scripts.sources.folder_corpus import FolderCorpus
 from datasets_scripts.sources.listing import Listing
 from datasets_scripts.sources.tree import Tree
 from tokenizer.errors import InputError
 
-# https://www.openslr.org/resources/12/md5sum.txt
-_MD5 = {
-    "dev-clean": "42e2234ba48799c1f50f24a7926300a1",
-    "dev-other": "c8d0bcc9cca99d4f8b62fcc847357931",
-    "test-clean": "32fa31d27d2e1cad72775fee3f4849a9",
-    "test-other": "fb5a50374b501bb3bac4815ee91d3135",
-    "train-clean-100": "2a93770f6d5c6c964bc36631d331a522",
-    "train-clean-360": "c0e676e450a7ff2f54aeade5171606fa",
-    "train-other-500": "d1a0fd59409feb2c614ce4d30c387708",
-}
-
-INFO = CorpusInfo(
-    name="librispeech",
-    title="LibriSpeech",
-    homepage="https://www.openslr.org/12",
-    licence="CC BY 4.0",
-    citation="""@inproceedings{panayotov2015librispeech,
-  title = {Librispeech: An {ASR} corpus based on public domain audio books},
-  author = {Panayotov, Vassil and Chen, Guoguo and Povey, Daniel and Khudanpur, Sanjeev},
-  booktitle = {2015 IEEE International Conference on Acoustics, Speech and Signal Processing},
-  pages = {5206--5210},
-  year = {2015},
-  doi = {10.1109/ICASSP.2015.7178964},
-}""",
-    splits=tuple(_MD5),
-    label_kind="speaker",
-    caption_kind="transcript, in capitals",
-    sampling_rate=16_000,
-    downloads=tuple(
-        Download(
-            f"https://www.openslr.org/resources/12/{split}.tar.gz",
-            f"{split}.tar.gz",
-            (split,),
-            f"md5:{md5}",
-        )
-        for split, md5 in _MD5.items()
-    ),
-)
 _SPEAKERS = "SPEAKERS.TXT"
 
 
 class LibriSpeech(FolderCorpus):
     """Expects ``SPLIT/SPEAKER/CHAPTER/*.flac`` and transcripts."""
 
-    INFO = INFO
+    INFO = read_info("librispeech")
     marker = INFO.splits
     folders = ("LibriSpeech",)
 

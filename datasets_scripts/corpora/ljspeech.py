@@ -2,44 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from datasets_scripts.sources.corpus import CorpusInfo, Download
+from datasets_scripts.corpora.info import read_info
 from datasets_scripts.sources.folder_corpus import TableCorpus
-from datasets_scripts.sources.tables import TableRow
+from datasets_scripts.sources.tables import TableRows
 from datasets_scripts.sources.tree import Tree
 from tokenizer.errors import InputError
-
-INFO = CorpusInfo(
-    name="ljspeech",
-    title="LJ Speech",
-    homepage="https://keithito.com/LJ-Speech-Dataset/",
-    licence="public domain",
-    citation="""@misc{ljspeech17,
-  author = {Keith Ito and Linda Johnson},
-  title = {The LJ Speech Dataset},
-  howpublished = {https://keithito.com/LJ-Speech-Dataset/},
-  year = {2017},
-}""",
-    splits=("train",),
-    caption_kind="transcript, numbers and abbreviations written out",
-    sampling_rate=22_050,
-    downloads=(
-        Download(
-            "https://data.keithito.com/data/speech/LJSpeech-1.1.tar.bz2",
-            "LJSpeech-1.1.tar.bz2",
-            # The author publishes none; this one is generally used (torchaudio, Homebrew).
-            checksum="sha256:be1a30453f28eb8dd26af4101ae40cbf2c50413b1bb21936cbcdc6fae3de8aa5",
-        ),
-    ),
-)
 
 
 class LJSpeech(TableCorpus):
     """Expects ``metadata.csv`` and ``wavs/*.wav``."""
 
-    INFO = INFO
+    INFO = read_info("ljspeech")
     marker = table = "metadata.csv"
     folders = ("LJSpeech-1.1",)
     split = "train"
@@ -48,7 +24,7 @@ class LJSpeech(TableCorpus):
     captions = ("normalised", "transcript")
     metadata: ClassVar[Mapping[str, str]] = {"transcript": "transcript"}
 
-    def rows(self, tree: Tree, *_: Any, **__: Any) -> Iterator[tuple[str, TableRow]]:
+    def rows(self, tree: Tree, *_: Any, **__: Any) -> TableRows:
         """See `TableCorpus.rows`."""
         for number, line in enumerate(tree.lines(self.table), start=1):
             # Not CSV: quotation marks are part of the text.

@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from datasets_scripts.sources.corpus import CorpusClip, CorpusInfo, Download, Missing
+from datasets_scripts.corpora.info import read_info
+from datasets_scripts.sources.corpus import CorpusClip, CorpusInfo, Missing
 from datasets_scripts.sources.folder_corpus import FolderCorpus
 from datasets_scripts.sources.tables import TableRow, read_csv, without_empty
 from datasets_scripts.sources.tree import Tree, checked_name, find_tree
@@ -19,28 +20,6 @@ from tokenizer.errors import InputError
 
 _TABLE = "musiccaps-public.csv"
 
-INFO = CorpusInfo(
-    name="musiccaps",
-    title="MusicCaps",
-    homepage="https://www.kaggle.com/datasets/googleai/musiccaps",
-    licence="captions CC BY-SA 4.0; the audio belongs to the authors of the videos",
-    citation="""@misc{agostinelli2023musiclm,
-  title = {{MusicLM}: Generating Music From Text},
-  author = {Agostinelli, Andrea and Denk, Timo I. and Borsos, Zal{\\'a}n and Engel, Jesse and
-    Verzetti, Mauro and Caillon, Antoine and Huang, Qingqing and Jansen, Aren and Roberts, Adam and
-    Tagliasacchi, Marco and Sharifi, Matt and Zeghidour, Neil and Frank, Christian},
-  year = {2023},
-  eprint = {2301.11325},
-  archiveprefix = {arXiv},
-}""",
-    splits=("train", "eval"),
-    caption_kind="description in sentences; a list of aspects is in the metadata",
-    downloads=(
-        Download(f"https://huggingface.co/datasets/google/MusicCaps/resolve/main/{_TABLE}", _TABLE),
-    ),
-    options=OPTIONS | {"table": f"name of the table in the folder; default: {_TABLE}"},
-    choices=CHOICES,
-)
 _NEEDED = ("ytid", "start_s", "end_s", "caption")
 _ABOUT = ("aspect_list", "audioset_positive_labels", "author_id", "is_balanced_subset")
 
@@ -52,7 +31,11 @@ class MusicCaps(FolderCorpus):
     of AudioSet (``is_audioset_eval``); without this column all is "train".
     """
 
-    INFO = INFO
+    INFO = read_info(
+        "musiccaps",
+        options=OPTIONS | {"table": f"name of the table in the folder; default: {_TABLE}"},
+        choices=CHOICES,
+    )
 
     def find(self, root: str | Path, table: str = _TABLE, **_: Any) -> Tree:
         """See `FolderCorpus.find`."""
@@ -64,16 +47,10 @@ class MusicCaps(FolderCorpus):
         return self.INFO if "is_audioset_eval" in first else replace(self.INFO, splits=("train",))
 
     def clips(
-        self,
-        tree: Tree,
-        split: str,
-        audio: str | None = None,
-        files: str = "cut",
-        table: str = _TABLE,
-        **_: Any,
+        self, tree: Tree, split: str, table: str = _TABLE, **options: Any
     ) -> Iterator[CorpusClip | Missing]:
         """See `FolderCorpus.clips`."""
-        videos, seen = find_videos(tree, audio, files), set()
+        videos, seen = find_videos(tree, **options), set()
         for where, row in read_csv(tree, table, _NEEDED):
             if _split(row, f"{tree}/{where}") != split:
                 continue
@@ -89,7 +66,7 @@ class MusicCaps(FolderCorpus):
             about = without_empty({name: row.get(name, "") for name in _ABOUT})
             metadata = {"youtube_id": video, "start_s": f"{start:g}", "end_s": f"{end:g}"} | about
             yield videos.clip(
-                clip_id, video, start, end, split, caption=row["caption"], metadata=metadata
+                clip_id, video, (start, end), split, caption=row["caption"], metadata=metadata
             )
 
 

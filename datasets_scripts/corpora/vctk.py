@@ -6,39 +6,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from datasets_scripts.sources.corpus import CorpusClip, CorpusInfo, Download, Missing
+from datasets_scripts.corpora.info import read_info
+from datasets_scripts.sources.corpus import CorpusClip, Missing
 from datasets_scripts.sources.folder_corpus import FolderCorpus
 from datasets_scripts.sources.listing import Listing
 from datasets_scripts.sources.tables import TableRow
 from datasets_scripts.sources.tree import Tree
 
-INFO = CorpusInfo(
-    name="vctk",
-    title="CSTR VCTK Corpus 0.92",
-    homepage="https://datashare.ed.ac.uk/handle/10283/3443",
-    licence="CC BY 4.0",
-    citation="""@misc{yamagishi2019vctk,
-  author = {Yamagishi, Junichi and Veaux, Christophe and MacDonald, Kirsten},
-  title = {{CSTR VCTK} Corpus: English Multi-speaker Corpus for {CSTR} Voice Cloning Toolkit
-    (version 0.92)},
-  publisher = {University of Edinburgh, The Centre for Speech Technology Research},
-  year = {2019},
-  doi = {10.7488/ds/2645},
-}""",
-    splits=("train",),
-    label_kind="speaker",
-    caption_kind="transcript; speaker p315 has none",
-    sampling_rate=48_000,
-    downloads=(
-        Download(
-            "https://datashare.ed.ac.uk/bitstream/handle/10283/3443/VCTK-Corpus-0.92.zip",
-            "VCTK-Corpus-0.92.zip",
-            checksum="md5:8a6ba2946b36fcbef0212cad601f4bfa",
-        ),
-    ),
-    options={"mic": "mic1 (default) or mic2, which p280 and p315 lack"},
-    choices={"mic": ("mic1", "mic2")},
-)
 _AUDIO = "wav48_silence_trimmed"
 _SPEAKERS = "speaker-info.txt"
 _WITHOUT_MIC2 = ("p280", "p315")
@@ -47,7 +21,11 @@ _WITHOUT_MIC2 = ("p280", "p315")
 class Vctk(FolderCorpus):
     """Expects ``wav48_silence_trimmed/pXXX/*.flac`` and ``txt/pXXX/*.txt``."""
 
-    INFO = INFO
+    INFO = read_info(
+        "vctk",
+        options={"mic": "mic1 (default) or mic2, which p280 and p315 lack"},
+        choices={"mic": ("mic1", "mic2")},
+    )
     marker = _AUDIO
     folders = ("VCTK-Corpus-0.92",)
 

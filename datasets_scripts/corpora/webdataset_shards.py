@@ -26,7 +26,13 @@ from datasets_scripts.sources.corpus import (
 )
 from datasets_scripts.sources.listing import MAX_TEXT, decode_text, not_text, not_texts
 from datasets_scripts.sources.splits import SPLIT_WORDS, split_of
-from datasets_scripts.sources.tables import CAPTION_COLUMNS, COLUMN_OPTIONS, TextColumns, as_row
+from datasets_scripts.sources.tables import (
+    CAPTION_COLUMNS,
+    COLUMN_OPTIONS,
+    TextColumns,
+    as_row,
+    own_columns,
+)
 from datasets_scripts.sources.tree import Tree, checked_name, is_address, is_audio
 from tokenizer.errors import InputError, MissingFileError
 
@@ -45,9 +51,7 @@ INFO = CorpusInfo(
     licence="as their owner says",
     label_kind="the file .cls of a sample, or label in its .json",
     caption_kind=f"the file .txt of a sample, or {', '.join(CAPTION_COLUMNS)} in its .json",
-    options={
-        "audio": "ending of the audio in samples that have several, such as mic1.flac",
-    }
+    options={"audio": "ending of the audio in samples that have several, such as mic1.flac"}
     | COLUMN_OPTIONS,
 )
 
@@ -98,19 +102,13 @@ class WebDataset(Corpus):
         return replace(INFO, splits=tuple(_shards(root)[1]))
 
     def prepare(
-        self,
-        root: str | Path,
-        split: str,
-        audio: str | None = None,
-        label_column: str = "label",
-        caption_column: str | None = None,
-        **options: str,
+        self, root: str | Path, split: str, **options: str
     ) -> Iterator[CorpusClip | Missing]:
         """See `Corpus.prepare`."""
         INFO.check_options(options)
         tree, shards = _shards(root)
         replace(INFO, splits=tuple(shards)).check_split(split)
-        return _clips(tree, shards[split], audio, TextColumns(label_column, caption_column))
+        return _clips(tree, shards[split], options.get("audio"), own_columns(options))
 
 
 def _shards(root: str | Path) -> tuple[Tree, dict[str, list[str]]]:
@@ -279,14 +277,11 @@ def _sample(
         return Missing(clip_id, str(error))
     if chosen.content is not None and chosen.size > MAX_AUDIO_BYTES:
         return Missing(clip_id, f"its audio has more than {MAX_AUDIO_BYTES:,} bytes")
-    if (unreadable := not_texts(clip_id, fields)) is not None:
-        return unreadable
-    content = (
-        TarMember(Path(tree.path(shard)), chosen.offset, chosen.size, chosen.name)
-        if chosen.content is None
-        else AudioBytes(chosen.content, f"{tree.path(shard)}: {chosen.name}")
-    )
-    return CorpusClip(clip_id, content, **fields)
+    if chosen.content is None:
+        content = TarMember(Path(tree.path(shard)), chosen.offset, chosen.size, chosen.name)
+    else:
+        content = AudioBytes(chosen.content, f"{tree.path(shard)}: {chosen.name}")
+    return not_texts(clip_id, fields) or CorpusClip(clip_id, content, **fields)
 
 
 def _fields(members: list[_Member], audio: str, columns: TextColumns) -> dict[str, Any]:

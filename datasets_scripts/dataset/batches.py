@@ -40,11 +40,7 @@ class _Collator:
     column = ""
 
     def __init__(
-        self,
-        crop_frames: int | None,
-        seed: int,
-        labels: Sequence[str] | None,
-        joint_channels: int,
+        self, crop_frames: int | None, seed: int, labels: Sequence[str] | None, joint_channels: int
     ) -> None:
         if crop_frames is not None and crop_frames < 1:
             raise InputError(f"crop_frames={crop_frames}; it must be at least 1, or None.")
@@ -52,7 +48,7 @@ class _Collator:
             raise InputError(f"joint_channels={joint_channels}; it must be at least 1.")
         self.crop_frames, self.seed, self.joint_channels = crop_frames, seed, joint_channels
         self._index = None if labels is None else {name: i for i, name in enumerate(labels)}
-        if labels is not None and self._index is not None and len(self._index) < len(labels):
+        if len(self._index or ()) < len(labels or ()):
             raise InputError("labels holds a name twice.")
         # Shared memory: workers that live on from epoch to epoch see the change too.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -84,13 +80,11 @@ class _Collator:
         rng = np.random.default_rng([self.seed, int(self._epoch), _row_key(row, frames)])
         length = len(frames) // groups
         group = int(rng.integers(groups))
-        start = 0
-        if self.crop_frames is not None and length > self.crop_frames:
-            start = int(rng.integers(length - self.crop_frames + 1))
-            length = self.crop_frames
-        first = group * (len(frames) // groups) + start
-        ended = start + length == len(frames) // groups and bool(row.get("last", True))
-        return frames[first : first + length], ended
+        start, kept = 0, min(self.crop_frames or length, length)
+        if kept < length:
+            start = int(rng.integers(length - kept + 1))
+        first = group * length + start
+        return frames[first : first + kept], start + kept == length and bool(row.get("last", True))
 
     def _label(self, row: Mapping[str, Any]) -> int:
         label = row.get("label")
@@ -103,11 +97,16 @@ class _Collator:
             return int(label)
         raise InputError(f"The label {label!r} is not one of the {len(self._index)} in labels.")
 
-    def _collate(
-        self, items: list[Tensor], ended: list[bool], rows: Sequence[Mapping[str, Any]]
-    ) -> dict[str, Any]:
-        if not items:
+    def _item(self, row: Mapping[str, Any], frames: np.ndarray) -> Tensor:
+        """The cropped frames of a row, checked and as the batch holds them."""
+        raise NotImplementedError
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Returns a batch; raises ValueError for a row that does not fit."""
+        if not rows:
             raise InputError("A batch needs at least one row.")
+        crops, ended = zip(*map(self._crop, rows), strict=True)
+        items = [self._item(row, frames) for row, frames in zip(rows, crops, strict=True)]
         lengths = torch.tensor([len(item) for item in items])
         return {
             self.column: torch.nn.utils.rnn.pad_sequence(items, batch_first=True),
@@ -120,6 +119,13 @@ class _Collator:
 
 class CodesCollator(_Collator):
     """Makes batches of codes for a language model; a ``collate_fn``.
+
+    Rows are those of a prepared dataset, or of `LatentTokenizer.encode_codes`. One that is a
+    segment before the last of its clip should say ``last: False``. A batch has ``codes`` int64
+    ``[B, T, K]``, 0 where padded; ``mask`` bool ``[B, T]``, True for frames of the row; ``ended``
+    bool ``[B]``, True where the last of them ends the clip; ``label`` int64 ``[B]``, an index into
+    ``labels`` or -1; ``caption``, a list of strings or None. A row without codes, a code out of
+    range, and a label that is not in ``labels`` raise ValueError.
 
     Args:
         crop_frames: Longer rows are cropped to so many frames, at a random place. Default: none.
@@ -144,27 +150,8 @@ class CodesCollator(_Collator):
         super().__init__(crop_frames, seed, labels, joint_channels)
         self._sizes = None if codebook_sizes is None else np.asarray(codebook_sizes)
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Returns a batch of rows of a prepared dataset, or of `LatentTokenizer.encode_codes`.
-
-        A row that is a segment before the last of its clip should say ``last: False``.
-
-        Returns:
-            ``codes`` int64 ``[B, T, K]``, 0 where padded; ``mask`` bool ``[B, T]``, True for
-            frames of the row; ``ended`` bool ``[B]``, True where the last of them ends the clip;
-            ``label`` int64 ``[B]``, an index into ``labels`` or -1; ``caption``, strings or None.
-
-        Raises:
-            ValueError: If a row has no codes or codes out of range, or a label not in ``labels``.
-        """
-        crops = [self._crop(row) for row in rows]
-        for row, (frames, _) in zip(rows, crops, strict=True):
-            self._check(row, frames)
-        items = [torch.from_numpy(frames.astype(np.int64)) for frames, _ in crops]
-        return self._collate(items, [ended for _, ended in crops], rows)
-
-    def _check(self, row: Mapping[str, Any], codes: np.ndarray) -> None:
-        """Raises ValueError if a code is out of range: of a damaged dataset, or another model."""
+    def _item(self, row: Mapping[str, Any], frames: np.ndarray) -> Tensor:
+        codes = frames.astype(np.int64)
         sizes = np.iinfo(np.int64).max if self._sizes is None else self._sizes[: codes.shape[1]]
         if self._sizes is not None and codes.shape[1] > len(self._sizes):
             raise InputError(
@@ -179,10 +166,15 @@ class CodesCollator(_Collator):
                 + ("." if self._sizes is None else f" 0 to {self._sizes[k] - 1}.")
                 + " Check the dataset: python -m datasets_scripts verify FOLDER."
             )
+        return torch.from_numpy(codes)
 
 
 class LatentsCollator(_Collator):
     """Makes batches of normalised latents for a diffusion model; a ``collate_fn``.
+
+    Batches are as those of `CodesCollator`, with ``latents`` float32 ``[B, T, D]`` instead of
+    ``codes``: mean 0 and deviation 1 where the dataset has the given statistics; 0 where padded. A
+    row without latents, or not D of them, or some that are not finite, raises ValueError.
 
     Args:
         mean: ``[D]``, subtracted from every frame; the tokenizer's ``latents_mean``, or that of the
@@ -218,33 +210,18 @@ class LatentsCollator(_Collator):
         if not bool((self.std > 0).all()):
             raise InputError("std has values that are not positive: latents cannot be divided by.")
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Returns a batch of rows of a prepared dataset, or of `LatentTokenizer.encode_latents`.
-
-        Returns:
-            As `CodesCollator`, with ``latents`` float32 ``[B, T, D]`` instead of ``codes``: mean 0
-            and deviation 1 where the dataset has the given statistics; 0 where padded.
-
-        Raises:
-            ValueError: If a row has no latents, or not D of them, or some that are not finite, or
-                an unknown label.
-        """
-        items, ends = [], []
-        for row in rows:
-            crop, ended = self._crop(row)
-            frames = torch.from_numpy(crop.astype(np.float32))
-            if frames.shape[1] != len(self.mean):
-                raise InputError(
-                    f"The latents have {frames.shape[1]} dimensions, mean and std {len(self.mean)}."
-                )
-            if not bool(torch.isfinite(frames).all()):
-                raise InputError(
-                    f"Row {row.get('id')!r} has latents that are not finite. Check the dataset:"
-                    " python -m datasets_scripts verify FOLDER."
-                )
-            items.append((frames - self.mean) / self.std)
-            ends.append(ended)
-        return self._collate(items, ends, rows)
+    def _item(self, row: Mapping[str, Any], frames: np.ndarray) -> Tensor:
+        latents = torch.from_numpy(frames.astype(np.float32))
+        if latents.shape[1] != len(self.mean):
+            raise InputError(
+                f"The latents have {latents.shape[1]} dimensions, mean and std {len(self.mean)}."
+            )
+        if not bool(torch.isfinite(latents).all()):
+            raise InputError(
+                f"Row {row.get('id')!r} has latents that are not finite. Check the dataset:"
+                " python -m datasets_scripts verify FOLDER."
+            )
+        return (latents - self.mean) / self.std
 
 
 def _row_key(row: Mapping[str, Any], frames: np.ndarray) -> int:
@@ -310,15 +287,13 @@ class LengthBucketSampler(Sampler[list[int]]):
         """The batches of this rank in an epoch: a pure function of the arguments and the seed."""
         rng = np.random.default_rng([self.seed, epoch])
         order = rng.permutation(len(self.lengths))
-        mean = float(self.lengths.mean())
-        rows = self.batch_size or max(1.0, (self.max_frames or 0) / mean)
+        rows = self.batch_size or max(1.0, (self.max_frames or 0) / float(self.lengths.mean()))
         bucket = max(1, round(BATCHES_PER_BUCKET * self.num_replicas * rows))
         made: list[list[int]] = []
         for first in range(0, len(order), bucket):
             piece = order[first : first + bucket]
             made += self._cut(piece[np.argsort(self.lengths[piece], kind="stable")])
-        short = -len(made) % self.num_replicas
-        made += [made[i % len(made)] for i in range(short)]
+        made += [made[i % len(made)] for i in range(-len(made) % self.num_replicas)]
         steps = [made[i : i + self.num_replicas] for i in range(0, len(made), self.num_replicas)]
         return [steps[i][self.rank] for i in rng.permutation(len(steps))]
 
@@ -327,12 +302,8 @@ class LengthBucketSampler(Sampler[list[int]]):
         found: list[list[int]] = [[]]
         for row in rows.tolist():
             size = len(found[-1]) + 1
-            full = (
-                size > self.batch_size
-                if self.batch_size is not None
-                else size * int(self.lengths[row]) > (self.max_frames or 0)
-            )
-            if full:
+            frames = size * int(self.lengths[row])
+            if size > (self.batch_size or size) or frames > (self.max_frames or frames):
                 found.append([])
             found[-1].append(row)
         return found

@@ -12,14 +12,10 @@ from tokenizer.errors import InputError
 
 
 def push_dataset(folder: str | Path, repo: str, *, private: bool = False) -> str:
-    """Uploads a prepared dataset, as it is, to the hub.
+    """Uploads a prepared dataset of this machine, as it is, to the hub as "user/name".
 
-    Log in first: ``hf auth login``. What the hub has already is not uploaded again.
-
-    Args:
-        folder: A prepared dataset on this machine.
-        repo: "user/name".
-        private: Whether only you may see it, if the repository is made now.
+    Log in first: ``hf auth login``. What the hub has already is not uploaded again. ``private``
+    counts if the repository is made now.
 
     Returns:
         The address of the repository.
@@ -45,9 +41,7 @@ def push_dataset(folder: str | Path, repo: str, *, private: bool = False) -> str
 def save_to_disk(folder: str | Path, out: str | Path) -> None:
     """Writes a prepared dataset as `datasets.load_from_disk` reads it (a `DatasetDict`).
 
-    Args:
-        folder: A prepared dataset: folder or fsspec address.
-        out: The folder to write.
+    The dataset may be at an fsspec address; ``out`` is a folder that does not exist.
 
     Raises:
         ValueError: If there is no complete dataset in the folder, or ``out`` exists.

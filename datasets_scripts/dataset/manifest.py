@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from datasets_scripts.dataset.schema import parse
@@ -21,7 +21,7 @@ FORMAT_VERSION = 1
 MANIFEST, STATISTICS, PROGRESS = "manifest.json", "statistics.json", "progress"
 
 # What may differ from run to run: it does not change the rows.
-_FREE = ("root", "tokenizer")
+_FREE = ("root", "tokenizer", "complete", "splits", "shards", "failures", "format_version")
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Manifest:
     complete: bool = False
     splits: tuple[str, ...] = ()
     shards: tuple[ShardRecord, ...] = ()
-    failures: tuple[Failure, ...] = field(default=())
+    failures: tuple[Failure, ...] = ()
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -173,23 +173,15 @@ class Manifest:
 
     def differences(self, other: Manifest) -> list[str]:
         """In what two preparations differ such that their rows cannot be mixed."""
-        mine, theirs = (_flat(value.to_json()) for value in (self, other))
-        keys = [k for k in mine if k not in _FREE and k not in _STATE]
-        return [f"{k} {mine[k]!r}, not {theirs.get(k)!r}" for k in keys if mine[k] != theirs.get(k)]
+        mine, theirs = (asdict(one) | one.options for one in (self, other))
+        keys = [k for k in mine if k not in (*_FREE, "options") and mine[k] != theirs.get(k)]
+        return [f"{key} {mine[key]!r}, not {theirs.get(key)!r}" for key in keys]
 
 
 def check_shard_file(file: str) -> None:
     """Raises ValueError unless this is a shard's path in its dataset, and leads nowhere else."""
     if not re.fullmatch(rf"{DATA}/[\w.]+-\d+\.parquet", file) or ".." in file:
         raise InputError(f"{MANIFEST} names {file!r}; expected {DATA}/train-00000.parquet.")
-
-
-_STATE = ("complete", "splits", "shards", "failures", "format_version")
-
-
-def _flat(value: Mapping[str, Any]) -> dict[str, Any]:
-    options = value["options"]
-    return {key: item for key, item in value.items() if key != "options"} | options
 
 
 def read_manifest(folder: Folder) -> Manifest | None:

@@ -45,6 +45,14 @@ class _AllSummaries(_Summary):
     splits: dict[str, _SplitSummary]
 
 
+def require_manifest(folder: Folder) -> Manifest:
+    """As `read_manifest`, but raises FileNotFoundError if there is none."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise MissingFileError(f"There is no {folder.path(MANIFEST)}: not a prepared dataset.")
+    return manifest
+
+
 def read_statistics(folder: Folder, manifest: Manifest) -> dict[str, Any] | None:
     """The content of ``statistics.json``, or None if there is no such file.
 
@@ -74,9 +82,6 @@ def open_prepared(address: str | Path) -> Manifest:
 
     Codes and latents themselves are checked by the collators, batch by batch.
 
-    Args:
-        address: Folder or fsspec address.
-
     Returns:
         The manifest.
 
@@ -85,9 +90,7 @@ def open_prepared(address: str | Path) -> Manifest:
         ValueError: If something is damaged. Names the file, the key and the value.
     """
     folder = Folder(address)
-    manifest = read_manifest(folder)
-    if manifest is None:
-        raise MissingFileError(f"There is no {folder.path(MANIFEST)}: not a prepared dataset.")
+    manifest = require_manifest(folder)
     read_statistics(folder, manifest)
     expected = manifest.row_format().features().arrow_schema
     for shard in manifest.shards:

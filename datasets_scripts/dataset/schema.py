@@ -47,7 +47,7 @@ def parse(kind: Any, value: Any, where: str) -> Any:
 def _parse_fields(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, Mapping):
         raise InputError(f"{where} is {_shown(value)}; expected an object.")
-    hints, arguments = _hints(kind), {}
+    hints, arguments = _type_hints(kind), {}
     for field in fields(kind):
         if field.name in value:
             place = f"{where}{'.' if ': ' in where else ': '}{field.name}"
@@ -60,9 +60,7 @@ def _parse_fields(kind: Any, value: Any, where: str) -> Any:
         raise InputError(f"{where}: {error}") from None
 
 
-@lru_cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind)
+_type_hints = lru_cache(get_type_hints)
 
 
 def _shown(value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from datasets_scripts.dataset.storage import Folder
-from tokenizer.errors import MissingPackageError
+from datasets_scripts.sources.tree import import_extra
 
 DATA = "data"
 
@@ -34,20 +34,19 @@ class RowFormat:
 
     def features(self) -> Any:
         """The columns as `datasets.Features`."""
-        d = _datasets()
+        d = import_extra("datasets", "Preparing datasets")
         text, number = d.Value("string"), d.Value("int64")
-        nothing = d.Value("null")
+
+        def frames(width: int | None, kind: str) -> Any:
+            return d.Value("null") if width is None else d.Array2D((None, width), kind)
+
         return d.Features(
             {
                 "id": text,
                 "source_id": text,
                 "start": number,
-                "codes": nothing
-                if self.n_codebooks is None
-                else d.Array2D((None, self.n_codebooks), self.code_dtype),
-                "latents": nothing
-                if self.latent_dim is None
-                else d.Array2D((None, self.latent_dim), "float16"),
+                "codes": frames(self.n_codebooks, self.code_dtype),
+                "latents": frames(self.latent_dim, "float16"),
                 "gain": d.List(d.Value("float32")),
                 "num_samples": number,
                 "num_channels": number,
@@ -57,16 +56,6 @@ class RowFormat:
                 "fingerprint": text,
             }
         )
-
-
-def _datasets() -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise MissingPackageError(
-            'Preparing datasets needs `datasets`: pip install "latent-tokenizer[datasets]".'
-        ) from error
-    return datasets
 
 
 def split_name(split: str) -> str:
@@ -103,9 +92,10 @@ class ShardWriter:
         self._bytes += sum(getattr(row[name], "nbytes", 0) for name in ("codes", "latents"))
         self.num_rows += 1
         if len(self._rows) >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
-            self._end_group()
+            self.end_group()
 
-    def _end_group(self) -> None:
+    def end_group(self) -> None:
+        """Writes what has been appended since the last group."""
         import pyarrow as pa
 
         if self._rows:
@@ -113,10 +103,8 @@ class ShardWriter:
             self._writer.write_table(pa.table(columns, schema=self._schema))
         self._rows, self._bytes = [], 0
 
-    def close(self, *, complete: bool) -> None:
-        """Ends the file; an incomplete one only lets go of it."""
-        if complete:
-            self._end_group()
+    def close(self) -> None:
+        """Ends the file."""
         self._writer.close()
 
 
@@ -125,9 +113,8 @@ def _column(field: Any, rows: Sequence[Mapping[str, Any]]) -> Any:
 
     values = [row[field.name] for row in rows]
     if not isinstance(field.type, pa.ExtensionType):
-        return pa.array(
-            [v.tolist() if isinstance(v, np.ndarray) else v for v in values], field.type
-        )
+        plain = [v.tolist() if isinstance(v, np.ndarray) else v for v in values]
+        return pa.array(plain, field.type)
     # Frames of all rows one after the other, and where each row ends: without Python's lists.
     width = field.type.shape[1]
     flat = np.concatenate([np.asarray(v, field.type.value_type).reshape(-1) for v in values])
@@ -166,13 +153,9 @@ def _values(column: Any) -> list[Any]:
 def writing_shard(folder: Folder, name: str, row_format: RowFormat) -> Iterator[ShardWriter]:
     """Gives a writer; the file appears, as a whole, when the block ends without an error."""
     with folder.writing(name) as path:
-        writer = ShardWriter(path, row_format)
-        try:
+        with closing(ShardWriter(path, row_format)) as writer:
             yield writer
-        except BaseException:
-            writer.close(complete=False)
-            raise
-        writer.close(complete=True)
+            writer.end_group()
         with path.open("rb") as stream:
             writer.num_bytes, writer.sha256 = checksum(stream)
 

@@ -27,13 +27,8 @@ class Sums:
     latents_square_sum: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        counts = (
-            self.rows,
-            self.num_samples,
-            self.frames,
-            *(min(c) for c in self.code_counts if c),
-        )
-        if min(counts) < 0:
+        fewest = (min(counts) for counts in self.code_counts if counts)
+        if min(self.rows, self.num_samples, self.frames, *fewest) < 0:
             raise InputError("a count is negative.")
         if len(self.latents_sum) != len(self.latents_square_sum):
             raise InputError("latents_sum and latents_square_sum are not of the same length.")
@@ -42,9 +37,7 @@ class Sums:
 class Statistics:
     """Sums over rows; add rows, or other statistics, and ask for `summary`.
 
-    Args:
-        codebook_sizes: Entries of each codebook in use; empty where there are no codes.
-        latent_dim: D; 0 where there are no latents.
+    Without codes there are no ``codebook_sizes``; without latents ``latent_dim`` is 0.
     """
 
     def __init__(self, codebook_sizes: Sequence[int], latent_dim: int) -> None:
@@ -71,21 +64,14 @@ class Statistics:
             self.latents_square_sum += np.square(values).sum(0)
 
     def add(self, other: Statistics) -> None:
-        """Adds the sums of other rows.
-
-        Raises:
-            ValueError: If they are of other codebooks or dimensions.
-        """
+        """Adds the sums of other rows; raises ValueError if they are of other codebooks."""
         ours = self.codebook_sizes, self.latent_dim
         theirs = other.codebook_sizes, other.latent_dim
         if ours != theirs:
             raise InputError(f"Statistics of codebooks and dimensions {ours} and {theirs}.")
-        self.rows += other.rows
-        self.num_samples += other.num_samples
-        self.frames += other.frames
+        for name in ("rows", "num_samples", "frames", "latents_sum", "latents_square_sum"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
         self.code_counts = _sums(self.code_counts, other.code_counts)
-        self.latents_sum += other.latents_sum
-        self.latents_square_sum += other.latents_square_sum
 
     def to_json(self) -> dict[str, Any]:
         """The sums as JSON values."""
@@ -99,35 +85,16 @@ class Statistics:
         }
 
     @classmethod
-    def from_json(cls, value: Any, where: str = "statistics") -> Statistics:
-        """The inverse of `to_json`; other keys are ignored.
-
-        Args:
-            value: Of a file.
-            where: File and key; for messages.
-
-        Raises:
-            ValueError: If these are no sums.
-        """
-        sums: Sums = parse(Sums, value, where)
+    def from_json(cls, value: Any) -> Statistics:
+        """The inverse of `to_json`; other keys are ignored. Raises ValueError if it is not."""
+        sums: Sums = parse(Sums, value, "statistics")
         statistics = cls([len(counts) for counts in sums.code_counts], len(sums.latents_sum))
-        statistics.rows, statistics.num_samples = sums.rows, sums.num_samples
-        statistics.frames = sums.frames
+        statistics.rows, statistics.frames = sums.rows, sums.frames
+        statistics.num_samples = sums.num_samples
         statistics.code_counts = [np.array(counts, np.int64) for counts in sums.code_counts]
         statistics.latents_sum = np.array(sums.latents_sum, np.float64)
         statistics.latents_square_sum = np.array(sums.latents_square_sum, np.float64)
         return statistics
-
-    @property
-    def latents_mean(self) -> np.ndarray:
-        """``[D]``, as far as latents were asked for."""
-        return self.latents_sum / max(self.frames, 1)
-
-    @property
-    def latents_std(self) -> np.ndarray:
-        """``[D]`` deviations, as far as latents were asked for."""
-        variance = self.latents_square_sum / max(self.frames, 1) - self.latents_mean**2
-        return np.sqrt(np.maximum(variance, 0.0))
 
     def summary(self, sampling_rate: int) -> dict[str, Any]:
         """What people and training scripts read, as JSON values.
@@ -138,16 +105,17 @@ class Statistics:
         not asked for is None.
         """
         codebooks = [_use(counts) for counts in self.code_counts]
+        entropies = [codebook["entropy"] for codebook in codebooks]
+        mean = self.latents_sum / max(self.frames, 1)
+        variance = self.latents_square_sum / max(self.frames, 1) - mean**2
         return {
             "rows": self.rows,
             "hours": self.num_samples / sampling_rate / 3600,
             "frames": self.frames,
             "codebooks": codebooks or None,
-            "bits_per_code": float(np.mean([c["entropy"] for c in codebooks]))
-            if codebooks
-            else None,
-            "latents_mean": self.latents_mean.tolist() if self.latent_dim else None,
-            "latents_std": self.latents_std.tolist() if self.latent_dim else None,
+            "bits_per_code": float(np.mean(entropies)) if codebooks else None,
+            "latents_mean": mean.tolist() or None,
+            "latents_std": np.sqrt(np.maximum(variance, 0.0)).tolist() or None,
         }
 
 
@@ -166,11 +134,8 @@ def _use(counts: np.ndarray) -> dict[str, Any]:
     }
 
 
-def total(
-    parts: Iterable[Statistics], codebook_sizes: Sequence[int], latent_dim: int
-) -> Statistics:
-    """The sum of statistics, in their order (so that float sums come out equal every time)."""
-    found = Statistics(codebook_sizes, latent_dim)
+def total(parts: Iterable[Statistics], start: Statistics) -> Statistics:
+    """``start`` with statistics added in their order: float sums come out equal every time."""
     for part in parts:
-        found.add(part)
-    return found
+        start.add(part)
+    return start

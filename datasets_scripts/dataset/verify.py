@@ -9,30 +9,20 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from datasets_scripts.dataset.manifest import (
-    MANIFEST,
-    STATISTICS,
-    Manifest,
-    ShardRecord,
-    read_manifest,
-)
-from datasets_scripts.dataset.opening import read_statistics
+from datasets_scripts.dataset.manifest import MANIFEST, STATISTICS, Manifest, ShardRecord
+from datasets_scripts.dataset.opening import read_statistics, require_manifest
 from datasets_scripts.dataset.shards import DATA, checksum, read_rows
 from datasets_scripts.dataset.storage import Folder
 from datasets_scripts.dataset.summary import Statistics
 from datasets_scripts.sources.ids import SeenIds
-from tokenizer.errors import InputError, MissingFileError
+from tokenizer.errors import InputError
 
 _REQUIRED = ("id", "num_samples", "num_channels", "gain", "fingerprint")
 _COLUMNS = ("codes", "latents", *_REQUIRED)
 
 
 def verify_dataset(address: str | Path, *, progress: bool = False) -> list[str]:
-    """Reads a prepared dataset and compares it with its manifest and statistics.
-
-    Args:
-        address: Folder or fsspec address.
-        progress: Whether to show a bar.
+    """Reads a prepared dataset, at an fsspec address too, and compares it with its manifest.
 
     Returns:
         What is wrong, a line each; empty if nothing is. Damaged files do not end the search.
@@ -42,9 +32,7 @@ def verify_dataset(address: str | Path, *, progress: bool = False) -> list[str]:
         ValueError: If the manifest cannot be understood.
     """
     folder = Folder(address)
-    manifest = read_manifest(folder)
-    if manifest is None:
-        raise MissingFileError(f"There is no {folder.path(MANIFEST)}: not a prepared dataset.")
+    manifest = require_manifest(folder)
     problems: list[str] = []
     if not manifest.complete:
         problems.append("the preparation is not complete: run it again, it goes on where it was")
@@ -54,10 +42,10 @@ def verify_dataset(address: str | Path, *, progress: bool = False) -> list[str]:
         for name in folder.names(DATA)
         if manifest.complete and name not in listed
     ]
-    statistics: dict[str, Any] = {"splits": {}}
     try:
-        statistics = read_statistics(folder, manifest) or statistics
+        statistics = read_statistics(folder, manifest) or {"splits": {}}
     except InputError as error:
+        statistics = {"splits": {}}
         problems.append(str(error))
     with tqdm(total=len(manifest.shards), unit="shard", disable=not progress) as bar:
         for split in manifest.splits:
@@ -98,9 +86,8 @@ class _Split:
             yield f"cannot be read ({error})"
             return
         if (size, digest) != (record.bytes, record.sha256):
-            yield f"has {size} bytes and SHA-256 {digest[:16]}..., not {record.bytes} and" + (
-                f" {record.sha256[:16]}..."
-            )
+            ours, theirs = digest[:16], record.sha256[:16]
+            yield f"has {size} bytes and SHA-256 {ours}..., not {record.bytes} and {theirs}..."
         try:
             with self._folder.open(record.file) as stream:
                 file = pq.ParquetFile(stream)
@@ -159,20 +146,12 @@ class _Split:
             yield f"{STATISTICS} has no split {split!r}"
         elif self._whole:
             sums = self._sums.to_json()
-            wrong = [
-                key
-                for key, value in sums.items()
-                if not _close(_flat(value), _flat(part["sums"][key]))
-            ]
-            if wrong:
+            theirs = {key: _flat(part["sums"][key]) for key in sums}
+            close = {key: np.allclose(_flat(sums[key]), theirs[key], rtol=1e-9) for key in sums}
+            if wrong := [key for key in sums if not close[key]]:
                 yield f"{STATISTICS}: {', '.join(wrong)} of {split!r} are not those of the rows"
 
 
-def _close(a: np.ndarray, b: np.ndarray) -> bool:
-    return a.shape == b.shape and np.allclose(a, b, rtol=1e-9)
-
-
 def _flat(value: Any) -> np.ndarray:
-    if isinstance(value, list) and value and isinstance(value[0], list):
-        return np.concatenate([np.asarray(part, dtype=np.float64) for part in value])
-    return np.asarray(value, dtype=np.float64)
+    """A number, or a list of numbers or of lists, as one array, which begins with a zero."""
+    return np.hstack([0.0, *(value if isinstance(value, list) else [value])])

@@ -60,22 +60,15 @@ def encode_clips(
     encoder = _Encoder(tokenizer, options)
     # With none at all, no event would ever be taken.
     batch = max(1, round(resources.batch_seconds * tokenizer.sampling_rate))
-    window = WINDOW_BATCHES * batch
-    reader = ClipReader(
-        target_rate=tokenizer.sampling_rate,
-        segment=None
-        if options.segment_seconds is None
-        else segment_length(options.segment_seconds, tokenizer.sampling_rate, tokenizer.hop_length),
-        downmix=options.downmix,
-        longest=window,
-    )
+    window, rate, seconds = WINDOW_BATCHES * batch, tokenizer.sampling_rate, options.segment_seconds
+    segment = None if seconds is None else segment_length(seconds, rate, tokenizer.hop_length)
+    reader = ClipReader(rate, segment, options.downmix, longest=window)
+
+    def read(numbered: NumberedClip) -> Iterator[Piece]:
+        return reader.pieces(numbered.item)
+
     # A window is encoded while the next one is read.
-    with ReadAhead(
-        clips,
-        lambda numbered: reader.pieces(numbered.item),
-        num_threads=resources.num_readers,
-        limit=2 * window,
-    ) as ahead:
+    with ReadAhead(clips, read, num_threads=resources.num_readers, limit=2 * window) as ahead:
         failed: dict[int, str] = {}
         while not ahead.finished:
             events = _take_window(ahead, window)
@@ -98,17 +91,14 @@ def encode_clips(
                 ahead.release(event.weight)
 
 
-def _take_window(
-    ahead: ReadAhead[NumberedClip, Piece], window: int
-) -> list[tuple[NumberedClip, Any]]:
+def _take_window(ahead: ReadAhead[NumberedClip], window: int) -> list[tuple[NumberedClip, Any]]:
     """Waits for one event, then takes what is ready: the encoder never waits for a full window."""
     events: list[tuple[NumberedClip, Any]] = []
     weight = 0
     while weight < window and (event := ahead.take(wait=not events)) is not None:
         numbered, what = event
-        if isinstance(what, BaseException) and not isinstance(
-            what, (ValueError, OSError, RuntimeError)
-        ):
+        expected = (Piece, ValueError, OSError, RuntimeError)
+        if what is not None and not isinstance(what, expected):
             raise what
         events.append((numbered, what))
         weight += what.weight if isinstance(what, Piece) else 0
@@ -160,9 +150,8 @@ class _Encoder:
         rows = [{name: column[i] for name, column in columns.items()} for i in range(len(audio))]
         if o.latents and o.codes:
             # The same codes as encode_codes' own, without encoding twice.
-            rows = [
-                row | tokenizer.latents_to_codes(row, n_codebooks=o.n_codebooks) for row in rows
-            ]
+            for row in rows:
+                row.update(tokenizer.latents_to_codes(row, n_codebooks=o.n_codebooks))
         return [*rows]
 
     def _finish(self, row: PreparedRow, numbered: NumberedClip, piece: Piece) -> PreparedRow | str:
@@ -174,6 +163,7 @@ class _Encoder:
                 latents = latents.astype(np.float16)
             if not np.isfinite(latents).all():
                 return "its latents exceed the range of float16 (65,504)"
+        metadata = json.dumps(dict(clip.metadata), ensure_ascii=False, sort_keys=True)
         cut = self._options.segment_seconds is not None
         return {
             "id": f"{clip.id}@{piece.start}" if cut else clip.id,
@@ -186,14 +176,9 @@ class _Encoder:
             "num_channels": row["num_channels"],
             "label": clip.label,
             "caption": clip.caption,
-            "metadata": _metadata(clip),
+            "metadata": metadata if clip.metadata else None,
             "fingerprint": self._fingerprint,
         }
-
-
-def _metadata(clip: CorpusClip) -> str | None:
-    found = dict(clip.metadata)
-    return json.dumps(found, ensure_ascii=False, sort_keys=True) if found else None
 
 
 def by_length(lengths: Sequence[int], batch: int) -> Iterator[list[int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from datasets_scripts.dataset.card import write_card
+from datasets_scripts.dataset.card import CARD, make_card
 from datasets_scripts.dataset.manifest import (
     MANIFEST,
     PROGRESS,
@@ -40,8 +40,7 @@ def finish_split(job: Job, split: str, num_shards: int) -> Job:
             f" Remove {job.folder} before you try again."
         )
     parts = (Statistics.from_json(read_shard_statistics(job.folder, record)) for record in records)
-    zero = job.no_statistics()
-    sums = total(parts, zero.codebook_sizes, zero.latent_dim)
+    sums = total(parts, job.no_statistics())
     header = replace(
         job.header,
         splits=(*job.header.splits, name),
@@ -51,7 +50,7 @@ def finish_split(job: Job, split: str, num_shards: int) -> Job:
     header = replace(header, complete=set(map(split_name, job.splits)) <= set(header.splits))
     statistics = add_split(read_statistics(job.folder, header), name, sums, header.sampling_rate)
     job.folder.write_json(STATISTICS, statistics)
-    write_card(job.folder, job.info, header, statistics)
+    job.folder.write(CARD, make_card(job.info, header, statistics))
     # What makes the split count comes last, and then nothing is left to do but to clean up.
     job.folder.write_json(MANIFEST, header.to_json())
     clean_up(job.folder, name)
@@ -68,7 +67,7 @@ def add_split(
     splits = dict((existing or {}).get("splits", {}))
     splits[split] = sums.summary(sampling_rate) | {"sums": sums.to_json()}
     parts = (Statistics.from_json(part["sums"]) for part in splits.values())
-    everything = total(parts, sums.codebook_sizes, sums.latent_dim)
+    everything = total(parts, Statistics(sums.codebook_sizes, sums.latent_dim))
     return everything.summary(sampling_rate) | {"splits": splits}
 
 

@@ -47,8 +47,9 @@ class Plan:
             ids.add(item.id)
             again = seen.add(item.id)
             if shard in self._done:
-                if place + 1 == self._done[shard][0]:
-                    self._check(shard, ids)
+                clips, clip_ids = self._done[shard]
+                if place + 1 == clips and ids.hexdigest() != clip_ids:
+                    self._refuse(shard)
                 continue
             if again and isinstance(item, CorpusClip):
                 item = Missing(item.id, "its id occurs a second time in this split")  # noqa: PLW2901
@@ -59,10 +60,6 @@ class Plan:
             expected = sizes.get(shard, self._clips_per_shard)
             if shard >= self.num_shards or clips != expected:
                 self._refuse(shard)
-
-    def _check(self, shard: int, ids: IdHash) -> None:
-        if ids.hexdigest() != self._done[shard][1]:
-            self._refuse(shard)
 
     def _refuse(self, shard: int) -> None:
         raise InputError(
@@ -77,16 +74,9 @@ def check_same(
     clips_per_shard: int,
     then: Sequence[tuple[int, str]],
 ) -> None:
-    """Refuses a corpus that yields other clips than those a finished split was made of.
+    """Raises ValueError if a finished split was made of other clips than the corpus yields now.
 
-    Args:
-        split: For messages.
-        items: What the corpus yields for the split; their audio is not read.
-        clips_per_shard: See `RowOptions`.
-        then: For each shard of the split: how many clips it has, and the `IdHash` of their ids.
-
-    Raises:
-        ValueError: If clips were added, removed or renamed.
+    ``then`` has for each shard of the split its number of clips, and the `IdHash` of their ids.
     """
     now = list(_shards(items, clips_per_shard))
     different = [i for i, (a, b) in enumerate(zip_longest(now, then)) if a != b]

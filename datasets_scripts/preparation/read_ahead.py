@@ -8,35 +8,25 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from datasets_scripts.preparation.reading import Piece
 
 Item = TypeVar("Item")
 
 
-@runtime_checkable
-class Sized(Protocol):
-    """A piece of an item."""
-
-    @property
-    def weight(self) -> int:
-        """What it counts against the limit of memory."""
-        ...
-
-
-P = TypeVar("P", bound=Sized)
-
-
-class _Slot(Generic[Item, P]):
+@dataclass
+class _Slot(Generic[Item]):
     """An item being read: its pieces that wait to be taken, and how its reading ended."""
 
-    def __init__(self, item: Item | None) -> None:
-        self.item = item
-        self.pieces: deque[P] = deque()
-        self.done = False
-        self.error: BaseException | None = None
+    item: Item | None = None
+    pieces: deque[Piece] = field(default_factory=deque)
+    done: bool = False
+    error: BaseException | None = None
 
 
-class ReadAhead(Generic[Item, P]):
+class ReadAhead(Generic[Item]):
     """Pieces of items, in the items' order, read by threads.
 
     An item is read by one thread, and may have any number of pieces. Threads stop reading while
@@ -48,7 +38,7 @@ class ReadAhead(Generic[Item, P]):
     def __init__(
         self,
         items: Iterable[Item],
-        read: Callable[[Item], Iterator[P]],
+        read: Callable[[Item], Iterator[Piece]],
         *,
         num_threads: int,
         limit: int,
@@ -56,14 +46,14 @@ class ReadAhead(Generic[Item, P]):
     ) -> None:
         self._items, self._read = iter(items), read
         self._num_threads, self._limit, self._max_items = num_threads, limit, max_items
-        self._slots: deque[_Slot[Item, P]] = deque()
+        self._slots: deque[_Slot[Item]] = deque()
         self._held = 0
         self._exhausted = self._stopped = False
         self._changed = threading.Condition()
         self._next_item = threading.Lock()
         self._threads: list[threading.Thread] = []
 
-    def __enter__(self) -> ReadAhead[Item, P]:
+    def __enter__(self) -> ReadAhead[Item]:
         for _ in range(self._num_threads):
             thread = threading.Thread(target=self._run, daemon=True, name="read-ahead")
             self._threads.append(thread)
@@ -77,7 +67,7 @@ class ReadAhead(Generic[Item, P]):
         for thread in self._threads:
             thread.join(timeout=1.0)  # One may wait for an item that never comes; they are daemons.
 
-    def take(self, *, wait: bool) -> tuple[Item, P | BaseException | None] | None:
+    def take(self, *, wait: bool) -> tuple[Item, Piece | BaseException | None] | None:
         """The next event; None if all is read or, without ``wait``, nothing is ready.
 
         An event is an item with its next piece, or, once, with None (it has no more) or the error
@@ -86,21 +76,16 @@ class ReadAhead(Generic[Item, P]):
         with self._changed:
             while True:
                 slot = self._slots[0] if self._slots else None
-                if slot is None and self._exhausted:
-                    return None
-                if slot is not None and slot.pieces:
-                    assert slot.item is not None
-                    event = slot.item, slot.pieces.popleft()
-                    self._changed.notify_all()
-                    return event
-                if slot is not None and slot.done:
-                    self._slots.popleft()
+                if slot is not None and (slot.pieces or slot.done):
+                    event = slot.pieces.popleft() if slot.pieces else slot.error
+                    if event is slot.error:
+                        self._slots.popleft()
                     self._changed.notify_all()
                     if slot.item is None:
                         assert slot.error is not None
                         raise slot.error
-                    return slot.item, slot.error
-                if not wait:
+                    return slot.item, event
+                if not wait or (slot is None and self._exhausted):
                     return None
                 self._changed.wait()
 
@@ -129,29 +114,26 @@ class ReadAhead(Generic[Item, P]):
                 slot.done = True
                 self._changed.notify_all()
 
-    def _claim(self) -> _Slot[Item, P] | None:
+    def _claim(self) -> _Slot[Item] | None:
         """Takes the next item, unless there is none or reading was stopped."""
         with self._next_item:
             with self._changed:
                 self._changed.wait_for(lambda: self._stopped or len(self._slots) < self._max_items)
                 if self._stopped or self._exhausted:
                     return None
-            slot: _Slot[Item, P] | None = _Slot(None)
+            slot: _Slot[Item] = _Slot()
             try:
                 slot.item = next(self._items)
-            except StopIteration:
-                slot = None
             except BaseException as error:  # It is raised where pieces are taken.
                 slot.error, slot.done = error, True
-            over = slot is None or slot.done
             with self._changed:
-                self._exhausted = over
-                if slot is not None:
+                self._exhausted = slot.done
+                if not isinstance(slot.error, StopIteration):  # That is the end, not an error.
                     self._slots.append(slot)
                 self._changed.notify_all()
-            return None if over else slot
+            return None if slot.done else slot
 
-    def _offer(self, slot: _Slot[Item, P], piece: P) -> bool:
+    def _offer(self, slot: _Slot[Item], piece: Piece) -> bool:
         def room() -> bool:
             starved = bool(self._slots) and self._slots[0] is slot and not slot.pieces
             return self._stopped or self._held + piece.weight <= self._limit or starved

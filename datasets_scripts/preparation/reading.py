@@ -56,31 +56,27 @@ class ClipReader:
         first = round((item.start or 0) * self.target_rate)
         end = None if item.end is None else round(item.end * self.target_rate)
         blocks = trim(source.blocks(), first, end)
-        if self.segment is not None:
-            found = False
-            for start, samples in cut(blocks, self.segment):
-                found = True
-                yield self._piece(start, samples)
-            self._require(found, item)
-            return
         held: list[np.ndarray] = []
         num_held = 0
-        for block in blocks:
-            held.append(block)
-            num_held += block.size
-            if num_held > self.longest and whole_file:
-                yield Piece(0, self.longest + 1, audio, weight=0)
-                return
-        self._require(bool(held), item)
-        yield self._piece(0, np.concatenate(held, axis=-1))
+        if self.segment is not None:
+            for start, samples in cut(blocks, self.segment):
+                num_held += samples.size
+                yield self._piece(start, samples)
+        else:
+            for block in blocks:
+                held.append(block)
+                num_held += block.size
+                if num_held > self.longest and whole_file:
+                    yield Piece(0, self.longest + 1, audio, weight=0)
+                    return
+        if not num_held:
+            raise InputError(f"{item.audio} ends before the clip begins, at {item.start or 0:g} s.")
+        if held:
+            yield self._piece(0, np.concatenate(held, axis=-1))
 
     def _piece(self, start: int, samples: np.ndarray) -> Piece:
         audio = {"array": samples, "sampling_rate": self.target_rate}
         return Piece(start, samples.shape[-1], audio, weight=samples.size)
-
-    def _require(self, found: bool, clip: CorpusClip) -> None:
-        if not found:
-            raise InputError(f"{clip.audio} ends before the clip begins, at {clip.start or 0:g} s.")
 
     def _open(self, clip: CorpusClip) -> tuple[AudioSource, Any]:
         options = {"target_rate": self.target_rate, "downmix": self.downmix}

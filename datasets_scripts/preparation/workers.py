@@ -58,12 +58,11 @@ def encode_in_processes(
     """
     threads = max(1, available_cores() // num_proc)
     devices = [_device(device, i) for i in range(num_proc)]
-    with _workers(tokenizer, options, resources, devices, threads) as workers:
+    with _workers(tokenizer, devices, options, resources, threads) as workers:
         dealt: queue.SimpleQueue[int | BaseException | None] = queue.SimpleQueue()
         threading.Thread(target=_deal, args=(clips, workers, dealt), daemon=True).start()
         for worker in cycle(workers):
-            index = dealt.get()
-            if index is None:
+            if (index := dealt.get()) is None:
                 return
             if isinstance(index, BaseException):
                 raise index
@@ -133,12 +132,9 @@ def _died(worker: _Worker) -> RuntimeError:
 
 @contextmanager
 def _workers(
-    tokenizer: LatentTokenizer,
-    options: RowOptions,
-    resources: Resources,
-    devices: list[str],
-    threads: int,
+    tokenizer: LatentTokenizer, devices: list[str], *arguments: Any
 ) -> Iterator[list[_Worker]]:
+    """Processes that do `_work`, one for each device, with these arguments."""
     context = multiprocessing.get_context("spawn")
     workers: list[_Worker] = []
     try:
@@ -146,9 +142,7 @@ def _workers(
             theirs, clips = context.Pipe(duplex=False)
             events, ours = context.Pipe(duplex=False)
             process = context.Process(
-                target=_work,
-                args=(theirs, ours, options, resources, device, threads),
-                daemon=True,
+                target=_work, args=(theirs, ours, device, *arguments), daemon=True
             )
             process.start()
             # Only the worker's own ends stay open: when it dies, ours report it.
@@ -205,9 +199,9 @@ class _Sender(threading.Thread):
 def _work(
     clips: Connection,
     events: Connection,
+    device: str,
     options: RowOptions,
     resources: Resources,
-    device: str,
     threads: int,
 ) -> None:
     import torch

@@ -10,17 +10,18 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from datasets_scripts.sources.tree import checked_name
 from tokenizer.errors import FileError, InputError, MissingFileError
 
-_COPY = 2**20
 _STAGING = ".unpacking-"
 
 # What the standard library raises for an archive that is cut off or altered.
@@ -102,16 +103,10 @@ def _unpack_zip(archive: Path, folder: Path, bar: tqdm) -> None:
         bar.total = len(members.infolist())
         for info in members.infolist():
             name = checked_name(info.filename, str(archive))
-            mode = info.external_attr >> 16
-            if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
+            if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise InputError(f"{archive} is refused: {name!r} is neither file nor folder.")
-            path = folder / name
-            if info.is_dir():
-                path.mkdir(parents=True, exist_ok=True)
-            else:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with members.open(info) as source, path.open("wb") as target:
-                    shutil.copyfileobj(source, target, _COPY)
+            info.filename = f"{name}/" if info.is_dir() else name
+            members.extract(info, folder)
             bar.update()
 
 
@@ -135,15 +130,15 @@ def _open_zip(archive: Path) -> Iterator[zipfile.ZipFile]:
         with zipfile.ZipFile(archive) as members:
             yield members
         return
-    with _Joined(parts) as joined, zipfile.ZipFile(joined) as members:
+    joined = _Joined(parts)
+    with io.BufferedReader(joined) as stream, zipfile.ZipFile(stream) as members:
         # `zipfile` takes all for one file in which places count from the beginning of the last
         # part's directory. They count from the beginning of the part that a member begins in.
         shift = joined.starts[-1]
         for info in members.infolist():
             if info.volume >= len(parts):
-                raise InputError(
-                    f"{archive} has {info.volume + 1} parts or more: not all are there."
-                )
+                at_least = info.volume + 1
+                raise InputError(f"{archive} has {at_least} parts or more: not all are there.")
             info.header_offset += joined.starts[info.volume] - shift
             # Computed from the wrong places; guards against members that overlap.
             if hasattr(info, "_end_offset"):
@@ -178,17 +173,9 @@ class _Joined(io.RawIOBase):
         self._position = base + offset
         return self._position
 
-    def read(self, size: int | None = -1, /) -> bytes:
-        left = max(self._size - self._position, 0)
-        left = left if size is None or size < 0 else min(size, left)
-        chunks = []
-        while left:
-            part = max(i for i, start in enumerate(self.starts) if start <= self._position)
-            self._files[part].seek(self._position - self.starts[part])
-            chunk = self._files[part].read(left)
-            if not chunk:
-                break
-            chunks.append(chunk)
-            left -= len(chunk)
-            self._position += len(chunk)
-        return b"".join(chunks)
+    def readinto(self, buffer: Any, /) -> int:
+        part = bisect_right(self.starts, self._position) - 1
+        self._files[part].seek(self._position - self.starts[part])
+        size = self._files[part].readinto(buffer)
+        self._position += size
+        return size

@@ -32,11 +32,6 @@ class RemoteFile(EncodedAudio):
 
     address: str
 
-    @property
-    def name(self) -> str:
-        """The file's name."""
-        return self.address.rpartition("/")[2]
-
     def __str__(self) -> str:
         return self.address
 
@@ -144,13 +139,10 @@ class Missing:
 
 @dataclass(frozen=True)
 class Download:
-    """A file that a corpus is distributed as.
+    """A file that a corpus is distributed as: its official address, and its name on disk.
 
-    Attributes:
-        url: Its official address.
-        name: Its name on disk.
-        splits: Which splits need it; empty for all.
-        checksum: "md5:..." or "sha1:..." or "sha256:..." in hexadecimal digits, if it is published.
+    ``splits`` need it, all if empty. ``checksum``, if one is published, is "md5:...", "sha1:..." or
+    "sha256:..." in hexadecimal digits.
     """
 
     url: str
@@ -233,16 +225,9 @@ class Corpus(ABC):
         progress: bool = False,  # noqa: ARG002
         **options: str,
     ) -> Path:
-        """Makes sure that the corpus is at ``root``; fetches what is missing if it has an address.
+        """Fetches what the splits (default: all) lack at ``root``, if it has an address.
 
-        Args:
-            root: A folder of this machine.
-            splits: Which splits; None for all.
-            progress: Whether to show bars.
-            **options: See `CorpusInfo.options`.
-
-        Returns:
-            The folder to give to ``prepare``.
+        Returns the folder to give to ``prepare``; ``root`` is a folder of this machine.
 
         Raises:
             FileNotFoundError: If it is not there and has no address to fetch it from.

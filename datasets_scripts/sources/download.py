@@ -101,9 +101,9 @@ def _receive(download: Download, partial: Path, progress: bool) -> None:
         with error:
             if error.code == 416 and _complete_size(error) == have:
                 return  # All had arrived, and only the checks were left to do.
-            if error.code == 416 or error.code >= 500 or error.code == 429:
-                if error.code == 416:
-                    partial.unlink(missing_ok=True)
+            if error.code == 416:
+                partial.unlink(missing_ok=True)
+            if error.code in (416, 429) or error.code >= 500:
                 raise _BrokenOff(f"HTTP status {error.code}") from None
             raise StateError(
                 f"{download.url}: the server says {error.code} {error.reason}. If it has moved,"
@@ -122,12 +122,10 @@ def _write(response: Any, partial: Path, have: int, name: str, progress: bool) -
     if not have:
         partial.unlink(missing_ok=True)  # Before the new version is noted: it is of an older one.
     _version_file(partial).write_text(json.dumps({"version": version}))
-    with (
-        partial.open("r+b" if have else "wb") as file,
-        tqdm(
-            desc=name, total=total, initial=have, unit="B", unit_scale=True, disable=not progress
-        ) as bar,
-    ):
+    bar = tqdm(
+        desc=name, total=total, initial=have, unit="B", unit_scale=True, disable=not progress
+    )
+    with partial.open("r+b" if have else "wb") as file, bar:
         file.seek(have)
         while block := response.read(_BLOCK):
             file.write(block)
@@ -183,9 +181,8 @@ def fetch_all(
         parts = zip_parts(archive) if archive.suffix == ".zip" else [archive]
         done = _done(root, download)
         done.parent.mkdir(exist_ok=True)
-        said = json.dumps({"url": download.url, "checksum": download.checksum}) + "\n"
         partial = done.with_name(f".{done.name}.partial")
-        partial.write_text(said)
+        partial.write_text(json.dumps({"url": download.url, "checksum": download.checksum}) + "\n")
         partial.replace(done)
         for part in parts:
             part.unlink()
@@ -207,14 +204,10 @@ def locate_or_download(
     *,
     progress: bool = False,
 ) -> Path:
-    """What most corpora's ``download`` does: fetches what the wanted splits lack.
+    """What most corpora's ``download`` does: fetches what the splits (default: all) lack.
 
-    Args:
-        info: Of the corpus.
-        root: A folder of this machine, which is returned.
-        splits: Which splits; None for all.
-        describe: The corpus' function of that name.
-        progress: Whether to show bars.
+    ``describe`` is the corpus' function of that name; ``root``, a folder of this machine, is
+    returned.
 
     Raises:
         ValueError: If there is no such split, or ``root`` is not a folder.

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from datasets_scripts.sources.corpus import Corpus, CorpusClip, CorpusInfo, Download, Missing
 from datasets_scripts.sources.download import locate_or_download
 from datasets_scripts.sources.listing import Listing
-from datasets_scripts.sources.tables import TableRow, pick, read_csv, without_empty
+from datasets_scripts.sources.tables import TableRows, pick, read_csv, without_empty
 from datasets_scripts.sources.tree import Tree, checked_name, find_tree
 from tokenizer.errors import InputError, MissingFileError
 
@@ -102,12 +102,7 @@ class TableCorpus(FolderCorpus):
     captions: Sequence[str] = ()
     metadata: ClassVar[Mapping[str, str]] = {}
 
-    def rows(
-        self,
-        tree: Tree,
-        split: str,  # noqa: ARG002
-        **_: Any,
-    ) -> Iterator[tuple[str, TableRow]]:
+    def rows(self, tree: Tree, split: str, **_: Any) -> TableRows:  # noqa: ARG002
         """The rows, with their places in the table; those of other splits may be among them."""
         return read_csv(tree, self.table, self.columns)
 

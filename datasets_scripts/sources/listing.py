@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from datasets_scripts.sources.corpus import CorpusClip, Missing
@@ -41,18 +41,13 @@ def not_texts(clip_id: str, fields: Mapping[str, Any]) -> Missing | None:
     JSON may hold halves of characters (surrogates). Written to a dataset, one would end the run,
     and every run after it.
     """
+    metadata = fields.get("metadata") or {}
     try:
-        for text in (fields.get("label"), fields.get("caption"), *_items(fields.get("metadata"))):
+        for text in (fields.get("label"), fields.get("caption"), *metadata, *metadata.values()):
             (text or "").encode()
     except UnicodeEncodeError:
         return Missing(clip_id, "its label, caption or metadata is not text in UTF-8")
     return None
-
-
-def _items(metadata: Mapping[str, str] | None) -> Iterator[str]:
-    for key, value in (metadata or {}).items():
-        yield key
-        yield value
 
 
 def not_text(name: str) -> Missing | None:

@@ -9,10 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from datasets_scripts.sources.tree import Tree
-from tokenizer.errors import InputError, MissingPackageError
+from datasets_scripts.sources.tree import Tree, import_extra
+from tokenizer.errors import InputError
 
 TableRow = dict[str, str]
+# Each with where it is, such as "metadata.csv, line 3".
+TableRows = Iterator[tuple[str, TableRow]]
 
 CAPTION_COLUMNS = ("caption", "text", "transcription", "transcript", "sentence")
 # Options of corpora that people make themselves.
@@ -44,19 +46,17 @@ class TextColumns:
         }
 
 
+def own_columns(options: Mapping[str, str]) -> TextColumns:
+    """The columns that the options of `COLUMN_OPTIONS` name."""
+    return TextColumns(options.get("label_column", "label"), options.get("caption_column"))
+
+
 def read_csv(
     tree: Tree, name: str, required: Sequence[str], *, columns: Sequence[str] | None = None
-) -> Iterator[tuple[str, TableRow]]:
-    """The rows of a CSV file (RFC 4180).
+) -> TableRows:
+    """The rows of a CSV file (RFC 4180): where each is, and its cells by column.
 
-    Args:
-        tree: Where it is.
-        name: Its name.
-        required: Columns that must be there.
-        columns: The columns of a file that has no header.
-
-    Yields:
-        For each row where it is ("metadata.csv, line 3") and its cells by column.
+    ``required`` columns must be there; ``columns`` are those of a file that has no header.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -67,6 +67,13 @@ def read_csv(
     if not header:
         raise InputError(f"{tree.path(name)} is empty: expected columns {', '.join(required)}.")
     check_columns(header, required, tree.path(name))
+    yield from named_cells(tree, name, header, rows)
+
+
+def named_cells(
+    tree: Tree, name: str, header: Sequence[str], rows: Iterator[tuple[int, list[str]]]
+) -> TableRows:
+    """What `read_csv` yields, of the rows below the header."""
     for line, cells in rows:
         if len(cells) != len(header):
             raise InputError(
@@ -102,7 +109,7 @@ def check_columns(header: Iterable[str], required: Sequence[str], path: str) -> 
         raise InputError(f"{path} has the column {', '.join(twice)} twice.")
 
 
-def read_jsonl(tree: Tree, name: str, required: Sequence[str]) -> Iterator[tuple[str, TableRow]]:
+def read_jsonl(tree: Tree, name: str, required: Sequence[str]) -> TableRows:
     """The objects of a file of JSON lines, values as strings; otherwise as `read_csv`."""
     for number, line in enumerate(tree.lines(name), start=1):
         if not line.strip():
@@ -118,36 +125,25 @@ def read_jsonl(tree: Tree, name: str, required: Sequence[str]) -> Iterator[tuple
         yield f"{name}, line {number}", as_row(value)
 
 
-def read_parquet(tree: Tree, name: str, required: Sequence[str]) -> Iterator[tuple[str, TableRow]]:
-    """The rows of a Parquet file, values as strings, in bounded memory; otherwise as `read_csv`.
-
-    Raises:
-        ImportError: If pyarrow is not installed.
-    """
-    try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
-    except ImportError:
-        raise MissingPackageError(
-            f'{tree.path(name)} needs pyarrow: pip install "latent-tokenizer[datasets]".'
-        ) from None
+def read_parquet(tree: Tree, name: str, required: Sequence[str]) -> TableRows:
+    """The rows of a Parquet file, values as strings, in bounded memory; otherwise as `read_csv`."""
+    path, number = tree.path(name), 0
+    parquet = import_extra("pyarrow.parquet", path)
+    damages = (import_extra("pyarrow", path).ArrowException, OSError, TypeError, OverflowError)
     with tree.open(name) as stream:
         try:
-            file = ParquetFile(stream)
-            check_columns(file.schema_arrow.names, required, tree.path(name))
-        except (ArrowException, OSError, TypeError, OverflowError) as error:
-            raise InputError(f"{tree.path(name)} is not a Parquet file: {error}") from None
-        number = 0
+            file = parquet.ParquetFile(stream)
+            check_columns(file.schema_arrow.names, required, path)
+        except damages as error:
+            raise InputError(f"{path} is not a Parquet file: {error}") from None
         batches = file.iter_batches(batch_size=1024)
         while True:
             try:
                 values = next(batches).to_pylist()
             except StopIteration:
                 return
-            except (ArrowException, OSError, ValueError, TypeError, OverflowError) as error:
-                raise InputError(
-                    f"{tree.path(name)} is damaged behind row {number}: {error}"
-                ) from None
+            except (*damages, ValueError) as error:
+                raise InputError(f"{path} is damaged behind row {number}: {error}") from None
             for value in values:
                 number += 1
                 yield f"{name}, row {number}", as_row(value)
@@ -155,17 +151,14 @@ def read_parquet(tree: Tree, name: str, required: Sequence[str]) -> Iterator[tup
 
 def as_row(value: Mapping[str, Any]) -> TableRow:
     """Values as strings: null and NaN are left out, numbers and lists are written as JSON."""
-    return {str(key): _as_string(item) for key, item in value.items() if not _is_null(item)}
-
-
-def _is_null(value: Any) -> bool:
-    # pandas writes missing strings as NaN.
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _as_string(value: Any) -> str:
-    # Dates and the like, which JSON has not, as Python writes them.
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    row = {}
+    for key, item in value.items():
+        # pandas writes missing strings as NaN; JSON has no dates and the like.
+        if isinstance(item, str):
+            row[str(key)] = item
+        elif item is not None and not (isinstance(item, float) and math.isnan(item)):
+            row[str(key)] = json.dumps(item, ensure_ascii=False, default=str)
+    return row
 
 
 def pick(row: Mapping[str, str], columns: Iterable[str]) -> str | None:

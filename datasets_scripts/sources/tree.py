@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -14,6 +15,16 @@ from tokenizer.errors import InputError, MissingFileError, MissingPackageError
 # What torchcodec may read where it is installed, besides what libsndfile reads. A file that turns
 # out unreadable is reported by name; one of another suffix would be passed over in silence.
 _TORCHCODEC_SUFFIXES = (".m4a", ".aac", ".wma", ".webm")
+
+
+def import_extra(name: str, purpose: str, extra: str = "datasets") -> Any:
+    """A module of an optional package; raises ImportError with the command that installs it."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise MissingPackageError(
+            f'{purpose} needs {name.partition(".")[0]}: pip install "latent-tokenizer[{extra}]".'
+        ) from error
 
 
 def is_audio(name: str) -> bool:
@@ -55,13 +66,8 @@ class Tree:
         self._fs: Any = None
         self._base = self.root
         if is_address(root):
-            try:
-                from fsspec.core import url_to_fs
-            except ImportError as error:
-                raise MissingPackageError(
-                    f'{root} needs fsspec: pip install "latent-tokenizer[datasets]".'
-                ) from error
-            self._fs, self._base = url_to_fs(self.root)
+            fsspec = import_extra("fsspec.core", str(root))
+            self._fs, self._base = fsspec.url_to_fs(self.root)
         self._listed: tuple[str, frozenset[str]] | None = None
 
     def __str__(self) -> str:
@@ -73,10 +79,6 @@ class Tree:
 
     def _full(self, name: str) -> str:
         return f"{self._base}/{name}" if name else self._base
-
-    def within(self, folder: str) -> Tree:
-        """A folder of this one as a tree of its own."""
-        return Tree(self.path(folder)) if folder else self
 
     def is_folder(self, name: str = "") -> bool:
         """Whether there is such a folder."""
@@ -160,20 +162,14 @@ def find_tree(
 ) -> Tree:
     """The corpus in a folder: the folder itself, or one of the names that its archive unpacks to.
 
-    Args:
-        root: Where the user says that it is.
-        info: Of the corpus, for messages.
-        marker: File or folder by which the corpus is known; several names if any of them will do.
-        folders: Names of folders in ``root`` to look into as well.
-
-    Raises:
-        FileNotFoundError: If it is in none of them.
+    It is known by a marker, a file or folder (or any of several). Raises FileNotFoundError if it is
+    in none of them.
     """
     tree = Tree(root)
     markers = (marker,) if isinstance(marker, str) else tuple(marker)
     for folder in ("", *folders):
-        found = tree.within(folder)
-        if any(found.has(name) or found.is_folder(name) for name in markers):
+        found = Tree(tree.path(folder)) if folder else tree
+        if any(map(found.exists, markers)):
             return found
     expected = " or ".join(markers)
     if not tree.is_folder():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import PurePosixPath
+from typing import Any
 
 from datasets_scripts.sources.corpus import CorpusClip, Missing
 from datasets_scripts.sources.tree import Tree, is_audio
@@ -36,20 +37,13 @@ class Videos:
         self._excerpts: dict[str, float | int] = {}
 
     def clip(
-        self,
-        clip_id: str,
-        video: str,
-        start: float | int,
-        end: float | int,
-        split: str,
-        *,
-        caption: str,
-        metadata: dict[str, str],
+        self, clip_id: str, video: str, times: tuple[float, float], split: str, **fields: Any
     ) -> CorpusClip | Missing:
-        """An excerpt from ``start`` to ``end``, in seconds, or why there is none.
+        """An excerpt from one second to another, or why there is none.
 
         Of files with the same name, those in a folder of the name of the split are preferred.
         """
+        start, end = times
         for stem, cut in _stems(video, start, end):
             files = self._files.get(stem, [])
             if len(files) > 1:
@@ -60,14 +54,12 @@ class Videos:
                 continue
             audio = self._tree.audio(files[0])
             if self._whole and not cut:
-                return CorpusClip(
-                    clip_id, audio, caption=caption, metadata=metadata, start=start, end=end
-                )
+                return CorpusClip(clip_id, audio, start=start, end=end, **fields)
             # A name without a time can be that of one excerpt only.
             if self._excerpts.setdefault(files[0], start) != start:
                 other = f"the excerpt from {self._excerpts[files[0]]:g} s on"
                 return Missing(clip_id, f"{files[0]} is taken for {other}: see the option files")
-            return CorpusClip(clip_id, audio, caption=caption, metadata=metadata)
+            return CorpusClip(clip_id, audio, **fields)
         return Missing(clip_id, f"there is no audio of video {video} from {start:g} s on")
 
 
@@ -81,7 +73,7 @@ def _stems(video: str, start: float | int, end: float | int) -> Iterator[tuple[s
     yield f"Y{video}", False  # AudioSet's collections put a Y before ids.
 
 
-def find_videos(tree: Tree, audio: str | None, files: str) -> Videos:
+def find_videos(tree: Tree, audio: str | None = None, files: str = "cut", **_: Any) -> Videos:
     """`Videos` as the options of a corpus say; raises FileNotFoundError without a folder."""
     folder = tree if audio is None else Tree(audio)
     if not folder.is_folder():

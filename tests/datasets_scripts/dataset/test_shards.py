@@ -222,7 +222,7 @@ def test_sums_add_up():
         whole.add_row(row)
         parts[i % 3].add_row(row)
     parts = [Statistics.from_json(json.loads(json.dumps(part.to_json()))) for part in parts]
-    added = total(parts, [1000] * 3, 2)
+    added = total(parts, Statistics([1000] * 3, 2))
     assert added.rows == whole.rows == 6
     assert all((a == b).all() for a, b in zip(added.code_counts, whole.code_counts, strict=True))
     np.testing.assert_allclose(added.latents_sum, whole.latents_sum, rtol=1e-12)
