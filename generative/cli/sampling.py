@@ -122,7 +122,7 @@ def _app(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from generative.runs.export import export_run
+    from generative.runs.loading import export_run
 
     export_run(options.run_folder, options.out, tokenizer=options.tokenizer, half=options.half)
     print(options.out)

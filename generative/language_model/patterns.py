@@ -36,9 +36,6 @@ class CodeVocabulary:
 
     The stop follows the first codebook's codes because it is only predicted in their place: so the
     ids that a slot may hold are a range.
-
-    Args:
-        codebook_sizes: Entries of each codebook.
     """
 
     codebook_sizes: tuple[int, ...]
@@ -93,11 +90,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class CodePattern(ABC):
-    """A reversible arrangement of codes, defined by the table of a subclass.
-
-    Args:
-        codebook_sizes: Entries of each codebook.
-    """
+    """A reversible arrangement of codes, defined by the table of a subclass."""
 
     codebook_sizes: tuple[int, ...]
 
@@ -135,15 +128,7 @@ class CodePattern(ABC):
     def apply(
         self, codes: Int[Tensor, "B T K"], mask: Bool[Tensor, "B T"] | None = None
     ) -> Int[Tensor, "B S W"]:
-        """Arranges codes as sequences of ids, padded on the right.
-
-        Args:
-            codes: Padded on the right with any values.
-            mask: True for frames of the item. Default: all.
-
-        Raises:
-            ValueError: For codes out of range, another number of codebooks, or a mask with holes.
-        """
+        """Arranges codes, padded on the right with any values, as sequences of ids."""
         if codes.ndim != 3 or codes.shape[-1] != self.num_codebooks:
             raise InputError(
                 f"codes have shape {list(codes.shape)}; expected [B, T, {self.num_codebooks}]."
@@ -183,11 +168,7 @@ class CodePattern(ABC):
     def revert(
         self, tokens: Int[Tensor, "B S W"]
     ) -> tuple[Int[Tensor, "B T K"], Bool[Tensor, "B T"]]:
-        """Inverse of `apply`: codes, 0 where padded, and the mask.
-
-        Raises:
-            ValueError: If `apply` cannot have made these tokens.
-        """
+        """Inverse of `apply`: codes, 0 where padded, and the mask."""
         vocabulary = self.vocabulary
         if tokens.ndim != 3 or tokens.shape[-1] != self.num_streams:
             raise InputError(
@@ -233,12 +214,7 @@ class CodePattern(ABC):
 
 @dataclass(frozen=True)
 class CoarseFirstPattern(CodePattern):
-    """All frames of the first codebooks, the stop, then all frames of the others.
-
-    Args:
-        codebook_sizes: Entries of each codebook.
-        coarse: How many codebooks come first.
-    """
+    """All frames of the first ``coarse`` codebooks, the stop, then all frames of the others."""
 
     coarse: int = 1
 
@@ -265,10 +241,7 @@ class CoarseFirstPattern(CodePattern):
 class DelayPattern(CodePattern):
     """Codebook k of a frame comes ``k * delay`` steps after its codebook 0.
 
-    Args:
-        codebook_sizes: Entries of each codebook.
-        delay: Steps from one codebook to the next. With 0 all codebooks of a frame are predicted at
-            once, modelled as independent given the past.
+    With delay 0 all codebooks of a frame are modelled as independent given the past.
     """
 
     delay: int = 1
