@@ -18,7 +18,6 @@ from .protocol import (
     GenerationRequest as GenerationRequest,
     GenerativeModel as GenerativeModel,
 )
-from .runs.export import export_run as export_run
 from .runs.families import (
     train_diffusion as train_diffusion,
     train_language_model as train_language_model,
@@ -30,5 +29,9 @@ from .runs.generation import (
     make_request as make_request,
     save_clips as save_clips,
 )
-from .runs.loading import load_model as load_model, load_run as load_run
+from .runs.loading import (
+    export_run as export_run,
+    load_model as load_model,
+    load_run as load_run,
+)
 from .training.training_config import TrainingConfig as TrainingConfig

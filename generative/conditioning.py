@@ -22,14 +22,10 @@ MAX_TOKENS = 128
 
 
 class TextEncoder:
-    """A frozen `transformers` text encoder with its tokenizer.
+    """A frozen `transformers` text encoder with its tokenizer; of T5 and its like only the encoder.
 
     This is not a ``torch.nn.Module``: its weights are neither trained nor averaged, and the model
     that it conditions stores its name only.
-
-    Args:
-        model: An encoder, or an encoder-decoder such as T5, of which the encoder is used.
-        tokenizer: The tokenizer of the model.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
@@ -140,17 +136,9 @@ class Conditioner(nn.Module):
     ) -> tuple[Float[Tensor, "B S width"], Bool[Tensor, "B S"]]:
         """Embeds the conditions of a batch.
 
-        Args:
-            conditions: ``label`` int64 ``[B]``, -1 for none; ``caption``, a list of B strings or
-                None; optional.
-            generator: On the CPU. Draws which items are hidden, in training. Default: none are.
-
-        Returns:
-            Embeddings, that of the label first, and a mask that is False for padding.
-
-        Raises:
-            ValueError: For labels out of range, for captions without a text encoder, or if the
-                numbers of labels and captions differ.
+        ``label`` is int64 ``[B]``, -1 for none; ``caption``, a list of B strings or None, is
+        optional. The generator, on the CPU, draws which items are hidden in training; without one
+        none are. Returns embeddings, that of the label first, and a mask that is False for padding.
         """
         labels = conditions["label"]
         captions = list(conditions.get("caption") or [None] * len(labels))
@@ -179,12 +167,8 @@ class Conditioner(nn.Module):
     ) -> tuple[Float[Tensor, "R S width"], Bool[Tensor, "R S"]]:
         """Embeds conditions for classifier-free guidance; see `extrapolate`.
 
-        Args:
-            conditions: As for `forward`.
-            guidance_scale: 1 for no guidance.
-
-        Returns:
-            As `forward`; with guidance 2B rows, of which the latter B are of no condition.
+        Returns as `forward`; unless the scale is 1, 2B rows, of which the latter B are of no
+        condition.
         """
         labels = conditions["label"]
         captions = list(conditions.get("caption") or [None] * len(labels))
@@ -211,9 +195,8 @@ class Conditioner(nn.Module):
 def extrapolate(predictions: Tensor, guidance_scale: float | int) -> Tensor:
     """Classifier-free guidance: ``unconditional + scale (conditional - unconditional)``.
 
-    Args:
-        predictions: Of the conditions of `Conditioner.with_guidance`, made with the same scale.
-        guidance_scale: 1 returns the predictions as they are.
+    The predictions are of the conditions of `Conditioner.with_guidance` with the same scale; 1
+    returns them as they are.
     """
     if guidance_scale == 1:
         return predictions

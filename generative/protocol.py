@@ -89,11 +89,7 @@ def check_prompt_length(frames: int, num_frames: int) -> None:
 
 
 def label_indices(labels: Sequence[str | None], names: Sequence[str]) -> Int[Tensor, " B"]:
-    """Labels as int64 indices into ``names``; -1 for None.
-
-    Raises:
-        ValueError: If a label is not among the names.
-    """
+    """Labels as int64 indices into ``names``; -1 for None."""
     unknown = sorted({label for label in labels if label and label not in names})
     if unknown:
         listed = ", ".join(names) or "none"
@@ -157,22 +153,14 @@ class GenerationRequest:
         return {"label": label_indices(self.labels, names), "caption": captions}
 
     def shared_columns(self, gain: float | None = None) -> TokenRow:
-        """The columns of a generated row besides its codes or latents.
-
-        Args:
-            gain: Level if the request names none; None leaves it to the tokenizer.
-        """
+        """The columns besides codes or latents; ``gain`` is the level if none is requested."""
         level = gain if self.gain is None else float(self.gain)
         row: TokenRow = {"num_samples": self.num_samples, "num_channels": self.num_channels}
         return row if level is None else row | {"gain": [level] * self.num_channels}
 
 
 def num_samples_of(seconds: float | int, sampling_rate: int) -> int:
-    """Samples of a clip of this length.
-
-    Raises:
-        ValueError: If the length is not a positive number of at most a day.
-    """
+    """Samples of a clip of this length, which is positive and at most a day."""
     if not abs(seconds) <= _LONGEST:
         raise InputError(f"seconds={seconds:g}: a clip has a length, of {_LONGEST:,} s at most.")
     if (count := round(seconds * sampling_rate)) < 1:
@@ -208,22 +196,18 @@ class GenerativeModel(Protocol):
         ...
 
     def training_loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Computes scalars of a batch: "loss" is minimised, the others are logged.
+        """Scalars of a batch on the model's device: "loss" is minimised, the others are logged.
 
-        Args:
-            batch: See `Batch`; tensors on the model's device.
-            generator: On the CPU; the only source of randomness.
+        The generator, on the CPU, is the only source of randomness.
         """
         ...
 
     def generate_rows(
         self, request: GenerationRequest, generator: torch.Generator
     ) -> list[TokenRow]:
-        """Generates a row per clip for the tokenizer's ``decode_codes`` or ``decode_latents``.
+        """A row per clip for the tokenizer's ``decode_codes`` or ``decode_latents``.
 
-        Args:
-            request: What to generate.
-            generator: On the CPU; the only source of randomness.
+        The generator, on the CPU, is the only source of randomness.
         """
         ...
 

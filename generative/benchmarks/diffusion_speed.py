@@ -24,14 +24,17 @@ def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description="Speed of latent diffusion.")
     parser.add_argument("--run", help="a trained run; default: a new model of the default size")
-    parser.add_argument("--seconds", type=float, default=10.0, help="length in s; default: 10")
-    parser.add_argument("--steps", type=int, default=25, help="evaluations; default: 25")
-    parser.add_argument("--guidance", type=float, default=2.0, help="1 for none; default: 2")
-    parser.add_argument(
-        "--solver", choices=("euler", "dpm++"), default="euler", help="default: euler"
-    )
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads; default: 2")
-    parser.add_argument("--repetitions", type=int, default=3, help="default: 3")
+    for name, default, text in (
+        ("seconds", 10.0, "length in s"),
+        ("steps", 25, "evaluations"),
+        ("guidance", 2.0, "1 for none"),
+        ("threads", 2, "CPU threads"),
+        ("repetitions", 3, "repetitions"),
+    ):
+        meaning = f"{text}; default: {default:g}"
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=meaning)
+    solvers = ("euler", "dpm++")
+    parser.add_argument("--solver", choices=solvers, default="euler", help="default: euler")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)

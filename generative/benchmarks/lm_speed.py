@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
+import timeit
 from collections.abc import Callable
 from typing import Any
 
@@ -20,16 +21,6 @@ from generative.language_model.codec_lm import CodecLM, CodecLMConfig
 from generative.protocol import CodeSampling
 
 CODEBOOK_SIZE, TOP_K = 1024, 250
-
-
-def best_of(call: Callable[[], object], repetitions: int) -> float:
-    """Seconds of the fastest of some calls."""
-    times = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 def ours(options: argparse.Namespace, pattern: str) -> CodecLM:
@@ -61,11 +52,8 @@ def musicgen(options: argparse.Namespace) -> Any:
 
 def used_parameters(model: torch.nn.Module) -> float:
     """Millions of parameters of the layers that take part in a step."""
-    return sum(p.numel() for n, p in model.named_parameters() if _is_used(n)) / 1e6
-
-
-def _is_used(name: str) -> bool:
-    return ".layers." in name and "encoder_attn" not in name
+    layers = {name: p for name, p in model.named_parameters() if ".layers." in name}
+    return sum(p.numel() for name, p in layers.items() if "encoder_attn" not in name) / 1e6
 
 
 def run_ours(
@@ -73,14 +61,8 @@ def run_ours(
 ) -> Callable[[], object]:
     """A call that generates ``frames`` frames of each item."""
     conditions = {"label": torch.zeros(batch, dtype=torch.int64)}
-    sampling = CodeSampling(top_k=TOP_K, use_cache=use_cache)
-    return lambda: model.generate(
-        conditions,
-        frames,
-        torch.Generator().manual_seed(0),
-        sampling=sampling,
-        guidance_scale=guidance,
-    )
+    how = {"sampling": CodeSampling(top_k=TOP_K, use_cache=use_cache), "guidance_scale": guidance}
+    return lambda: model.generate(conditions, frames, torch.Generator().manual_seed(0), **how)
 
 
 def run_musicgen(
@@ -112,9 +94,8 @@ def main() -> None:
         ("threads", 2, "CPU threads"),
         ("repetitions", 3, "repetitions, of which the fastest counts"),
     ):
-        parser.add_argument(
-            f"--{name}", type=int, default=default, help=f"{text}; default: {default}"
-        )
+        meaning = f"{text}; default: {default}"
+        parser.add_argument(f"--{name}", type=int, default=default, help=meaning)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     frames, short = options.frames, max(options.frames // 10, 4)
@@ -137,7 +118,7 @@ def main() -> None:
     print("| | frames | frames a second | CPU ms a frame |\n|---|---|---|---|")
     for name, batch, count, call in entries:
         start = time.process_time()
-        seconds = best_of(call, options.repetitions)
+        seconds = min(timeit.repeat(call, number=1, repeat=options.repetitions))
         busy = (time.process_time() - start) / options.repetitions
         total = batch * count
         print(f"| {name} | {count} | {total / seconds:.0f} | {1000 * busy / total:.1f} |")

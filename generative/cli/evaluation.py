@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from generative.cli.options import add_clips, add_held_out, add_run
+from generative.cli.options import add, add_clips, add_held_out, add_repeated, add_run
 
 
 def register(commands: Any) -> None:
@@ -17,9 +17,7 @@ def register(commands: Any) -> None:
     p.set_defaults(run=_evaluate)
     add_run(p)
     p.add_argument("data", type=Path, help="the dataset that the run was trained on")
-    p.add_argument(
-        "--clips", metavar="N", type=int, default=64, help="clips to generate; default: 64"
-    )
+    add(p, "--clips", "N", 64, "clips to generate")
     p.add_argument("--json", type=Path, help="file to write the figures to; default: none")
     add_held_out(p)
     add_clips(p)
@@ -28,24 +26,11 @@ def register(commands: Any) -> None:
     p.set_defaults(run=_report)
     p.add_argument("clips", nargs="*", type=Path, help="folders that `sample` wrote")
     p.add_argument("--out", type=Path, required=True, help="HTML file to write")
-    p.add_argument(
-        "--run",
-        dest="run_folder",
-        action="append",
-        default=[],
-        type=Path,
-        help="run whose curves to show; may be repeated; default: none",
-    )
-    p.add_argument(
-        "--evaluation",
-        action="append",
-        default=[],
-        type=Path,
-        help="JSON file of `evaluate`; may be repeated; default: none",
-    )
-    p.add_argument(
-        "--title", default="Generated audio", help="title of the page; default: Generated audio"
-    )
+    text = "run whose curves to show; may be repeated; default: none"
+    add_repeated(p, "--run", text, dest="run_folder", type=Path)
+    text = "JSON file of `evaluate`; may be repeated; default: none"
+    add_repeated(p, "--evaluation", text, type=Path)
+    add(p, "--title", None, "Generated audio", "title of the page")
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -4,6 +4,22 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
+
+
+def add(
+    parser: Any, name: str, metavar: str | None, default: Any, text: str, **options: Any
+) -> None:
+    """Adds an option with the type of its default, which the help names after the text."""
+    if default is not None:
+        options.setdefault("type", type(default))
+        text += f"; default: {default:g}" if isinstance(default, float) else f"; default: {default}"
+    parser.add_argument(name, metavar=metavar, default=default, help=text, **options)
+
+
+def add_repeated(parser: argparse.ArgumentParser, name: str, text: str, **options: Any) -> None:
+    """Adds an option that may be repeated."""
+    parser.add_argument(name, action="append", default=[], help=text, **options)
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -16,45 +32,23 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
 def add_tokenizer(parser: argparse.ArgumentParser, default: str) -> None:
     """Adds ``--tokenizer``."""
-    parser.add_argument(
-        "--tokenizer", metavar="NAME", help=f"tokenizer folder or hub id; default: {default}"
-    )
+    add(parser, "--tokenizer", "NAME", None, f"tokenizer folder or hub id; default: {default}")
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Adds ``--device``."""
-    parser.add_argument("--device", default="cpu", help="torch device; default: cpu")
+    add(parser, "--device", None, "cpu", "torch device")
 
 
 def add_held_out(parser: argparse.ArgumentParser) -> None:
     """Adds ``--held-out``."""
-    parser.add_argument(
-        "--held-out",
-        metavar="SHARE",
-        type=float,
-        default=0.05,
-        help="share of the sources, 0 to 1, to validate on if the dataset has no split for it;"
-        " default: 0.05",
-    )
+    text = "share of the sources, 0 to 1, to validate on if the dataset has no split for it"
+    add(parser, "--held-out", "SHARE", 0.05, text)
 
 
 def add_clips(parser: argparse.ArgumentParser) -> None:
     """Adds length, seed, guidance and device of the clips to generate."""
-    parser.add_argument(
-        "--seconds",
-        metavar="S",
-        type=float,
-        default=5.0,
-        help="length of each clip in seconds, a prompt included; default: 5",
-    )
-    parser.add_argument(
-        "--seed", metavar="N", type=int, default=0, help="seed of the noise or draws; default: 0"
-    )
-    parser.add_argument(
-        "--guidance",
-        metavar="SCALE",
-        type=float,
-        default=2.0,
-        help="scale of classifier-free guidance; 1 for none; default: 2",
-    )
+    add(parser, "--seconds", "S", 5.0, "length of each clip in seconds, a prompt included")
+    add(parser, "--seed", "N", 0, "seed of the noise or draws")
+    add(parser, "--guidance", "SCALE", 2.0, "scale of classifier-free guidance; 1 for none")
     add_device(parser)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from generative.cli.options import add_clips, add_device, add_run, add_tokenizer
+from generative.cli.options import add, add_clips, add_device, add_repeated, add_run, add_tokenizer
 from tokenizer.errors import InputError
 
 
@@ -20,9 +20,7 @@ def register(commands: Any) -> None:
         "run_folders", metavar="RUN", nargs="+", type=Path, help="folder of a finished run"
     )
     add_tokenizer(p, "the run's")
-    p.add_argument(
-        "--host", default="127.0.0.1", help="address to serve at; default: this machine alone"
-    )
+    p.add_argument("--host", default="127.0.0.1", help="address; default: this machine alone")
     p.add_argument("--port", type=int, help="port to serve at; default: the first free from 7860")
     p.add_argument("--browser", action="store_true", help="open the page in the browser")
     add_device(p)
@@ -39,27 +37,13 @@ def _register_sample(commands: Any) -> None:
     p.set_defaults(run=_sample)
     add_run(p)
     p.add_argument("--out", type=Path, required=True, help="folder for WAV, PNG, samples.json")
-    p.add_argument(
-        "--label",
-        action="append",
-        default=[],
-        help="class; may be repeated; all: every class; default: no class",
-    )
-    p.add_argument(
-        "--caption", action="append", default=[], help="text; may be repeated; default: no text"
-    )
-    p.add_argument(
-        "--count", metavar="N", type=int, default=1, help="clips of each label; default: 1"
-    )
+    text = "class; may be repeated; all: every class; default: no class"
+    add_repeated(p, "--label", text)
+    add_repeated(p, "--caption", "text; may be repeated; default: no text")
+    add(p, "--count", "N", 1, "clips of each label")
     p.add_argument("--prompt", type=Path, help="audio file that the clips continue; default: none")
     add_clips(p)
-    p.add_argument(
-        "--batch-size",
-        metavar="N",
-        type=int,
-        default=8,
-        help="clips generated together; default: 8",
-    )
+    add(p, "--batch-size", "N", 8, "clips generated together")
     p.add_argument(
         "--pictures",
         action=argparse.BooleanOptionalAction,
@@ -67,43 +51,18 @@ def _register_sample(commands: Any) -> None:
         help="write spectrograms; default: yes",
     )
     group = p.add_argument_group("language models")
-    group.add_argument(
-        "--temperature",
-        metavar="X",
-        type=float,
-        default=1.0,
-        help="divides the logits; 0 takes the likeliest code; default: 1",
-    )
-    group.add_argument(
-        "--top-k", metavar="N", type=int, help="draw from the N likeliest codes; default: all"
-    )
-    group.add_argument(
-        "--top-p",
-        metavar="P",
-        type=float,
-        help="draw from the likeliest codes of total probability P, 0 to 1; default: all",
-    )
-    group.add_argument(
-        "--stop",
-        action="store_true",
-        help="let the model end clips before --seconds; default: no",
-    )
+    add(group, "--temperature", "X", 1.0, "divides the logits; 0 takes the likeliest code")
+    add(group, "--top-k", "N", None, "draw from the N likeliest codes; default: all", type=int)
+    text = "draw from the likeliest codes of total probability P, 0 to 1; default: all"
+    add(group, "--top-p", "P", None, text, type=float)
+    text = "let the model end clips before --seconds; default: no"
+    group.add_argument("--stop", action="store_true", help=text)
     group = p.add_argument_group("diffusion models")
-    group.add_argument(
-        "--steps", metavar="N", type=int, default=25, help="evaluations of the model; default: 25"
-    )
-    group.add_argument(
-        "--solver",
-        choices=("euler", "dpm++"),
-        default="euler",
-        help="integrator from noise to latents; default: euler",
-    )
-    group.add_argument(
-        "--snap",
-        metavar="N",
-        type=int,
-        help="round the latents to codes of N codebooks; default: no rounding",
-    )
+    add(group, "--steps", "N", 25, "evaluations of the model")
+    text = "integrator from noise to latents"
+    add(group, "--solver", None, "euler", text, choices=("euler", "dpm++"))
+    text = "round the latents to codes of N codebooks; default: no rounding"
+    add(group, "--snap", "N", None, text, type=int)
 
 
 def _sample(options: argparse.Namespace) -> None:
@@ -127,14 +86,8 @@ def _sample(options: argparse.Namespace) -> None:
         codes=CodeSampling(options.temperature, options.top_k, options.top_p, stop=options.stop),
         diffusion=DiffusionSampling(options.steps, options.solver),
     )
-    clips = generate(
-        model,
-        tokenizer,
-        request,
-        seed=options.seed,
-        snap_codebooks=options.snap,
-        batch_size=options.batch_size,
-    )
+    how = {"seed": options.seed, "snap_codebooks": options.snap, "batch_size": options.batch_size}
+    clips = generate(model, tokenizer, request, **how)
     described = ["seconds", "seed", "guidance", "prompt", "snap"]
     described += ["temperature", "top_k", "top_p", "stop"] if is_lm else ["steps", "solver"]
     values = {name: getattr(options, name) for name in described}
@@ -162,19 +115,14 @@ def _app(options: argparse.Namespace) -> None:
     from tokenizer import launch_app
 
     models, generators = app_parts(options.run_folders, options.tokenizer, options.device)
-    app = launch_app(
-        models,
-        generators,
-        host=options.host,
-        port=options.port,
-        open_browser=options.browser,
-    )
+    where = {"host": options.host, "port": options.port, "open_browser": options.browser}
+    app = launch_app(models, generators, **where)
     print(f"Open {app.address} in a browser. Ctrl-C ends it.", flush=True)
     app.wait()
 
 
 def _export(options: argparse.Namespace) -> None:
-    from generative.runs.export import export_run
+    from generative.runs.loading import export_run
 
     export_run(options.run_folder, options.out, tokenizer=options.tokenizer, half=options.half)
     print(options.out)

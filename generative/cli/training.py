@@ -8,13 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from generative.cli.options import add_held_out, add_tokenizer
+from generative.cli.options import add, add_held_out, add_tokenizer
 from tokenizer.command import add_fields, take
 
 _SHARED = {
     "width": (384, "width of the hidden states, an even multiple of --heads"),
     "heads": (6, "attention heads"),
-    "text_encoder": (None, "transformers text encoder (name or folder) for captions"),
+    "text_encoder": (
+        None,
+        "transformers text encoder (name or folder) for captions; default: none",
+    ),
 }
 # Options of each family of models: the default and the meaning.
 MODEL_OPTIONS: dict[str, dict[str, tuple[Any, str]]] = {
@@ -49,26 +52,14 @@ def register(commands: Any) -> None:
         add_held_out(p)
         group = p.add_argument_group("model")
         if family == "lm":
-            group.add_argument(
-                "--codebooks",
-                metavar="N",
-                type=int,
-                help="number of codebooks to learn, the first ones; default: all",
-            )
+            text = "number of codebooks to learn, the first ones; default: all"
+            add(group, "--codebooks", "N", None, text, type=int)
         else:
-            group.add_argument(
-                "--detail",
-                action="store_true",
-                help="learn all latents; default: only those that codes stand for",
-            )
+            text = "learn all latents; default: only those that codes stand for"
+            group.add_argument("--detail", action="store_true", help=text)
         for key, (default, text) in MODEL_OPTIONS[family].items():
-            group.add_argument(
-                "--" + key.replace("_", "-"),
-                metavar="N" if isinstance(default, int) else "NAME",
-                type=str if default is None else type(default),
-                default=default,
-                help=f"{text}; default: {'none' if default is None else default}",
-            )
+            metavar = "N" if isinstance(default, int) else "NAME"
+            add(group, "--" + key.replace("_", "-"), metavar, default, text)
         add_fields(p, TrainingConfig, title="training")
 
 

@@ -180,9 +180,7 @@ class LatentDiffusion(ModelMixin, ConfigMixin):
     ) -> None:
         """Saves configuration and weights; an error leaves the files of before.
 
-        Args:
-            save_directory: A folder, created if needed; other files in it stay.
-            kwargs: As for ``diffusers.ModelMixin.save_pretrained``.
+        Arguments are as for ``diffusers.ModelMixin``; other files in the folder stay.
         """
         save_pretrained(super().save_pretrained, save_directory, **kwargs)
 
@@ -217,10 +215,7 @@ class LatentDiffusion(ModelMixin, ConfigMixin):
     def training_loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean squared error of the velocity over all frames but padding.
 
-        Args:
-            batch: Normalised ``latents`` and ``mask``; ``label`` and ``caption``.
-            generator: On the CPU; draws sigmas, noise and, in training mode, which conditions are
-                hidden.
+        The generator draws sigmas, noise and, in training mode, which conditions are hidden.
         """
         data, mask = batch["latents"], batch["mask"]
         sigma = self.draw_sigmas(len(data), generator).to(data.device)
@@ -304,9 +299,7 @@ class LatentDiffusion(ModelMixin, ConfigMixin):
     ) -> list[TokenRow]:
         """Rows with ``latents`` float32 ``[T, D]`` for the tokenizer's ``decode_latents``.
 
-        Args:
-            request: Its prompts are rows with ``latents``, which stay unchanged.
-            generator: On the CPU.
+        Prompts are rows with ``latents``, which stay unchanged.
         """
         known, keep = self._prompts(request)
         settings = request.diffusion

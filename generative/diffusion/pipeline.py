@@ -220,13 +220,9 @@ def _with_module(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pair(label: Any, caption: Any) -> tuple[list[str | None], list[str | None]]:
-    labels = [label] if label is None or isinstance(label, str) else list(label)
-    captions = [caption] if caption is None or isinstance(caption, str) else list(caption)
-    count = max(len(labels), len(captions))
-    if len(labels) == 1:
-        labels = labels * count
-    if len(captions) == 1:
-        captions = captions * count
+    lists = [[x] if x is None or isinstance(x, str) else list(x) for x in (label, caption)]
+    count = max(map(len, lists))
+    labels, captions = (x * count if len(x) == 1 else x for x in lists)
     if len(labels) != len(captions):
         raise InputError(f"{len(labels)} labels for {len(captions)} captions.")
     return labels, captions

@@ -53,12 +53,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """Attention and a gated feed-forward network, both modulated.
-
-    Args:
-        width: W.
-        heads: Attention heads; divides W.
-    """
+    """Attention and a gated feed-forward network, both modulated."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -108,18 +103,10 @@ class Block(nn.Module):
 
 
 class DiffusionTransformer(ModelMixin, ConfigMixin):
-    """Predicts velocities of noisy latents.
+    """Predicts velocities of noisy latents, given conditions as tokens.
 
-    Args:
-        latent_dim: D.
-        width: W; an even multiple of ``heads``.
-        depth: Number of blocks.
-        heads: Attention heads.
-        patch_frames: Neighbouring frames that make one token; more is faster and coarser.
-        condition_width: Width of the condition tokens.
-
-    Raises:
-        ValueError: If a size is not positive, or the width no even multiple of the heads.
+    ``width`` is an even multiple of ``heads``. ``patch_frames`` neighbouring frames make one token:
+    more is faster and coarser.
     """
 
     @register_to_config
@@ -159,15 +146,11 @@ class DiffusionTransformer(ModelMixin, ConfigMixin):
         condition_mask: Bool[Tensor, "B S"],
         frame_mask: Bool[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """Predicts ``noise - data``.
+        """Predicts ``noise - data`` from noisy, normalised latents.
 
-        Args:
-            latents: Noisy, normalised latents.
-            timestep: 1000 times sigma, the noise level: 0 is data, 1000 is noise.
-            condition: Embedded conditions, S >= 1.
-            condition_mask: False for padding; each item has at least one condition.
-            frame_mask: False for padding, whose values have no effect and whose predictions are
-                arbitrary. Default: no padding.
+        ``timestep`` is 1000 times sigma, the noise level: 0 is data, 1000 is noise. Masks are False
+        for padding, whose values have no effect and whose predictions are arbitrary; each item has
+        at least one condition.
         """
         batch, frames, dim = latents.shape
         if frame_mask is not None:

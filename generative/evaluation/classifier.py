@@ -18,17 +18,10 @@ def class_agreement(
 ) -> dict[str, Any] | None:
     """Classifies generated clips by a classifier trained on real clips.
 
-    Args:
-        real: Clips with labels; one in four tests the classifier.
-        generated: Generated clips, with the requested labels.
-        spaces: The coordinates of each embedding.
-        seed: Seed of the split.
-
-    Returns:
-        ``agreement``, the share of generated clips that are classified as requested;
-        ``real_accuracy``, the same of the real test clips; ``chance``; ``confusion``, shares of
-        generated clips by requested and found class. None without two real classes, or without
-        generated clips of one.
+    One real clip in four tests the classifier. ``agreement`` is the share of generated clips that
+    are classified as requested; ``real_accuracy`` the same of the real test clips; ``confusion``
+    the shares of generated clips by requested and found class. None without two real classes, or
+    without generated clips of one.
     """
     names = sorted({label for label in real.labels if label is not None})
     if len(names) < 2 or not set(generated.labels) & set(names):
@@ -68,11 +61,7 @@ def train_classifier(
 ) -> nn.Linear:
     """Fits a multinomial logistic regression to its optimum; nothing about it is random.
 
-    Args:
-        points: Features.
-        classes: Class of each, 0 to count - 1; all classes have equal weight in total.
-        count: Number of classes.
-        decay: Half the weight of the squared parameters.
+    All classes have equal weight in total; ``decay`` is half the weight of the squared parameters.
     """
     x, y = torch.from_numpy(points).double(), torch.from_numpy(classes).long()
     model = nn.Linear(x.shape[1], count).double()

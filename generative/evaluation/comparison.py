@@ -23,16 +23,11 @@ from tokenizer.errors import InputError
 
 
 def diversity(points: Float[np.ndarray, "M E"], seed: int = 0) -> dict[str, float]:
-    """Measures how much the points of a set differ from each other.
+    """How much at most 1000 random points of a set differ from each other.
 
-    Args:
-        points: Of more than 1000 a random 1000 are taken.
-        seed: Seed of that choice.
-
-    Returns:
-        ``mean_distance`` between two points, and ``vendi``, the Vendi score (Friedman and Dieng,
-        2023): the effective number of different points, by a Gaussian kernel whose width is the
-        root of the number of dimensions, in which real points have deviation 1 or less.
+    ``mean_distance`` of two points, and ``vendi``, the Vendi score (Friedman and Dieng, 2023): the
+    effective number of different points, by a Gaussian kernel whose width is the root of the number
+    of dimensions, in which real points have deviation 1 or less.
     """
     rng = np.random.default_rng(seed)
     chosen = points[rng.permutation(len(points))[:1000]]
@@ -55,24 +50,15 @@ def evaluate_generations(
     segment_seconds: float | int = 2.0,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Compares generated clips with real ones.
+    """Compares generated clips with real ones, preferably not from the training data.
 
-    Args:
-        real_rows: Real clips, preferably not from the training data; ``label`` is a row's class.
-        generated_rows: Rows of a model's ``generate_rows``, all with codes or all with latents.
-        tokenizer: Decodes both.
-        generated_labels: Requested class of each generated clip. Default: ``label`` of the rows.
-        segment_seconds: Length of the segments that are compared.
-        seed: Seed of splits, baseline and classifier.
+    Rows with codes or rows with latents; ``label`` is a row's class, and ``generated_labels`` the
+    requested classes where the generated rows hold none. ``seed`` is that of splits, baseline and
+    classifier.
 
-    Returns:
-        ``frechet``: see `frechet_figures`, for each embedding (`generative.evaluation.embeddings`).
-        ``diversity`` of real and generated segments. ``classes``: see `class_agreement`, None
-        without labels.
-
-    Raises:
-        ValueError: If there are fewer than 4 real or 2 generated clips, or real rows lack what the
-            generated ones have.
+    The result has ``frechet`` (see `frechet_figures`) and ``diversity`` of real and generated
+    segments for each embedding (`generative.evaluation.embeddings`), and ``classes`` (see
+    `class_agreement`), None without labels.
     """
     if len(real_rows) < 4 or len(generated_rows) < 2:
         raise InputError(
@@ -88,28 +74,17 @@ def evaluate_generations(
     baseline = gaussian_rows(same_form, tokenizer, generator)
     gaussian = embed_rows(baseline, tokenizer, segment_seconds)
     spaces = {name: EmbeddingSpace.fit(points) for name, points in real.points.items()}
+    points = {
+        name: tuple(space(one.points[name]) for one in (real, generated, gaussian))
+        for name, space in spaces.items()
+    }
     return {
         "clips": {"real": len(real_rows), "generated": len(generated_rows)},
         "segments": {"real": len(real), "generated": len(generated), "seconds": segment_seconds},
-        "frechet": {
-            name: frechet_figures(
-                (
-                    space(real.points[name]),
-                    space(generated.points[name]),
-                    space(gaussian.points[name]),
-                ),
-                real,
-                generated,
-                seed,
-            )
-            for name, space in spaces.items()
-        },
+        "frechet": {k: frechet_figures(p, real, generated, seed) for k, p in points.items()},
         "diversity": {
-            name: {
-                "real": diversity(space(real.points[name]), seed),
-                "generated": diversity(space(generated.points[name]), seed),
-            }
-            for name, space in spaces.items()
+            k: {"real": diversity(p[0], seed), "generated": diversity(p[1], seed)}
+            for k, p in points.items()
         },
         "classes": class_agreement(real, generated, spaces, seed),
     }

@@ -1,15 +1,11 @@
 """Embeddings of rows for the comparison of sets of clips; they need no download.
 
 Published Fréchet audio distances use networks (VGGish, PANNs, CLAP) whose weights must be
-downloaded. These two embeddings are available anywhere:
-
-* ``latents``: statistics of the tokenizer's normalised latents;
-* ``mel``: statistics of the log mel spectrogram of the decoded audio, which do not depend on the
-  tokenizer's encoder.
-
-The statistics are the mean and deviation of every channel over a segment, and the root mean square
-of its change from frame to frame. They describe timbre, dynamics and speed, but no longer
-structure. So figures compare models on the same data, and not with published distances.
+downloaded. Here ``latents`` are statistics of the tokenizer's normalised latents, and ``mel`` those
+of the log mel spectrogram of the decoded audio, which do not depend on the tokenizer's encoder:
+mean and deviation of every channel over a segment, and the root mean square of its change from
+frame to frame. They describe timbre, dynamics and speed, but no longer structure, so figures
+compare models on the same data, and not with published distances.
 
 Levels are removed: every clip is decoded at gain 1.
 """
@@ -34,13 +30,7 @@ N_MELS, WINDOW_SECONDS, MEL_FLOOR = 64, 0.04, 1e-5
 
 @dataclass(frozen=True)
 class EmbeddedSet:
-    """Embedded segments of some clips.
-
-    Attributes:
-        points: ``[M, E]`` for each embedding.
-        clips: Index of each segment's clip.
-        labels: Class of each segment's clip, or None.
-    """
+    """Segments of clips: points ``[M, E]`` by embedding; index and class of each one's clip."""
 
     points: dict[str, Float[np.ndarray, "M E"]]
     clips: Int[np.ndarray, " M"]
@@ -77,13 +67,14 @@ def _filters(size: int, sampling_rate: int) -> Tensor:
 
 
 def row_latents(row: Mapping[str, Any], tokenizer: LatentTokenizer) -> Float[Tensor, "G T D"]:
-    """Normalised latents of a row of latents or codes, for each of its G groups of channels."""
+    """Latents of a row of latents or codes, for each of its G groups of channels."""
     column = "latents" if row.get("latents") is not None else "codes"
     frames = torch.from_numpy(np.asarray(row[column]).astype(np.float32))
     groups = -(-int(row.get("num_channels", 1)) // tokenizer.autoencoder.num_channels)
-    grouped = frames.reshape(groups, -1, frames.shape[-1]).transpose(1, 2)
-    latents = grouped if column == "latents" else tokenizer.dequantize(grouped.long())
-    return tokenizer.normalize_latents(latents.to(tokenizer.device)).transpose(1, 2).cpu()
+    grouped = frames.reshape(groups, -1, frames.shape[-1])
+    if column == "latents":
+        return grouped
+    return tokenizer.dequantize(grouped.transpose(1, 2).long()).transpose(1, 2).cpu()
 
 
 def embed_rows(
@@ -91,16 +82,9 @@ def embed_rows(
     tokenizer: LatentTokenizer,
     segment_seconds: float | int = 2.0,
 ) -> EmbeddedSet:
-    """Embeds rows of codes or latents, segment by segment.
+    """Embeds rows of codes or latents, segment by segment; latents take precedence over codes.
 
-    Args:
-        rows: Rows that the tokenizer decodes; latents take precedence over codes.
-        tokenizer: Decodes.
-        segment_seconds: Length of the segments. A remainder shorter than half of it is left out,
-            unless it is the whole clip.
-
-    Raises:
-        ValueError: If there are no rows.
+    A remainder shorter than half a segment is left out, unless it is the whole clip.
     """
     points: dict[str, list[Tensor]] = {"latents": [], "mel": []}
     clips: list[int] = []
@@ -108,7 +92,10 @@ def embed_rows(
     rate = tokenizer.sampling_rate
     for clip, row in enumerate(rows):
         for latents in row_latents(row, tokenizer):
-            pieces = list(_segments(latents, round(segment_seconds * tokenizer.frame_rate)))
+            normalized = tokenizer.normalize_latents(latents.T[None].to(tokenizer.device))[
+                0
+            ].T.cpu()
+            pieces = list(_segments(normalized, round(segment_seconds * tokenizer.frame_rate)))
             points["latents"] += [statistics(piece) for piece in pieces]
             waves = _segments(_decode(latents, row, tokenizer), round(segment_seconds * rate))
             # Frames and samples of a short remainder may round differently.
@@ -128,9 +115,8 @@ def _decode(
 ) -> Float[Tensor, " N"]:
     """Decodes a group of channels at gain 1 with the matching decoder; channels are averaged."""
     from_codes = row.get("latents") is None
-    z = tokenizer.denormalize_latents(latents.T[None].to(tokenizer.device))
     audio = tokenizer.decode(
-        z,
+        latents.T[None].to(tokenizer.device),
         decoder=tokenizer.codes_decoder if from_codes else "continuous",
         n_codebooks=np.shape(row["codes"])[-1] if from_codes else None,
         gain=torch.ones(1),
@@ -149,13 +135,8 @@ def _segments(x: Tensor, size: int) -> Iterator[Tensor]:
 class EmbeddingSpace:
     """Coordinates of embeddings: standardised, then the principal components of real points.
 
-    There are at most a quarter as many as points: a Fréchet distance in as many dimensions as
-    there are points is not meaningful.
-
-    Attributes:
-        mean: ``[E]``.
-        scale: ``[E]``.
-        axes: ``[E, P]``.
+    There are at most a quarter as many as points: a Fréchet distance in as many dimensions as there
+    are points is not meaningful.
     """
 
     mean: Float[np.ndarray, " E"]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from generative.evaluation.embeddings import EmbeddedSet
+from generative.evaluation.embeddings import EmbeddedSet, row_latents
 from generative.protocol import TokenRow
 from tokenizer import LatentTokenizer
 from tokenizer.errors import InputError
@@ -23,9 +23,6 @@ def frechet_distance(one: Float[np.ndarray, "M E"], other: Float[np.ndarray, "N 
 
     ``|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))`` (Heusel et al., 2017), in float64. Small sets
     bias it upwards: compare distances of sets of equal size.
-
-    Raises:
-        ValueError: If a set has fewer than two points.
     """
     if min(len(one), len(other)) < 2:
         raise InputError(f"Sets of {len(one)} and {len(other)} points have no covariance.")
@@ -43,15 +40,9 @@ def gaussian_rows(
 ) -> list[TokenRow]:
     """Draws a baseline: independent Gaussian frames of the mean and covariance of real ones.
 
-    Args:
-        rows: Real rows of latents or codes; the baseline has their lengths, labels and form.
-        tokenizer: The tokenizer of the rows.
-        generator: Draws the frames.
-
-    Returns:
-        Rows with ``latents``, or with the ``codes`` to which they are quantized.
+    The rows have the lengths, labels and form (latents or codes) of the real ones.
     """
-    real = [_latents(row, tokenizer) for row in rows]
+    real = [row_latents(row, tokenizer).flatten(0, 1) for row in rows]
     frames = torch.cat(real).double()
     mean, covariance = frames.mean(0), torch.cov(frames.T).reshape(frames.shape[1], -1)
     values, vectors = torch.linalg.eigh(covariance)
@@ -70,33 +61,18 @@ def gaussian_rows(
     return drawn
 
 
-def _latents(row: Mapping[str, Any], tokenizer: LatentTokenizer) -> Float[torch.Tensor, "T D"]:
-    """Latents of a row in the tokenizer's scale; groups of channels one after the other."""
-    if row.get("latents") is not None:
-        return torch.from_numpy(np.asarray(row["latents"]).astype(np.float32))
-    codes = torch.from_numpy(np.asarray(row["codes"]).astype(np.int64))
-    return tokenizer.dequantize(codes.T[None])[0].T.cpu()
-
-
 def frechet_figures(
-    points: tuple[np.ndarray, np.ndarray, np.ndarray],
+    points: tuple[np.ndarray, ...],
     real: EmbeddedSet,
     generated: EmbeddedSet,
     seed: int,
 ) -> dict[str, float]:
-    """Distances between the points of real, generated and Gaussian clips.
+    """Distances between the points of real, generated and Gaussian clips, in this order.
 
-    Args:
-        points: Of real, generated and Gaussian clips.
-        real: The clips of the real points.
-        generated: The clips of the generated points.
-        seed: Seed of the splits.
-
-    Returns:
-        The distance of all ``generated`` clips from all real ones, that of the ``gaussian``
-        baseline, and their ratio. From a random half of the real clips, the distance of the other
-        half (``floor``) and of as many generated clips (``generated_at_floor``), both means over
-        some splits. Compare these two with each other only, as small sets bias distances upwards.
+    The distance of all ``generated`` clips from all real ones, that of the ``gaussian`` baseline,
+    and their ratio. From a random half of the real clips, the distance of the other half
+    (``floor``) and of as many generated clips (``generated_at_floor``), both means over some
+    splits. Compare these two with each other only, as small sets bias distances upwards.
     """
     rng = np.random.default_rng(seed)
     floors, at_floor = [], []

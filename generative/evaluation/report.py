@@ -73,7 +73,9 @@ def write_report(
     template = page_environment().from_string(TEMPLATE)
     sections = [_clips_section(Path(folder)) for folder in folders]
     sections += [_run_section(Path(run)) for run in runs]
-    sections += [_evaluation_section(Path(path)) for path in evaluations]
+    for path in map(Path, evaluations):
+        facts = _flatten(json.loads(path.read_text()))
+        sections.append(_section(f"Evaluation: {path.stem}", facts=facts))
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, template.render(title=title, sections=sections))
 
@@ -87,11 +89,7 @@ def _clips_section(folder: Path) -> dict[str, Any]:
     if not path.exists():
         raise MissingFileError(f"{folder} holds no {path.name}: no clips were generated there.")
     content = json.loads(path.read_text())
-    facts = [
-        (name, _show(value))
-        for name, value in content.items()
-        if name != "samples" and not isinstance(value, (dict, list))
-    ]
+    facts = _flatten({k: v for k, v in content.items() if not isinstance(v, dict)})
     clips = [
         {
             "text": entry["caption"] or entry["label"] or entry["audio"],
@@ -106,25 +104,20 @@ def _clips_section(folder: Path) -> dict[str, Any]:
 def _run_section(run: Path) -> dict[str, Any]:
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     last = {name: value for line in lines for name, value in line.items()}
-    facts = [(k, _show(v)) for k, v in last.items() if k == "step" or k.startswith("val/")]
+    facts = _flatten({k: v for k, v in last.items() if k == "step" or k.startswith("val/")})
     curve = run / "curves.png"
-    return _section(
-        f"Training: {run.name}", facts=facts, curve=_picture(curve) if curve.exists() else None
-    )
-
-
-def _evaluation_section(path: Path) -> dict[str, Any]:
-    return _section(f"Evaluation: {path.stem}", facts=_flatten(json.loads(path.read_text())))
+    picture = _picture(curve) if curve.exists() else None
+    return _section(f"Training: {run.name}", facts=facts, curve=picture)
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
+    facts: list[tuple[str, str]] = []
     for name, value in values.items():
         if isinstance(value, dict):
-            found += _flatten(value, f"{prefix}{name} / ")
+            facts += _flatten(value, f"{prefix}{name} / ")
         elif not isinstance(value, list):
-            found.append((prefix + name, _show(value)))
-    return found
+            facts.append((prefix + name, _show(value)))
+    return facts
 
 
 def _show(value: Any) -> str:

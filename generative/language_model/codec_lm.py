@@ -6,11 +6,9 @@ output head. With ``flatten`` and ``coarse_first`` the model is an ordinary caus
 over an offset vocabulary. Both have the same weights: the heads are ranges of rows of one output
 matrix. In training and in sampling, the softmax runs over the range of ids that a slot may hold.
 
-Code files are not entropy-coded with this model, because a range decoder needs exactly the
-encoder's probabilities. Floating-point matrix products differ in their last bits between
-processors, numbers of threads and library versions, and one wrong bit corrupts all that follows.
-The static integer tables of ``.ltk`` files are exact on every machine.
-`generative.evaluation.code_bits.language_model_bits` measures what this model would save.
+Code files are not entropy-coded with this model: a decoder needs exactly the encoder's
+probabilities, and matrix products differ in their last bits between processors and library
+versions. `generative.evaluation.code_bits.language_model_bits` measures what it would save.
 """
 
 from __future__ import annotations
@@ -39,14 +37,7 @@ from tokenizer.saving import load_pretrained, save_pretrained
 
 @dataclass(frozen=True)
 class CodeNats:
-    """Cross-entropies summed over a batch.
-
-    Attributes:
-        codes: Nats of all codes of each codebook.
-        counts: Number of codes of each codebook.
-        stops: Nats of all ends of audio.
-        stop_count: Number of ends of audio.
-    """
+    """Nats and numbers of a batch: of the codes of each codebook, and of the ends of audio."""
 
     codes: Float[Tensor, " K"]
     counts: Int[Tensor, " K"]
@@ -55,11 +46,7 @@ class CodeNats:
 
 
 class CodecLM(PreTrainedModel):
-    """A causal language model of the tokenizer's codes.
-
-    Args:
-        config: See `CodecLMConfig`.
-    """
+    """A causal language model of the tokenizer's codes, made from a `CodecLMConfig`."""
 
     config_class = CodecLMConfig
     base_model_prefix = "codec_lm"
@@ -112,12 +99,9 @@ class CodecLM(PreTrainedModel):
         condition: Float[Tensor, "B P H"],
         condition_mask: Bool[Tensor, "B P"],
     ) -> Float[Tensor, "B S H"]:
-        """Hidden states from which the tokens of each step are predicted.
+        """Hidden states ``[B, S, H]`` from which the tokens of each step are predicted.
 
-        Args:
-            tokens: Sequences of ids; a step's hidden state depends on the steps before it.
-            condition: Embeddings of `Conditioner`.
-            condition_mask: Their mask.
+        A step's hidden state depends on the steps before it and on the embeddings of `Conditioner`.
         """
         inputs = self._prefixed(tokens[:, :-1], condition)
         options: dict[str, Tensor] = {}
@@ -144,17 +128,11 @@ class CodecLM(PreTrainedModel):
         guidance_scale: float = 1.0,
         use_cache: bool = True,
     ) -> StepLogits:
-        """Returns a function that predicts one step after the other.
+        """Returns a function that predicts at most ``num_steps`` steps, one after the other.
 
         The function takes the tokens ``[B, n, W]`` of the first n steps and returns the logits
         ``[B, V]`` of the next one, guidance applied. With the cache each call must continue the
         tokens of the call before; the results are the same.
-
-        Args:
-            conditions: ``label`` int64 ``[B]`` and ``caption``, a list of B.
-            num_steps: The most steps that will be predicted.
-            guidance_scale: Of classifier-free guidance; 1 for none.
-            use_cache: Whether to keep keys and values between calls.
         """
         condition, mask = self.conditioner.with_guidance(conditions, guidance_scale)
         prefix = condition.shape[1]
@@ -178,15 +156,8 @@ class CodecLM(PreTrainedModel):
     def code_nats(self, batch: Batch, generator: torch.Generator | None = None) -> CodeNats:
         """Cross-entropies of a batch, in nats.
 
-        Args:
-            batch: ``codes`` of at least as many codebooks as the model has, ``mask``, ``label``,
-                ``caption``. Optional: ``ended`` bool ``[B]``, True where an item's last frame is
-                the clip's. Without it only items shorter than the longest, which may be cropped,
-                count as ended.
-            generator: On the CPU; draws which conditions are hidden. Default: none are.
-
-        Raises:
-            ValueError: If the batch has too few codebooks, or codes out of range.
+        Without ``ended`` only items shorter than the longest, which may be cropped, count as ended.
+        The generator, on the CPU, draws which conditions are hidden; without one none are.
         """
         codes, mask = batch["codes"], batch["mask"]
         if codes.shape[-1] < self.num_codebooks:
@@ -219,14 +190,9 @@ class CodecLM(PreTrainedModel):
         return CodeNats(torch.stack(nats), torch.stack(counts), stops, stop_count)
 
     def training_loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Mean cross-entropy per code (and end of audio), in nats.
+        """Mean cross-entropy per code (and end of audio), in nats; the batch is as for `code_nats`.
 
-        Args:
-            batch: See `code_nats`.
-            generator: On the CPU; draws which conditions are hidden.
-
-        Returns:
-            ``loss``; ``bits_per_code`` over all codebooks, and ``bits_per_code_0``, ... of each.
+        Also ``bits_per_code`` over all codebooks, and ``bits_per_code_0``, ... of each.
         """
         nats = self.code_nats(batch, generator)
         total, count = nats.codes.sum() + nats.stops, nats.counts.sum() + nats.stop_count
@@ -278,12 +244,9 @@ class CodecLM(PreTrainedModel):
     ) -> list[TokenRow]:
         """Rows with ``codes`` for the tokenizer's ``decode_codes``.
 
-        Their gain is the prompt's, else the request's, else that of the class in the training data.
-        Otherwise they have none, and the tokenizer takes its default.
-
-        Args:
-            request: Its prompts are rows with ``codes`` of at least the model's codebooks.
-            generator: On the CPU.
+        Prompts are rows with ``codes`` of at least the model's codebooks. The gain is the prompt's,
+        else the request's, else that of the class in the training data, else the tokenizer's
+        default.
         """
         prompts: list[Tensor | None] = []
         for row in request.prompts or [None] * request.batch_size:
@@ -298,26 +261,20 @@ class CodecLM(PreTrainedModel):
             prompts=prompts,
         )
         kind = torch.int16 if max(self.config.codebook_sizes) <= 2**15 else torch.int32
-        return [
-            {"codes": codes.to(kind).numpy()}
-            | self._shared_columns(request, index)
-            | {"num_samples": self._num_samples(request, len(codes))}
-            for index, codes in enumerate(generated)
-        ]
-
-    def _num_samples(self, request: GenerationRequest, frames: int) -> int:
-        missing = request.num_frames - frames
-        if missing and self.config.hop_length is None:
-            raise InputError("Stops need config.hop_length, which is None.")
-        return max(request.num_samples - missing * (self.config.hop_length or 0), 1)
-
-    def _shared_columns(self, request: GenerationRequest, index: int) -> TokenRow:
-        row = request.shared_columns(self.gain(request.labels[index]))
-        prompt = request.prompts[index] if request.prompts else None
-        if prompt is None or prompt.get("gain") is None:
-            return row
-        level = float(torch.as_tensor(prompt["gain"]).float().mean())
-        return row | {"gain": [level] * request.num_channels}
+        rows = []
+        for index, codes in enumerate(generated):
+            missing = request.num_frames - len(codes)
+            if missing and self.config.hop_length is None:
+                raise InputError("Stops need config.hop_length, which is None.")
+            num_samples = max(request.num_samples - missing * (self.config.hop_length or 0), 1)
+            row = request.shared_columns(self.gain(request.labels[index]))
+            row |= {"codes": codes.to(kind).numpy(), "num_samples": num_samples}
+            prompt = request.prompts[index] if request.prompts else None
+            if prompt is not None and prompt.get("gain") is not None:
+                level = float(torch.as_tensor(prompt["gain"]).float().mean())
+                row["gain"] = [level] * request.num_channels
+            rows.append(row)
+        return rows
 
     def gain(self, label: str | None) -> float | None:
         """Median level of the training rows of a class (None: of all rows); None if unknown."""
@@ -330,9 +287,7 @@ class CodecLM(PreTrainedModel):
     ) -> None:
         """Saves ``config.json`` and ``model.safetensors``; an error leaves the files of before.
 
-        Args:
-            save_directory: A folder, created if needed; other files in it stay.
-            kwargs: As for ``transformers.PreTrainedModel.save_pretrained``.
+        Arguments are as for ``transformers.PreTrainedModel``; other files in the folder stay.
         """
         save_pretrained(super().save_pretrained, save_directory, **kwargs)
 

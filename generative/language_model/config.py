@@ -86,7 +86,7 @@ class CodecLMConfig(PreTrainedConfig):
         """Makes a configuration from the content of a ``config.json``.
 
         Only arguments of this class are taken. Transformers acts on other keys too: one names a
-        repository whose code computes attention. ``kwargs`` are as in transformers.
+        repository whose code computes attention.
         """
         allowed = {*inspect.signature(cls.__init__).parameters, "model_type", "_commit_hash"}
         return super().from_dict({k: v for k, v in config_dict.items() if k in allowed}, **kwargs)
@@ -95,13 +95,7 @@ class CodecLMConfig(PreTrainedConfig):
     def for_tokenizer(
         cls, tokenizer: LatentTokenizer, n_codebooks: int | None = None, **options: Any
     ) -> CodecLMConfig:
-        """Makes a configuration for the codes of a tokenizer.
-
-        Args:
-            tokenizer: Makes the codes.
-            n_codebooks: Number of codebooks. Default: all.
-            options: Further arguments of the class.
-        """
+        """Makes a configuration for the first codebooks of a tokenizer, by default for all."""
         n = tokenizer.resolve_codebooks(n_codebooks, None)
         return cls(
             tokenizer.codebook_sizes[:n],

@@ -20,11 +20,9 @@ from tokenizer.errors import InputError
 class LlamaSteps:
     """Hidden states of a sequence that arrives in pieces.
 
-    Args:
-        backbone: A ``transformers.LlamaModel`` without biases.
-        prefix_mask: ``[B, P]``, False for the first P positions that are padding: nothing attends
-            to them, and they count for no position.
-        capacity: The most positions, the prefix included.
+    ``backbone`` is a ``transformers.LlamaModel`` without biases. ``prefix_mask`` is False for the
+    first positions that are padding: nothing attends to them, and they count for no position.
+    ``capacity`` is the most positions, the prefix included.
     """
 
     def __init__(self, backbone: Any, prefix_mask: Bool[Tensor, "B P"], capacity: int) -> None:
@@ -51,11 +49,7 @@ class LlamaSteps:
         self.layers = [_weights(layer) for layer in backbone.layers]
 
     def advance(self, x: Float[Tensor, "B n H"]) -> Float[Tensor, "B n H"]:
-        """Computes the hidden states of the next n positions.
-
-        Args:
-            x: Their embeddings.
-        """
+        """The hidden states of the next n positions, from their embeddings."""
         count, start = x.shape[1], self.length
         if start + count > self.capacity:
             raise InputError(f"{start + count} positions do not fit into {self.capacity}.")

@@ -6,25 +6,26 @@ codebook. With codes written ``c[frame, codebook]``, K = 3, and E for the end of
 
     flatten       c00 c01 c02 c10 c11 c12 E
     coarse_first  c00 c10 E c01 c02 c11 c12          (AudioLM, VALL-E: here with 1 coarse codebook)
-    parallel      c00 c10 E      delay   c00 c10 E  .     (MusicGen)
+    parallel      c00 c10 E      delay   c00 c10 E  .     (MusicGen; Copet et al., 2023)
                   c01 c11 .              .   c01 c11 .
                   c02 c12 .              .   .   c02 c12
 
 Everything follows from one table per pattern: the frame and codebook of each slot. The end of audio
-takes the place of the first codebook's next code. Functions are pure, and `revert` inverts `apply`
-for any number of frames, including none.
+takes the place of the first codebook's next code.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, pairwise
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from tokenizer.errors import InputError
 
@@ -35,9 +36,6 @@ class CodeVocabulary:
 
     The stop follows the first codebook's codes because it is only predicted in their place: so the
     ids that a slot may hold are a range.
-
-    Args:
-        codebook_sizes: Entries of each codebook.
     """
 
     codebook_sizes: tuple[int, ...]
@@ -81,26 +79,18 @@ class CodeVocabulary:
 
 @dataclass(frozen=True)
 class Layout:
-    """The frame and codebook of each slot of a sequence; -1 for empty slots.
+    """The frame and codebook of each slot of a sequence, or of a batch; -1 for empty slots.
 
     The slot of the stop has codebook 0, and the number of frames as its frame.
-
-    Attributes:
-        frames: ``[S, W]``.
-        codebooks: ``[S, W]``.
     """
 
-    frames: Int[Tensor, "S W"]
-    codebooks: Int[Tensor, "S W"]
+    frames: Int[Tensor, "*B S W"]
+    codebooks: Int[Tensor, "*B S W"]
 
 
 @dataclass(frozen=True)
 class CodePattern(ABC):
-    """A reversible arrangement of codes, defined by the table of a subclass.
-
-    Args:
-        codebook_sizes: Entries of each codebook.
-    """
+    """A reversible arrangement of codes, defined by the table of a subclass."""
 
     codebook_sizes: tuple[int, ...]
 
@@ -119,9 +109,9 @@ class CodePattern(ABC):
         return len(self.codebook_sizes)
 
     @property
-    @abstractmethod
     def num_streams(self) -> int:
         """W: tokens per step."""
+        return self.layout(0).frames.shape[1]
 
     @abstractmethod
     def layout(self, num_frames: int) -> Layout:
@@ -138,15 +128,7 @@ class CodePattern(ABC):
     def apply(
         self, codes: Int[Tensor, "B T K"], mask: Bool[Tensor, "B T"] | None = None
     ) -> Int[Tensor, "B S W"]:
-        """Arranges codes as sequences of ids, padded on the right.
-
-        Args:
-            codes: Padded on the right with any values.
-            mask: True for frames of the item. Default: all.
-
-        Raises:
-            ValueError: For codes out of range, another number of codebooks, or a mask with holes.
-        """
+        """Arranges codes, padded on the right with any values, as sequences of ids."""
         if codes.ndim != 3 or codes.shape[-1] != self.num_codebooks:
             raise InputError(
                 f"codes have shape {list(codes.shape)}; expected [B, T, {self.num_codebooks}]."
@@ -179,21 +161,14 @@ class CodePattern(ABC):
         tables = [by_length[length] for length in num_frames]
         if not tables:
             empty = torch.zeros(0, 0, self.num_streams, dtype=torch.int64)
-            return BatchLayout(empty, empty)
-        pad = torch.nn.utils.rnn.pad_sequence
-        return BatchLayout(
-            pad([table.frames for table in tables], batch_first=True, padding_value=-1),
-            pad([table.codebooks for table in tables], batch_first=True, padding_value=-1),
-        )
+            return Layout(empty, empty)
+        pad = partial(pad_sequence, batch_first=True, padding_value=-1)
+        return Layout(pad([t.frames for t in tables]), pad([t.codebooks for t in tables]))
 
     def revert(
         self, tokens: Int[Tensor, "B S W"]
     ) -> tuple[Int[Tensor, "B T K"], Bool[Tensor, "B T"]]:
-        """Inverse of `apply`: codes, 0 where padded, and the mask.
-
-        Raises:
-            ValueError: If `apply` cannot have made these tokens.
-        """
+        """Inverse of `apply`: codes, 0 where padded, and the mask."""
         vocabulary = self.vocabulary
         if tokens.ndim != 3 or tokens.shape[-1] != self.num_streams:
             raise InputError(
@@ -222,9 +197,8 @@ class CodePattern(ABC):
         codes = tokens.new_zeros(len(tokens), longest + 1, self.num_codebooks)
         is_code = (frames >= 0) & ~at_stop
         item = torch.arange(len(tokens), device=tokens.device)[:, None, None].expand_as(frames)
-        codes[item[is_code], frames[is_code], codebooks[is_code]] = (tokens - ranges[..., 0])[
-            is_code
-        ]
+        values = tokens - ranges[..., 0]
+        codes[item[is_code], frames[is_code], codebooks[is_code]] = values[is_code]
         mask = torch.arange(longest, device=tokens.device) < counts[:, None]
         return codes[:, :longest], mask
 
@@ -239,44 +213,8 @@ class CodePattern(ABC):
 
 
 @dataclass(frozen=True)
-class BatchLayout(Layout):
-    """Tables of several sequences.
-
-    Attributes:
-        frames: ``[B, S, W]``.
-        codebooks: ``[B, S, W]``.
-    """
-
-    frames: Int[Tensor, "B S W"]  # pyright: ignore[reportIncompatibleVariableOverride]
-    codebooks: Int[Tensor, "B S W"]  # pyright: ignore[reportIncompatibleVariableOverride]
-
-
-class FlattenPattern(CodePattern):
-    """Frame after frame, and codebook after codebook in each."""
-
-    @property
-    def num_streams(self) -> int:
-        """1."""
-        return 1
-
-    def layout(self, num_frames: int) -> Layout:
-        """See `CodePattern.layout`."""
-        slots = torch.arange(num_frames * self.num_codebooks + 1)[:, None]
-        return Layout(slots // self.num_codebooks, slots % self.num_codebooks)
-
-    def stop_frame(self, step: int) -> int | None:
-        """See `CodePattern.stop_frame`."""
-        return None if step % self.num_codebooks else step // self.num_codebooks
-
-
-@dataclass(frozen=True)
 class CoarseFirstPattern(CodePattern):
-    """All frames of the first codebooks, the stop, then all frames of the others.
-
-    Args:
-        codebook_sizes: Entries of each codebook.
-        coarse: How many codebooks come first.
-    """
+    """All frames of the first ``coarse`` codebooks, the stop, then all frames of the others."""
 
     coarse: int = 1
 
@@ -285,22 +223,13 @@ class CoarseFirstPattern(CodePattern):
         if not 1 <= self.coarse <= self.num_codebooks:
             raise InputError(f"coarse={self.coarse} is not in 1..{self.num_codebooks}.")
 
-    @property
-    def num_streams(self) -> int:
-        """1."""
-        return 1
-
     def layout(self, num_frames: int) -> Layout:
         """See `CodePattern.layout`."""
         grid = torch.cartesian_prod(torch.arange(num_frames), torch.arange(self.num_codebooks))
         grid = grid.reshape(num_frames, self.num_codebooks, 2)
-        slots = torch.cat(
-            [
-                grid[:, : self.coarse].reshape(-1, 2),
-                torch.tensor([[num_frames, 0]]),
-                grid[:, self.coarse :].reshape(-1, 2),
-            ]
-        )
+        first, rest = grid[:, : self.coarse], grid[:, self.coarse :]
+        stop = torch.tensor([[num_frames, 0]])
+        slots = torch.cat([first.reshape(-1, 2), stop, rest.reshape(-1, 2)])
         return Layout(slots[:, :1], slots[:, 1:])
 
     def stop_frame(self, step: int) -> int | None:
@@ -308,24 +237,21 @@ class CoarseFirstPattern(CodePattern):
         return None if step % self.coarse else step // self.coarse
 
 
+@dataclass(frozen=True)
 class DelayPattern(CodePattern):
-    """Codebook k of a frame comes k steps after its codebook 0 (Copet et al., 2023)."""
+    """Codebook k of a frame comes ``k * delay`` steps after its codebook 0.
 
-    @property
-    def num_streams(self) -> int:
-        """K."""
-        return self.num_codebooks
+    With delay 0 all codebooks of a frame are modelled as independent given the past.
+    """
 
-    @property
-    def delays(self) -> Int[Tensor, " K"]:
-        """Steps by which each codebook lags behind the first."""
-        return torch.arange(self.num_codebooks)
+    delay: int = 1
 
     def layout(self, num_frames: int) -> Layout:
         """See `CodePattern.layout`."""
-        steps = torch.arange(num_frames + max(int(self.delays[-1]), 1))[:, None]
-        frames = steps - self.delays
-        codebooks = torch.arange(self.num_codebooks).expand_as(frames)
+        codebooks = torch.arange(self.num_codebooks)
+        delays = self.delay * codebooks
+        frames = torch.arange(num_frames + max(int(delays[-1]), 1))[:, None] - delays
+        codebooks = codebooks.expand_as(frames)
         there = (frames >= 0) & (frames < num_frames + (codebooks == 0))
         return Layout(frames.where(there, -1), codebooks.where(there, -1))
 
@@ -334,25 +260,16 @@ class DelayPattern(CodePattern):
         return step
 
 
-class ParallelPattern(DelayPattern):
-    """All codebooks of a frame at once, modelled as independent given the past."""
-
-    @property
-    def delays(self) -> Int[Tensor, " K"]:
-        """None."""
-        return torch.zeros(self.num_codebooks, dtype=torch.int64)
-
-
-PATTERNS: dict[str, type[CodePattern]] = {
-    "flatten": FlattenPattern,
-    "parallel": ParallelPattern,
+PATTERNS: dict[str, Callable[[tuple[int, ...]], CodePattern]] = {
+    "flatten": lambda sizes: CoarseFirstPattern(sizes, len(sizes)),
+    "parallel": lambda sizes: DelayPattern(sizes, delay=0),
     "delay": DelayPattern,
     "coarse_first": CoarseFirstPattern,
 }
 
 
 def make_pattern(name: str, codebook_sizes: Sequence[int]) -> CodePattern:
-    """Makes the pattern of this name.
+    """Makes the pattern "delay", "parallel", "flatten" or "coarse_first".
 
     Raises:
         ValueError: If there is no such pattern, or no codebook.

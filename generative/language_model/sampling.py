@@ -8,7 +8,7 @@ logits warpers are the library's.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -28,40 +28,8 @@ from tokenizer.errors import InputError
 StepLogits = Callable[[Tensor], Tensor]
 
 
-@runtime_checkable
-class CodePredictor(Protocol):
-    """What sampling needs of a language model.
-
-    Attributes:
-        pattern: How codes are arranged as steps of tokens.
-    """
-
-    pattern: CodePattern
-
-    @property
-    def device(self) -> torch.device:
-        """Where the tokens have to be."""
-        ...
-
-    @property
-    def context_frames(self) -> int | None:
-        """The longest sequence, in frames, that the model was trained on; None for no limit."""
-        ...
-
-    def step_logits(
-        self,
-        conditions: Mapping[str, Any],
-        num_steps: int,
-        *,
-        guidance_scale: float,
-        use_cache: bool,
-    ) -> StepLogits:
-        """The logits of step after step of one batch of at most ``num_steps`` steps."""
-        ...
-
-
 def generate_codes(
-    model: CodePredictor,
+    model: Any,
     conditions: Mapping[str, Any],
     num_frames: int | Sequence[int],
     generator: torch.Generator,
@@ -122,17 +90,13 @@ def _window_start(frames_so_far: int, length: int, context: int | None) -> int:
 
 
 class _Window:
-    """Sequences that are generated side by side, from their first step to their last.
+    """Sequences of ``lengths`` frames that are generated side by side, each after its prompt.
 
-    Args:
-        model: Predicts.
-        prompts: Codes that each sequence begins with.
-        lengths: Frames of each sequence.
-        stop: Whether the model may end a sequence before its length.
+    With ``stop`` the model may end a sequence before its length.
     """
 
     def __init__(
-        self, model: CodePredictor, prompts: list[Tensor], lengths: list[int], *, stop: bool
+        self, model: Any, prompts: list[Tensor], lengths: list[int], *, stop: bool
     ) -> None:
         self.model, self.pattern, self.device = model, model.pattern, model.device
         self.prompts, self.lengths, self.stop = prompts, lengths, stop
@@ -205,13 +169,7 @@ class _Window:
 
 
 class _Draw:
-    """Draws the tokens of a step.
-
-    Args:
-        pattern: Says which range of ids each slot may hold.
-        sampling: Temperature, top-k and top-p.
-        device: Of the logits.
-    """
+    """Draws the tokens of a step, each from the range of ids that its slot may hold."""
 
     def __init__(self, pattern: CodePattern, sampling: CodeSampling, device: torch.device) -> None:
         ranges = torch.tensor(pattern.vocabulary.ranges, device=device)
@@ -236,11 +194,7 @@ class _Draw:
     ) -> Int[Tensor, "B W"]:
         """The ids drawn for the slots of a step; arbitrary for slots without a codebook.
 
-        Args:
-            logits: Of all ids.
-            codebooks: Of each slot.
-            uniform: Random numbers in [0, 1).
-            may_stop: Whether the stop may be drawn.
+        ``uniform`` are random numbers in [0, 1).
         """
         low, count = self.low[codebooks], self.count[codebooks]
         ids = low[..., None] + self.choices

@@ -16,17 +16,7 @@ from tokenizer import AppGenerator, LatentTokenizer
 def run_generator(
     run: str | Path, tokenizer: str | Path | None = None, device: str = "cpu"
 ) -> tuple[AppGenerator, LatentTokenizer]:
-    """Makes a generator for the page from a trained run; returns it with the run's tokenizer.
-
-    Args:
-        run: Its folder.
-        tokenizer: Folder or hub id. Default: the one that the run was trained with.
-        device: Torch device.
-
-    Raises:
-        FileNotFoundError: If there is no such run, or it is not finished.
-        ValueError: If the tokenizer is not the run's, or the device does not exist.
-    """
+    """A generator for the page from a trained run, and the run's tokenizer; see `load_run`."""
     model, tok, info = load_run(run, tokenizer, device)
 
     def make(wish: Any) -> tuple[np.ndarray, int]:

@@ -22,6 +22,7 @@ from datasets_scripts import (
 )
 from generative.protocol import Batch, TokenRow
 from generative.runs.prepared_data import PreparedData
+from generative.training.training_config import TrainingConfig
 from tokenizer import LatentTokenizer
 from tokenizer.errors import InputError
 
@@ -37,13 +38,7 @@ def make_collator(
 ) -> Callable[[], Any]:
     """Returns a function that makes a collator of `datasets_scripts` for this data.
 
-    Args:
-        data: The dataset.
-        tokenizer: Its statistics normalise latents.
-        crop_frames: Length of random crops in frames.
-        seed: Seed of the crops.
-        n_codebooks: How many codebooks to keep, the first ones; None for all.
-        latent_dim: How many numbers of a frame to keep, the first ones; None for all.
+    Of a frame it keeps the first ``n_codebooks`` or ``latent_dim`` values; None keeps all.
     """
     shared = {
         "crop_frames": crop_frames,
@@ -62,27 +57,21 @@ class FirstLatents(LatentsCollator):
     """A collator of latents that keeps as many numbers of a frame as it has means for."""
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
-        """Returns a batch; see `LatentsCollator`."""
+        """See `LatentsCollator`."""
         dim = len(self.mean)
-        return super().__call__(
-            [{**row, "latents": np.asarray(row["latents"])[..., :dim]} for row in rows]
-        )
+        cut = [{**row, "latents": np.asarray(row["latents"])[..., :dim]} for row in rows]
+        return super().__call__(cut)
 
 
 class FirstCodebooks(CodesCollator):
-    """A collator of codes that keeps the first codebooks.
-
-    Args:
-        n_codebooks: How many to keep; None for all.
-        options: As for `CodesCollator`.
-    """
+    """A collator of codes that keeps the first ``n_codebooks``, or all for None."""
 
     def __init__(self, n_codebooks: int | None, **options: Any) -> None:
         super().__init__(**options)
         self.n_codebooks = n_codebooks
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
-        """Returns a batch; see `CodesCollator`."""
+        """See `CodesCollator`."""
         batch = super().__call__(rows)
         available = batch["codes"].shape[-1]
         if available < (self.n_codebooks or 1):
@@ -104,41 +93,23 @@ class _EpochRows(Dataset):
 def training_batches(
     data: PreparedData,
     make: Callable[[], Any],
+    config: TrainingConfig,
     *,
-    batch_size: int,
-    crop_frames: int | None,
-    seed: int,
     first: int = 0,
-    num_workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
     joint_channels: int = 1,
 ) -> Iterator[Batch]:
-    """Yields endless batches, epoch after epoch, from the ``first``-th on.
-
-    Args:
-        data: Its training rows are used.
-        make: Makes a collator.
-        batch_size: Rows per batch and process.
-        crop_frames: As for the collator.
-        seed: Seed of the order.
-        first: How many batches of this process to skip.
-        num_workers: Processes that read data.
-        rank: Index of this process.
-        world_size: Processes that train together.
-        joint_channels: Channels that the tokenizer codes jointly.
-    """
-    lengths = frame_lengths(
-        data.train, data.column, crop_frames=crop_frames, joint_channels=joint_channels
-    )
-    sampler = LengthBucketSampler(
-        lengths, batch_size=batch_size, seed=seed, num_replicas=world_size, rank=rank
-    )
+    """Yields endless batches of one process, epoch after epoch, from the ``first``-th on."""
+    crop = {"crop_frames": config.crop_frames, "joint_channels": joint_channels}
+    lengths = frame_lengths(data.train, data.column, **crop)
+    share = {"num_replicas": world_size, "rank": rank}
+    sampler = LengthBucketSampler(lengths, batch_size=config.batch_size, seed=config.seed, **share)
     yield from DataLoader(
         _EpochRows(data.train),
         batch_sampler=_plan(sampler, first),  # pyright: ignore[reportArgumentType]
         collate_fn=_OwnCollator(make),
-        num_workers=num_workers,
+        num_workers=config.num_workers,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from generative.protocol import Batch, CodeSampling, DiffusionSampling
+from generative.protocol import Batch
 from generative.runs.batches import make_collator, training_batches, validation_batches
 from generative.runs.generation import generate, make_request, save_clips
 from generative.runs.loading import RUN_FILE, tokenizer_identity
@@ -35,17 +35,7 @@ PREVIEW_GUIDANCE = 2.0
 
 
 class PreparedTask(ModelTask):
-    """Training on a prepared dataset.
-
-    Args:
-        model: What to train.
-        data: Rows of the dataset.
-        tokenizer: Decodes samples; its statistics normalise latents.
-        config: Batches, crops and seeds.
-        n_codebooks: Of language models; None for diffusion.
-        preview_seconds: Length of the samples.
-        latent_dim: Of diffusion models; None for language models.
-    """
+    """Training on a prepared dataset, whose run ``info`` describes."""
 
     def __init__(
         self,
@@ -53,14 +43,12 @@ class PreparedTask(ModelTask):
         data: PreparedData,
         tokenizer: LatentTokenizer,
         config: TrainingConfig,
-        n_codebooks: int | None = None,
-        preview_seconds: float = PREVIEW_SECONDS,
-        latent_dim: int | None = None,
+        info: dict[str, Any],
+        preview_seconds: float,
     ) -> None:
         super().__init__(model)
         self.data, self.tokenizer, self.config = data, tokenizer, config
-        self.n_codebooks, self.preview_seconds = n_codebooks, preview_seconds
-        self.latent_dim = latent_dim
+        self.info, self.preview_seconds = info, preview_seconds
 
     def _make(self, seed: int) -> Callable[[], Any]:
         return make_collator(
@@ -68,44 +56,37 @@ class PreparedTask(ModelTask):
             self.tokenizer,
             crop_frames=self.config.crop_frames,
             seed=seed,
-            n_codebooks=self.n_codebooks,
-            latent_dim=self.latent_dim,
+            n_codebooks=self.info.get("n_codebooks"),
+            latent_dim=self.info.get("latent_dim"),
         )
 
     def batches(self, first: int, rank: int, world_size: int) -> Iterator[Batch]:
-        """See `generative.runs.prepared_data.training_batches`."""
+        """See `training_batches`."""
         return training_batches(
             self.data,
             self._make(self.config.seed),
-            batch_size=self.config.batch_size,
-            crop_frames=self.config.crop_frames,
-            seed=self.config.seed,
+            self.config,
             first=first,
-            num_workers=self.config.num_workers,
             rank=rank,
             world_size=world_size,
             joint_channels=self.tokenizer.autoencoder.num_channels,
         )
 
     def validation(self) -> Iterator[Batch]:
-        """See `generative.runs.prepared_data.validation_batches`."""
-        return validation_batches(
-            self.data, self._make(self.config.seed + 1)(), batch_size=self.config.batch_size
-        )
+        """See `validation_batches`."""
+        collator = self._make(self.config.seed + 1)()
+        return validation_batches(self.data, collator, batch_size=self.config.batch_size)
 
     def show(self, step: int, folder: Path, log: RunLog) -> None:
         """One clip of each class, the same noise each time."""
-        model = self.model
-        labels = model.labels[:MAX_PREVIEWS] or (None,)
+        labels = self.model.labels
         request = make_request(
             self.tokenizer,
             self.preview_seconds,
-            labels=labels,
-            guidance_scale=PREVIEW_GUIDANCE if model.labels else 1.0,
-            codes=CodeSampling(),
-            diffusion=DiffusionSampling(),
+            labels=labels[:MAX_PREVIEWS] or (None,),
+            guidance_scale=PREVIEW_GUIDANCE if labels else 1.0,
         )
-        clips = list(generate(model, self.tokenizer, request, seed=self.config.seed))
+        clips = list(generate(self.model, self.tokenizer, request, seed=self.config.seed))
         rate = self.tokenizer.sampling_rate
         entries = save_clips(iter(clips), folder, rate, {"step": step})
         names = [Path(entry["audio"]).stem for entry in entries]
@@ -136,31 +117,6 @@ def check_source(data: PreparedData, tokenizer: LatentTokenizer) -> None:
             f"The dataset was prepared with tokenizer {data.manifest.get('fingerprint')}, this is"
             f" {tokenizer.fingerprint}. Name the right one with --tokenizer."
         )
-
-
-def _finish(
-    model: Any, out: Path, info: dict[str, Any], data: PreparedData, config: TrainingConfig
-) -> None:
-    if not is_main_process():
-        return
-    model.save_pretrained(out / "model")
-    write_card(out / "model", info, asdict(config), rows=(len(data.train), len(data.held_out)))
-    write_json(out / RUN_FILE, info)
-
-
-def _describe(
-    family: str, data: PreparedData, folder: str | Path, tokenizer: LatentTokenizer, name: Any
-) -> dict[str, Any]:
-    return {
-        "family": family,
-        "version": __version__,
-        "column": data.column,
-        "data": str(folder),
-        "tokenizer": None if name is None else str(name),
-        "identity": tokenizer_identity(tokenizer, data.column),
-        "labels": list(data.labels),
-        "splits": dict(zip(("train", "held_out"), map(list, data.splits), strict=True)),
-    }
 
 
 def train_diffusion(
@@ -195,25 +151,18 @@ def train_diffusion(
     """
     from generative.diffusion.latent_diffusion import LatentDiffusion
 
-    data = load_prepared(folder, "latents", held_out, captions=bool(options.get("text_encoder")))
-    tok = load_tokenizer(tokenizer)
-    check_source(data, tok)
-    dim = tok.latent_dim if detail else tok.coded_dim
-    info: dict[str, Any] = _describe("diffusion", data, folder, tok, tokenizer)
-    info["latent_dim"] = dim
-    gains = median_gains(data)
+    data, tok, info = _open("diffusion", "latents", folder, tokenizer, held_out, options)
+    dim = info["latent_dim"] = tok.latent_dim if detail else tok.coded_dim
+    arguments = {"gains": median_gains(data), "fingerprint": info["identity"], **options}
 
     def build() -> LatentDiffusion:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            model = LatentDiffusion(
-                dim, data.labels, gains=gains, fingerprint=info["identity"], **options
-            )
+        model = LatentDiffusion(dim, data.labels, **arguments)
         model.set_statistics(tok.latents_mean[:dim], tok.latents_std[:dim])
         return model
 
-    task = PreparedTask(build(), data, tok, config, None, preview_seconds, dim)
-    return _train(build, task, Path(out), info, options, progress)
+    build = _seeded(build, config.seed)
+    task = PreparedTask(build(), data, tok, config, info, preview_seconds)
+    return _train(build, task, Path(out), options, progress)
 
 
 def train_language_model(
@@ -247,66 +196,68 @@ def train_language_model(
     from generative.language_model.codec_lm import CodecLM
     from generative.language_model.config import CodecLMConfig
 
-    data = load_prepared(folder, "codes", held_out, captions=bool(options.get("text_encoder")))
-    tok = load_tokenizer(tokenizer)
-    check_source(data, tok)
-    n = _codebooks(data, n_codebooks)
-    info = _describe("language model", data, folder, tok, tokenizer) | {"n_codebooks": n}
-    model_config = CodecLMConfig.for_tokenizer(
-        tok,
-        n,
-        labels=data.labels,
-        context_frames=config.crop_frames,
-        gains=median_gains(data),
-        **options,
-    )
-
-    def build() -> CodecLM:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            return CodecLM(deepcopy(model_config))
-
-    task = PreparedTask(build(), data, tok, config, n, preview_seconds)
-    return _train(build, task, Path(out), info, options, progress)
-
-
-def _codebooks(data: PreparedData, wanted: int | None) -> int:
-    """How many codebooks to learn: ``wanted``, if the dataset has them, else all it has."""
+    data, tok, info = _open("language model", "codes", folder, tokenizer, held_out, options)
     available = np.shape(data.train[0]["codes"])[-1]
-    if wanted is not None and not 1 <= wanted <= available:
-        raise InputError(f"The dataset has codes of {available} codebooks, not {wanted}.")
-    return available if wanted is None else wanted
+    if n_codebooks is not None and not 1 <= n_codebooks <= available:
+        raise InputError(f"The dataset has codes of {available} codebooks, not {n_codebooks}.")
+    n = info["n_codebooks"] = n_codebooks or available
+    arguments = {"context_frames": config.crop_frames, "gains": median_gains(data), **options}
+    model_config = CodecLMConfig.for_tokenizer(tok, n, labels=data.labels, **arguments)
+    build = _seeded(lambda: CodecLM(deepcopy(model_config)), config.seed)
+    task = PreparedTask(build(), data, tok, config, info, preview_seconds)
+    return _train(build, task, Path(out), options, progress)
+
+
+def _open(
+    family: str, column: str, folder: str | Path, name: Any, held_out: float, options: dict
+) -> tuple[PreparedData, LatentTokenizer, dict[str, Any]]:
+    """The dataset, the tokenizer that made it, and the description of a run on them."""
+    data = load_prepared(folder, column, held_out, captions=bool(options.get("text_encoder")))
+    tokenizer = load_tokenizer(name)
+    check_source(data, tokenizer)
+    info = {
+        "family": family,
+        "version": __version__,
+        "column": column,
+        "data": str(folder),
+        "tokenizer": None if name is None else str(name),
+        "identity": tokenizer_identity(tokenizer, column),
+        "labels": list(data.labels),
+        "splits": dict(zip(("train", "held_out"), map(list, data.splits), strict=True)),
+    }
+    return data, tokenizer, info
+
+
+def _seeded(build: Callable[[], Any], seed: int) -> Callable[[], Any]:
+    def seeded() -> Any:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return build()
+
+    return seeded
 
 
 def _train(
     build: Callable[[], Any],
     task: PreparedTask,
     out: Path,
-    info: dict[str, Any],
     options: dict[str, Any],
     progress: bool,
 ) -> Any:
-    data, config = task.data, task.config
+    data, config, info = task.data, task.config, task.info
     # What else a resumed run must share; the splits show in the numbers of rows.
     aside = ("version", "data", "tokenizer", "splits")
-    described = {k: v for k, v in info.items() if k not in aside}
-    description = {
-        **described,
-        "model": options,
-        "rows": [len(data.train), len(data.held_out)],
-    }
-    Trainer(
-        task,
-        config,
-        out,
-        description=description,
-        # Which conditions are there differs from batch to batch.
-        conditional=True,
-        progress=progress,
-    ).run()
+    rows = len(data.train), len(data.held_out)
+    description = {k: v for k, v in info.items() if k not in aside}
+    description |= {"model": options, "rows": list(rows)}
+    # Conditional: which conditions are there differs from batch to batch.
+    Trainer(task, config, out, description=description, conditional=True, progress=progress).run()
     # A new one, as the trained one may be on a GPU, or in shards.
     model = build()
     load_average(out / "checkpoint", LossModule(model))
     model.eval()
-    _finish(model, out, info, data, config)
+    if is_main_process():
+        model.save_pretrained(out / "model")
+        write_card(out / "model", info, asdict(config), rows)
+        write_json(out / RUN_FILE, info)
     return model

@@ -1,4 +1,4 @@
-"""Generation of audio by a trained model: requests in seconds, rows, files."""
+"""Generation of audio by a trained model: requests in seconds, rows, files, pictures."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from generative.protocol import (
     TokenRow,
     num_samples_of,
 )
-from generative.runs.pictures import save_picture
 from tokenizer import LatentTokenizer, write_audio
 from tokenizer.errors import InputError
-from tokenizer.saving import write_json
+from tokenizer.evaluation.report.pictures import plot_spectrogram
+from tokenizer.saving import write_json, writing
 
 
 @dataclass(frozen=True)
@@ -108,10 +108,7 @@ def decode(
 ) -> Float[np.ndarray, "C N"]:
     """Decodes a generated row: codes by the decoder for codes, latents by the continuous one.
 
-    Args:
-        tokenizer: Decodes.
-        row: With ``codes`` or ``latents``.
-        snap_codebooks: Number of codebooks to which latents are first quantized. Default: none.
+    With ``snap_codebooks`` latents are first quantized to that many codebooks.
     """
     if "codes" in row:
         return tokenizer.decode_codes(row)
@@ -146,7 +143,7 @@ def generate(
 def generate_rows(
     model: Any, request: GenerationRequest, *, seed: int = 0, batch_size: int = 8
 ) -> Iterator[tuple[TokenRow, str | None, str | None]]:
-    """Yields each row with its requested label and caption; arguments as in `generate`."""
+    """Yields each row with its requested label and caption; see `generate`."""
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size}: it must be at least 1.")
     for first in range(0, request.batch_size, batch_size):
@@ -187,10 +184,11 @@ def save_clips(
     for index, clip in enumerate(clips):
         # Only now: a request that fails leaves no empty folder.
         folder.mkdir(parents=True, exist_ok=True)
-        name = f"{index:03d}" + (f"-{_safe(clip.label)}" if clip.label else "")
+        label = "".join(c if c.isalnum() else "-" for c in clip.label or "")[:40]
+        name = f"{index:03d}-{label}" if label else f"{index:03d}"
         write_audio(folder / f"{name}.wav", clip.audio, sampling_rate)
         if pictures:
-            save_picture(folder / f"{name}.png", clip.audio, sampling_rate, clip.row)
+            _save_picture(folder / f"{name}.png", clip, sampling_rate)
         entries.append(
             {
                 "audio": f"{name}.wav",
@@ -205,5 +203,16 @@ def save_clips(
     return entries
 
 
-def _safe(text: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in text)[:40]
+def _save_picture(path: Path, clip: GeneratedClip, sampling_rate: int) -> None:
+    """Writes a PNG of a clip's spectrogram, and of its codes or latents beneath it."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    above, below = figure.subplots(2)
+    plot_spectrogram(above, clip.audio, sampling_rate)
+    name, unit = ("codes", "codebook") if "codes" in clip.row else ("latents", "channel")
+    values = np.asarray(clip.row[name]).T
+    below.imshow(values, aspect="auto", cmap="viridis", interpolation="nearest")
+    below.set(xlabel="frame", ylabel=unit, title=name)
+    with writing(path) as partial:
+        figure.savefig(partial, format="png", dpi=100)

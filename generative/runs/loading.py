@@ -1,8 +1,9 @@
-"""Loading what a training run or an export wrote: its model, its tokenizer and its description."""
+"""Finished runs: loading the model, tokenizer and description, and export as one folder."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from generative.protocol import encoder_fingerprint
 from tokenizer import LatentTokenizer, device_of, load_tokenizer
 from tokenizer.errors import InputError, MissingFileError
+from tokenizer.saving import write_json
 
 # What describes a run, besides its model.
 RUN_FILE = "run.json"
@@ -67,7 +69,13 @@ def load_run(
     if tokenizer is None and (root / "tokenizer").exists():
         name = root / "tokenizer"
     tok = load_tokenizer(name)
-    check_tokenizer(tok, info)
+    identity = tokenizer_identity(tok, info["column"])
+    if identity != info["identity"]:
+        raise InputError(
+            f"The run was trained with tokenizer {info['identity']}"
+            f" ({info['tokenizer'] or 'bundled'}), this is {identity}. Name the right one with"
+            " --tokenizer."
+        )
     model = load_model(root / "model")
     return model.to(where), tok.to(where), info  # pyright: ignore[reportArgumentType]
 
@@ -77,12 +85,50 @@ def tokenizer_identity(tokenizer: LatentTokenizer, column: str) -> str:
     return tokenizer.codes_fingerprint if column == "codes" else encoder_fingerprint(tokenizer)
 
 
-def check_tokenizer(tokenizer: LatentTokenizer, info: dict[str, Any]) -> None:
-    """Refuses a tokenizer other than the one that made a run's training data."""
-    expected = info["identity"]
-    identity = tokenizer_identity(tokenizer, info["column"])
-    if identity != expected:
-        raise InputError(
-            f"The run was trained with tokenizer {expected} ({info['tokenizer'] or 'bundled'}),"
-            f" this is {identity}. Name the right one with --tokenizer."
-        )
+def export_run(
+    run: str | Path,
+    out: str | Path,
+    *,
+    tokenizer: str | Path | None = None,
+    half: bool = False,
+) -> None:
+    """Writes ``model/``, ``tokenizer/`` and ``run.json``; `load_run` reads it like a run.
+
+    The export of a diffusion model is also a `diffusers` pipeline:
+    ``LatentDiffusionPipeline.from_pretrained`` loads it.
+
+    Args:
+        run: A finished run.
+        out: Folder to write.
+        tokenizer: Folder or hub id. Default: the run's.
+        half: Whether to round matrices to float16, for half the size; the model still computes in
+            float32.
+
+    Raises:
+        FileNotFoundError: If the run is not finished.
+        ValueError: If ``out`` is the run itself.
+    """
+    root = Path(out)
+    if root.resolve() == Path(run).resolve():
+        raise InputError(f"{out} is the run itself: name another folder.")
+    model, tok, info = load_run(run, tokenizer)
+    root.mkdir(parents=True, exist_ok=True)
+    if half:
+        for parameter in model.parameters():
+            if parameter.ndim > 1:  # Norms, biases and statistics stay in float32.
+                parameter.data = parameter.data.to(torch.float16)
+    if info["column"] == "latents":
+        from generative.diffusion.latent_diffusion import make_scheduler
+        from generative.diffusion.pipeline import LatentDiffusionPipeline
+
+        scheduler = make_scheduler(shift=model.config["shift"])
+        LatentDiffusionPipeline(model, scheduler, tok).save_pretrained(root)
+    else:
+        model.save_pretrained(root / "model")
+        tok.save_pretrained(root / "tokenizer")
+    card = Path(run) / "model" / "README.md"
+    if card.exists():
+        shutil.copyfile(card, root / "README.md")
+    # Paths of the machine that trained it are left out.
+    described = info | {"tokenizer": None, "data": Path(info["data"]).name}
+    write_json(root / RUN_FILE, described)

@@ -8,19 +8,14 @@ from typing import Any
 
 from tokenizer.saving import write_text
 
-_USE = {
-    "diffusion": """\
+_USE = """\
 from generative import load_run, make_request, generate
 
 model, tokenizer, info = load_run("RUN")
-request = make_request(tokenizer, 5.0, labels=[{label}], guidance_scale=2.0)
+request = make_request(tokenizer, 5.0, labels=[{label}], guidance_scale=2.0{codebooks})
 clip = next(generate(model, tokenizer, request, seed=0))
 clip.audio  # float32 [C, N] at tokenizer.sampling_rate
-""",
-}
-_USE["language model"] = _USE["diffusion"].replace(
-    "guidance_scale=2.0)", "guidance_scale=2.0, n_codebooks={n_codebooks})"
-)
+"""
 _WHAT = {
     "diffusion": "A latent diffusion model (flow matching) on the continuous latents",
     "language model": "A language model on the discrete codes",
@@ -32,15 +27,12 @@ def write_card(
 ) -> None:
     """Writes ``README.md`` beside a model.
 
-    Args:
-        folder: Folder of the model.
-        info: Content of ``run.json``.
-        training: The training configuration.
-        rows: Numbers of training rows and of held-out rows.
+    ``info`` is the content of ``run.json``, ``rows`` the numbers of training and held-out rows.
     """
     family = info["family"]
     label = json.dumps(info["labels"][0]) if info["labels"] else "None"
-    use = _USE[family].format(label=label, n_codebooks=info.get("n_codebooks"))
+    n = info.get("n_codebooks")
+    use = _USE.format(label=label, codebooks="" if n is None else f", n_codebooks={n}")
     splits = info["splits"]
     held_out = ", ".join(splits["held_out"]) or "sources of the same"
     log = folder.parent / "log.jsonl"
@@ -74,7 +66,5 @@ For research. It generates audio like its training data; the content is not chec
 
 
 def _list(values: dict[str, Any]) -> str:
-    def show(value: Any) -> str:
-        return f"{value:g}" if isinstance(value, float) else str(value)
-
-    return ", ".join(f"{name} {show(value)}" for name, value in values.items()) or "none"
+    shown = {k: f"{v:g}" if isinstance(v, float) else v for k, v in values.items()}
+    return ", ".join(f"{name} {value}" for name, value in shown.items()) or "none"

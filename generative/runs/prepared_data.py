@@ -19,12 +19,12 @@ COLUMNS = ("id", "source_id", "start", "num_samples", "num_channels", "gain", "l
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Rows to train on, rows held out, and their description.
+    """Rows to train on, rows held out (both a `datasets.Dataset`), and their description.
 
     Attributes:
         column: "codes" or "latents".
-        train: A `datasets.Dataset`.
-        held_out: A `datasets.Dataset` of other sources.
+        train: Rows to train on.
+        held_out: Rows of other sources.
         labels: Names of the classes in ``train``, sorted.
         splits: Names of the dataset's splits in ``train``, and of those in ``held_out``; the latter
             are none if sources of the former were held out.
@@ -42,19 +42,10 @@ class PreparedData:
 def load_prepared(
     folder: str | Path, column: str, held_out: float = 0.05, *, captions: bool = False
 ) -> PreparedData:
-    """Opens a prepared dataset; its splits are chosen by `choose_splits`.
+    """Opens a prepared dataset, ``data/<split>-*.parquet``; `choose_splits` chooses its splits.
 
-    Args:
-        folder: Holds ``data/<split>-*.parquet``.
-        column: "codes" or "latents".
-        held_out: Share of the sources to hold out if there is no split to validate on. A source is
-            held out with all of its segments. The choice depends on the names of the sources only.
-        captions: Whether to read captions, for models that have a text encoder.
-
-    Raises:
-        FileNotFoundError: If there is no such dataset.
-        ValueError: If it lacks the column, has no split to train on, or is too small to hold
-            anything out.
+    Without a split to validate on, the share ``held_out`` of the sources is held out, each with all
+    of its segments. The choice depends on the names of the sources only.
     """
     root = Path(folder)
     # Other programs write no manifest.
@@ -75,13 +66,11 @@ def training_splits(folder: str | Path) -> tuple[tuple[str, ...], tuple[str, ...
 
 
 def choose_splits(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Chooses splits to train on and splits to validate on, by the first words of their names.
+    """Splits to train on and splits to validate on, sorted, by the first words of their names.
 
     Training uses ``train`` and its synonyms. Without any, it uses all splits that are not named
-    for validation or test. Validation uses ``validation`` and its synonyms, else ``test`` and its.
-
-    Returns:
-        Sorted names; there may be none to validate on.
+    for validation or test. Validation uses ``validation`` and its synonyms, else ``test`` and its,
+    else none.
 
     Raises:
         ValueError: If there is no split to train on.
@@ -123,10 +112,10 @@ def _shards(root: Path) -> dict[str, list[str]]:
 
 def _open_all(splits: Sequence[list[str]], column: str, root: Path, captions: bool) -> Any:
     """The rows of several splits, None for no split."""
-    if not splits:
-        return None
     # One by one: sources of two splits may have the same name.
     parts = [_open(files, column, root, captions) for files in splits]
+    if not parts:
+        return None
     import datasets
 
     return datasets.concatenate_datasets(parts)
@@ -161,11 +150,9 @@ def _last_segments(rows: Any) -> list[bool]:
     starts = _values(rows, "start")
     if not starts:
         return [True] * len(rows)
-    sources = _values(rows, "source_id")
-    ends: dict[str, int] = {}
-    for source, start in zip(sources, starts, strict=True):
-        ends[source] = max(start, ends.get(source, start))
-    return [start == ends[source] for source, start in zip(sources, starts, strict=True)]
+    segments = list(zip(_values(rows, "source_id"), starts, strict=True))
+    ends = dict(sorted(segments, key=lambda segment: segment[1]))
+    return [start == ends[source] for source, start in segments]
 
 
 def median_gains(data: PreparedData) -> dict[str, float]:
@@ -180,11 +167,7 @@ def median_gains(data: PreparedData) -> dict[str, float]:
 
 
 def hold_out(dataset: Any, share: float) -> tuple[Any, Any]:
-    """Splits a dataset by source into (train, held out), with at least one source in each.
-
-    Raises:
-        ValueError: If there are fewer than two sources, or the share is not in (0, 1).
-    """
+    """Splits a dataset by source into (train, held out), with at least one source in each."""
     if not 0 < share < 1:
         raise InputError(f"The share to hold out must lie between 0 and 1, got {share:g}.")
     sources = list(map(str, _values(dataset, "source_id") or _values(dataset, "id")))

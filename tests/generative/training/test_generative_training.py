@@ -122,10 +122,10 @@ def test_a_class_held_out_as_a_whole_is_validated_without_it(tokenizer, tmp_path
     assert batch["label"].tolist() == [-1, LABELS.index(rows[0]["label"])]
 
 
-def batches_of(data, tokenizer, count, first=0, **options):
-    options = {"batch_size": 3, "crop_frames": 20, "seed": 4} | options
-    make = make_collator(data, tokenizer, crop_frames=options["crop_frames"], seed=4)
-    return list(islice(training_batches(data, make, first=first, **options), count))
+def batches_of(data, tokenizer, count, num_workers=0, **options):
+    config = TrainingConfig(steps=1, batch_size=3, crop_frames=20, seed=4, num_workers=num_workers)
+    make = make_collator(data, tokenizer, crop_frames=20, seed=4)
+    return list(islice(training_batches(data, make, config, **options), count))
 
 
 @pytest.mark.parametrize("column", ["codes", "latents"])
