@@ -19,6 +19,7 @@ from tokenizer.errors import InputError
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.quantizers.base import FitContext, Quantizer
 from tokenizer.quantizers.sources import MemmapSource
+from tokenizer.saving import write_json, writing
 from tokenizer.training.clips import Clip, identity, read_window
 from tokenizer.training.config import check_at_least, check_fields
 from tokenizer.training.losses import MEL_BINS, MEL_WINDOWS, log_mel
@@ -129,16 +130,12 @@ def cache_latents(
             rows += len(z)
     # The shape is known only now: a header, then the raw frames.
     # Not through a memory map: where the disk is full, writing to one kills the process.
-    partial = path.with_suffix(".partial")
     header = {"descr": "<f4", "fortran_order": False, "shape": (rows, tokenizer.latent_dim)}
-    with partial.open("wb") as target, raw.open("rb") as source:
+    with writing(path) as partial, partial.open("wb") as target, raw.open("rb") as source:
         np.lib.format.write_array_header_1_0(target, header)
         shutil.copyfileobj(source, target, 2**20)
     raw.unlink()
-    partial.replace(path)
-    written = note.with_suffix(".json.partial")
-    written.write_text(json.dumps(described))
-    written.replace(note)
+    write_json(note, described)
     return MemmapSource(path)
 
 
