@@ -70,9 +70,7 @@ def open_batch(
     items = _rows(value) if isinstance(value, Mapping) else list(value)
     rates = list(sampling_rate) if is_column(sampling_rate) else [sampling_rate] * len(items)
     if len(rates) != len(items):
-        raise InputError(
-            f"{len(rates)} sampling rates were given for {len(items)} pieces of audio."
-        )
+        raise InputError(f"{len(rates)} sampling rates were given for {len(items)} clips.")
     signals = [
         open_signal(item, sampling_rate=rate, where=f" (item {i} of the batch)")
         for i, (item, rate) in enumerate(zip(items, rates, strict=True))

@@ -1,7 +1,4 @@
-"""Uncompressed audio on pipes: WAV and raw samples, as they come and as they are made.
-
-libsndfile wants files that it can seek in, whole ones.
-"""
+"""Uncompressed audio on pipes, where libsndfile cannot seek: WAV and raw samples as they come."""
 
 from __future__ import annotations
 

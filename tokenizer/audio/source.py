@@ -25,9 +25,6 @@ class AudioSource:
         source_rate: Hz of the file or array.
         sampling_rate: Hz of what `blocks` yields.
         num_channels: C of what `blocks` yields.
-
-    Raises:
-        ValueError: If the signal cannot be read, or a rate is impossible.
     """
 
     def __init__(self, signal: Signal, *, target_rate: int, downmix: bool = False) -> None:

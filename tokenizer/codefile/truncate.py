@@ -16,11 +16,7 @@ def truncate_codes(
 ) -> int:
     """Copies the first codebooks of a code file; returns the new file's size in bytes.
 
-    Args:
-        source: A path or a binary stream.
-        target: A path or a binary stream; may be the source's path.
-        n_codebooks: How many codebooks to keep.
-        counts: As for `CodeReader`.
+    ``target`` may be the source's path; ``counts`` as for `CodeReader`.
 
     Raises:
         CodeFileError: If the file has fewer codebooks, or is refused by `CodeReader`.

@@ -31,9 +31,8 @@ from tokenizer.saving import writing
 class CodeWriter:
     """Writes a code file, in bounded memory; a context manager.
 
-    A file appears under its name when the ``with`` block has ended without an error, and not
-    before. Streams need not be seekable; they are left open, and without the end record if there
-    was an error, so that readers refuse them.
+    A file appears under its name when the ``with`` block has ended without an error. Streams need
+    not be seekable and are left open; after an error they lack the end record.
 
     Args:
         target: A path or a binary stream. Named pipes and devices are written to directly.

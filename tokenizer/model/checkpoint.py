@@ -100,8 +100,8 @@ class Checkpoint(PreTrainedModel):
 
         Args:
             save_directory: A folder, made if it is not there; other files in it stay.
-            half: Whether to store matrices in float16, for half the size. They are rounded, so the
-                loaded tokenizer is another one (with another fingerprint), but nearly as good.
+            half: Whether to store matrices in float16, for half the size. Rounding makes another
+                tokenizer of it, with another fingerprint, but nearly as good.
             kwargs: As for ``transformers.PreTrainedModel.save_pretrained``.
         """
         if half:

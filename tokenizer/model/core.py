@@ -139,10 +139,7 @@ class TokenizerCore(Checkpoint):
 
     @property
     def coded_dim(self) -> int:
-        """How many latents, the first of D, codes stand for; the others are detail.
-
-        All methods that take latents take the coded ones alone too: they then have no detail.
-        """
+        """How many latents, the first of D, codes stand for; methods take these alone, too."""
         return self.autoencoder.coded_dim
 
     @property
@@ -198,10 +195,7 @@ class TokenizerCore(Checkpoint):
 
     @property
     def code_counts(self) -> np.ndarray | None:
-        """How often each code occurred when the quantizer was fitted, int64 ``[K, S]``.
-
-        Code files are range-coded with it. None if the quantizer keeps no counts.
-        """
+        """How often each code occurred in fitting, int64 ``[K, S]``; None if that is not kept."""
         counts = getattr(self._fitted_quantizer(), "code_counts", None)
         return None if counts is None else counts.cpu().numpy()
 
@@ -302,10 +296,9 @@ class TokenizerCore(Checkpoint):
         return float(torch.tensor(float(mean_square) ** 0.5 + GAIN_FLOOR, dtype=torch.float32))
 
     def check_gain(self, gain: Any, count: int) -> Float32[np.ndarray, " count"]:
-        """A gain that replaces the measured one, for each of ``count`` channels.
+        """A given gain, or `default_gain` for None, for each of ``count`` channels.
 
-        ``gain`` is a number for all or one for each; None is `default_gain`. ValueError if it is
-        not positive, or if the model does not normalise and the gain is not 1.
+        ValueError if it is not positive, or not 1 where the model does not normalise.
         """
         values = as_gains(self.default_gain if gain is None else gain, count)
         if not self.autoencoder.normalize and bool((values != 1).any()):

@@ -163,8 +163,7 @@ class LatentTokenizer(TokenizerCore):
     def latency(self) -> float:
         """Seconds from a sample that enters a `stream_encoder` to the same one leaving a decoder.
 
-        That much the network needs to see; computing and chunks come on top. Infinite for models
-        that see the whole signal.
+        Computing and chunks come on top. Infinite for models that see the whole signal.
         """
         return self.stream_encoder(latents=True).latency + self.stream_decoder(latents=True).latency
 
@@ -196,7 +195,7 @@ class LatentTokenizer(TokenizerCore):
 
         Returns:
             Float32 ``[C, N]``, exactly as long as the input was; bare codes give all samples that
-            the frames cover, at the checkpoint's default level.
+            the frames cover, at the default level.
         """
         name = self.codes_decoder if decoder is None else decoder
 
