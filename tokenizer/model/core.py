@@ -64,6 +64,20 @@ def _lengths(mask: Tensor, num_items: int, num_samples: int) -> list[int]:
     return lengths.tolist()
 
 
+def _without_gradients(tiles: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Computes each tile without gradients; the caller's grad mode is restored between tiles.
+
+    A plain ``with torch.no_grad()`` around a loop of ``yield`` would hold for the caller's code
+    too.
+    """
+    while True:
+        with torch.no_grad():
+            tile = next(tiles, None)
+        if tile is None:
+            return
+        yield tile
+
+
 def _described(part: Autoencoder | Quantizer) -> dict[str, Any]:
     return {"kind": part.kind, **part.to_config()}
 
@@ -394,15 +408,14 @@ class TokenizerCore(Checkpoint):
         """The gain where none is known; 1 for models that do not normalise."""
         return float(self.config.default_gain) if self.autoencoder.normalize else 1.0
 
-    # On a generator, no_grad holds while a piece is computed, and not for the caller's code.
-    @torch.no_grad()
     def encode_stream(
         self, blocks: Iterable[Float[Tensor, "G M _"]]
     ) -> Iterator[Float[Tensor, "G D _"]]:
         """Latents of a normalised signal that arrives in blocks: see `encode_tiles`."""
-        yield from encode_tiles(self.autoencoder, blocks)
+        with torch.no_grad():
+            tiles = encode_tiles(self.autoencoder, blocks)
+        yield from _without_gradients(tiles)
 
-    @torch.no_grad()
     def decode_stream(
         self,
         latents: Iterable[Float[Tensor, "G D _"]],
@@ -411,7 +424,9 @@ class TokenizerCore(Checkpoint):
     ) -> Iterator[Float[Tensor, "G M _"]]:
         """Normalised audio of latents that arrive in pieces: see `decode_tiles`."""
         level = self.noise_level(n_codebooks)
-        yield from decode_tiles(self.autoencoder, self.decoder(decoder), latents, level)
+        with torch.no_grad():
+            tiles = decode_tiles(self.autoencoder, self.decoder(decoder), latents, level)
+        yield from _without_gradients(tiles)
 
     def forward(
         self,
