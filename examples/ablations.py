@@ -24,6 +24,7 @@ from tokenizer.autoencoders.lapped.model import LappedAutoencoder, LappedConfig,
 from tokenizer.evaluation.evaluate import Condition, as_table, evaluate
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.quantizers.residual import ResidualVectorQuantizer
+from tokenizer.saving import write_json, write_text
 from tokenizer.training import CropTrainingConfig
 from tokenizer.training.adversarial import AdversarialConfig
 from tokenizer.training.augmentation import Augmentation
@@ -251,9 +252,7 @@ class Ablations:
             start = time.monotonic()
             measured = measure(make(folder).eval(), self.judged)
             measured["minutes"] = (time.monotonic() - start) / 60
-            temporary = result.with_suffix(".partial")
-            temporary.write_text(json.dumps(measured, indent=1))
-            temporary.replace(result)
+            write_json(result, measured)
         self.rows.append((name, json.loads(result.read_text())))
 
     def trained(self, group: str) -> None:
@@ -363,9 +362,7 @@ def main() -> None:
             ablations.finetuned()
         else:
             ablations.trained(group)
-        temporary = options.out / "ablations.md.partial"
-        temporary.write_text(ablations.table() + "\n")
-        temporary.replace(options.out / "ablations.md")
+        write_text(options.out / "ablations.md", ablations.table() + "\n")
     print(ablations.table())
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from tokenizer.saving import writing
+
 RATE = 44_100
 SECONDS = 8.0
 BEAT = 0.5  # seconds, 120 a minute
@@ -193,9 +195,8 @@ def main() -> None:
     """Writes the clip."""
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else OUT
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    soundfile.write(partial, make_clip(), RATE, format="FLAC", subtype="PCM_16")
-    partial.replace(out)
+    with writing(out) as partial:
+        soundfile.write(partial, make_clip(), RATE, format="FLAC", subtype="PCM_16")
     print(f"{out}: {SECONDS:.0f} s, {out.stat().st_size:,} bytes")
 
 

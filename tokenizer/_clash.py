@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from tokenizer.errors import PackageClashError
 
 # Distributions known to install a package of one of our names, and those that could by their own
-# name. Each is looked up by name: to list what every installed distribution owns takes half a
-# second at every import.
+# name. To list what every installed distribution owns would take half a second at every import.
 RIVALS = (
     ("tokenizer", "tokenizer"),
     ("monai-generative", "generative"),
@@ -21,9 +20,8 @@ RIVALS = (
 def check_clash() -> None:
     """Refuses to go on beside a distribution that installs a package of the same name as ours.
 
-    Such a pair cannot work: in one folder the later installation overwrites files of the earlier
-    one, in two folders the first on ``sys.path`` hides the other, and what fails then looks
-    unrelated. Only the names in `RIVALS` are looked up, which takes a few milliseconds.
+    In one folder the later installation overwrites files of the earlier one, in two folders the
+    first on ``sys.path`` hides the other, and what fails then looks unrelated.
 
     Raises:
         PackageClashError: If there is one; the message names it and the way out.
@@ -33,7 +31,8 @@ def check_clash() -> None:
             rival = distribution(name)
         except PackageNotFoundError:
             continue
-        if _installs(rival, package):
+        # Some installers keep no list of files; then the distribution's name has to do.
+        if rival.files is None or any(file.parts[0] == package for file in rival.files):
             folder = Path(str(rival.locate_file(""))).resolve()
             raise PackageClashError(
                 f"latent-tokenizer cannot share an environment with {name} {rival.version} (in"
@@ -41,9 +40,3 @@ def check_clash() -> None:
                 f" (python -m venv), or run `pip uninstall {name} latent-tokenizer` and install"
                 " latent-tokenizer again."
             )
-
-
-def _installs(rival: Distribution, package: str) -> bool:
-    files = rival.files
-    # Some installers keep no list of files; then the distribution's name has to do.
-    return files is None or any(file.parts[0] == package for file in files)

@@ -42,9 +42,7 @@ class _MovedFinder(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         new = MOVED[module.__name__]
         # The frames of the import machinery do not count: this is the line that imports.
-        warnings.warn(
-            f"{module.__name__} has moved to {new}.", category=DeprecationWarning, stacklevel=2
-        )
+        warnings.warn(f"{module.__name__} has moved to {new}.", DeprecationWarning, stacklevel=2)
         module.__dict__["__getattr__"] = partial(getattr, import_module(new))
 
 

@@ -1,16 +1,7 @@
 """How files are written: under a temporary name beside the final one, which they get when whole.
 
-Nobody ever sees half a file, and an error leaves what was there before:
-
-    with writing(path) as partial:              # one file, by whatever takes a path
-        figure.savefig(partial, format="png")
-    with writing_folder(checkpoint) as new:     # a folder that replaces the one of before
-        save_tensors(new / "module.safetensors", tensors)
-    with writing_files(folder) as new:          # several files into a folder that keeps its others
-        model.save_pretrained(new)
-
-The content is on the disk (``fsync``) before the name is, so this also holds at a power cut. A
-process that is killed leaves a hidden file ``.NAME.*.partial``.
+Nobody ever sees half a file, an error leaves what was there before, and the content is on the disk
+(``fsync``) before the name is. A process that is killed leaves a hidden ``.NAME.*.partial``.
 """
 
 from __future__ import annotations
@@ -33,7 +24,8 @@ from torch import Tensor
 
 from tokenizer.errors import FileError, InputError, MissingFileError
 
-_SAVING = ".saving-"
+_SAVING, _OLD = ".saving-", ".old"
+_DESCRIPTIONS = ("config.json", "onnx.json")
 _BLOCK = 2**20
 # What transformers, diffusers, torch and safetensors raise for a model that is damaged or none.
 _UNREADABLE = (
@@ -43,18 +35,7 @@ _UNREADABLE = (
 
 
 def check_target(path: str | Path) -> Path:
-    """Refuses a file that cannot be written, best before hours of work rather than after them.
-
-    Args:
-        path: The file to write. A link stays one: what it leads to is written.
-
-    Returns:
-        The path without links.
-
-    Raises:
-        FileNotFoundError: If its folder does not exist.
-        ValueError: If it is a folder.
-    """
+    """The path without links; refuses a file that cannot be written, best before hours of work."""
     target = Path(path).resolve()
     if target.is_dir():
         raise InputError(f"Cannot write {path}: it is a folder. Name a file in it.")
@@ -67,15 +48,8 @@ def check_target(path: str | Path) -> Path:
 def writing(path: str | Path) -> Iterator[Path]:
     """Gives a path to write to; the file gets its own name when the block ends without error.
 
-    Args:
-        path: The file to write or to replace; its folder must exist. Devices and named pipes are
-            written directly. (What is given has another suffix: name the format to libraries that
-            go by it.)
-
-    Raises:
-        FileNotFoundError: As `check_target`.
-        ValueError: As `check_target`.
-        OSError: If the file cannot be written, or the disk is full.
+    Devices and named pipes are written directly. The temporary path has another suffix: name the
+    format to libraries that go by it. OSError if the file cannot be written.
     """
     target = check_target(path)
     if target.exists() and not target.is_file():
@@ -88,11 +62,9 @@ def writing(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         raise FileError(f"Cannot write {path}: {error.strerror}.") from error
     try:
-        with storing(target):
+        with _disk_errors(target):
             yield partial
-        partial.chmod(mode)  # Safetensors makes files that nobody else may read.
-        _flush(partial)
-        partial.replace(target)
+        _publish(partial, target, mode)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -111,13 +83,7 @@ def write_json(path: str | Path, value: Any) -> None:
 def save_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
-    """Writes a safetensors file; errors as `writing`.
-
-    Args:
-        path: The file.
-        tensors: By name; each is made contiguous.
-        metadata: Strings for the file's header.
-    """
+    """Writes a safetensors file of tensors, made contiguous; errors as `writing`."""
     contiguous = {name: value.detach().contiguous() for name, value in tensors.items()}
     with writing(path) as partial:
         save_file(contiguous, partial, metadata)
@@ -127,13 +93,7 @@ def save_tensors(
 def writing_files(folder: str | Path) -> Iterator[Path]:
     """Gives an empty folder; its files are moved into ``folder`` when the block ends without error.
 
-    ``config.json`` is moved last: without it a folder is no model.
-
-    Args:
-        folder: Made if it is not there; files of other names in it stay.
-
-    Raises:
-        OSError: If the files cannot be written, or the disk is full.
+    Files of other names stay. The description is moved last: without it a folder is no model.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -141,16 +101,14 @@ def writing_files(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=_SAVING) as name:
         new = Path(name)
-        with storing(folder):
+        with _disk_errors(folder):
             yield new
         probe = new / _SAVING
         probe.touch()
         mode = probe.stat().st_mode
         probe.unlink()
-        for file in sorted(new.iterdir(), key=lambda path: path.name == "config.json"):
-            file.chmod(mode)  # Safetensors makes files that nobody else may read.
-            _flush(file)
-            file.replace(folder / file.name)
+        for file in sorted(new.iterdir(), key=lambda path: path.name in _DESCRIPTIONS):
+            _publish(file, folder / file.name, mode)
 
 
 @contextmanager
@@ -159,19 +117,13 @@ def writing_folder(folder: str | Path) -> Iterator[Path]:
 
     After a kill between two renames the previous folder is there under another name:
     `whole_folder` finds it.
-
-    Args:
-        folder: Replaced with all that is in it.
-
-    Raises:
-        OSError: If a file cannot be written, or the disk is full.
     """
     folder = Path(folder)
-    new, old = folder.with_name(folder.name + ".new"), _replaced(folder)
+    new, old = (folder.with_name(folder.name + suffix) for suffix in (".new", _OLD))
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     try:
-        with storing(folder):
+        with _disk_errors(folder):
             yield new
         for file in new.rglob("*"):
             if file.is_file():
@@ -189,18 +141,13 @@ def writing_folder(folder: str | Path) -> Iterator[Path]:
 def whole_folder(folder: str | Path) -> Path | None:
     """Where the content that `writing_folder` wrote last is; None if it never wrote any."""
     folder = Path(folder)
-    return next((path for path in (folder, _replaced(folder)) if path.exists()), None)
+    places = (folder, folder.with_name(folder.name + _OLD))
+    return next((path for path in places if path.exists()), None)
 
 
 def save_pretrained(save: Callable[..., Any], folder: str | Path, **options: Any) -> None:
-    """Saves a model by a ``save_pretrained`` of transformers or diffusers; see `writing_files`.
-
-    Args:
-        save: The bound ``save_pretrained``.
-        folder: Where to save; its name is that of the repository if the model is pushed to the hub.
-        options: Of ``save``.
-    """
-    if options.get("push_to_hub"):
+    """Saves a model by a bound ``save_pretrained`` of transformers or diffusers, as a whole."""
+    if options.get("push_to_hub"):  # The folder that ``save`` sees has a temporary name.
         options.setdefault("repo_id", Path(folder).name)
     with writing_files(folder) as new:
         save(new, **options)
@@ -209,19 +156,10 @@ def save_pretrained(save: Callable[..., Any], folder: str | Path, **options: Any
 def load_pretrained(
     load: Callable[..., Any], name: str, kind: str, **options: Any
 ) -> tuple[Any, dict[str, Any]]:
-    """Loads a model by a ``from_pretrained`` of transformers or diffusers, and checks its weights.
+    """A model and its loading info, by a bound ``from_pretrained`` of transformers or diffusers.
 
-    Args:
-        load: The bound ``from_pretrained``.
-        name: Folder or hub repository.
-        kind: What it should be; for the message.
-        options: Of ``load``.
-
-    Returns:
-        The model and the loading info.
-
-    Raises:
-        ValueError: If the weights do not fit the configuration, or either is damaged.
+    ValueError, which says what ``kind`` of model it should be, if the weights do not fit the
+    configuration, or either is damaged.
     """
     try:
         options |= {"output_loading_info": True, "use_safetensors": True}
@@ -258,17 +196,19 @@ def damaged(file: str | Path, error: Exception) -> InputError:
     return InputError(f"{file} is damaged or cut off ({error}): fetch or make it again.")
 
 
-def _replaced(folder: Path) -> Path:
-    return folder.with_name(folder.name + ".old")
-
-
 @contextmanager
-def storing(path: Path) -> Iterator[None]:
+def _disk_errors(path: Path) -> Iterator[None]:
     """Turns safetensors' error for a full disk, which is a bare Exception, into an OSError."""
     try:
         yield
     except SafetensorError as error:
         raise FileError(f"Cannot write {path}: {error}. Is the disk full?") from error
+
+
+def _publish(partial: Path, target: Path, mode: int) -> None:
+    _flush(partial)
+    partial.chmod(mode)  # Safetensors makes files that nobody else may read.
+    partial.replace(target)
 
 
 def _flush(path: Path) -> None:

@@ -18,6 +18,7 @@ from .signals import (
     AudioFile as AudioFile,
     Signal as Signal,
     SignalInfo as SignalInfo,
+    as_block as as_block,
 )
 from .source import (
     MAX_RESAMPLED as MAX_RESAMPLED,

@@ -39,18 +39,14 @@ _COLUMNS = ("audio", "array", "bytes", "path", "file")
 def open_audio(
     value: Any, *, target_rate: int, sampling_rate: float | int | None = None, downmix: bool = False
 ) -> AudioSource:
-    """Opens one piece of audio in any of the forms above.
+    """Opens one piece of audio in any of the forms of `tokenizer.audio.inputs`.
 
     Args:
-        value: The audio.
+        value: The audio. Arrays are not copied: leave them unchanged while the source is in use.
         target_rate: Hz that the source shall have.
         sampling_rate: Hz of a bare array. Audio that knows its own rate does not need it, and may
             not contradict it.
         downmix: Whether to average the channels into one.
-
-    Returns:
-        A source that can be read again and again. Arrays are not copied: leave them unchanged
-        while it is in use.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -62,34 +58,19 @@ def open_audio(
 
 
 def open_batch(
-    value: Any,
-    *,
-    target_rate: int,
-    sampling_rate: Any = None,
-    downmix: bool = False,
+    value: Any, *, target_rate: int, sampling_rate: Any = None, downmix: bool = False
 ) -> list[AudioSource]:
-    """Opens every item of a batch (see `is_batch`).
+    """Opens every item of a batch (see `is_batch`); further errors as `open_audio`.
 
-    Args:
-        value: The batch.
-        target_rate: Hz that the sources shall have.
-        sampling_rate: Hz of bare arrays: one for all, or one for each (None where it is known).
-        downmix: Whether to average the channels of each into one.
-
-    Returns:
-        One source per item.
+    ``sampling_rate`` is one for all, or one for each (None where it is known).
 
     Raises:
-        FileNotFoundError: As `open_audio`.
-        ValueError: As `open_audio`; also if there are not as many rates as items, or columns of a
-            mapping differ in length.
+        ValueError: If there are not as many rates as items, or columns differ in length.
     """
     items = _rows(value) if isinstance(value, Mapping) else list(value)
     rates = list(sampling_rate) if is_column(sampling_rate) else [sampling_rate] * len(items)
     if len(rates) != len(items):
-        raise InputError(
-            f"{len(rates)} sampling rates were given for {len(items)} pieces of audio."
-        )
+        raise InputError(f"{len(rates)} sampling rates were given for {len(items)} clips.")
     signals = [
         open_signal(item, sampling_rate=rate, where=f" (item {i} of the batch)")
         for i, (item, rate) in enumerate(zip(items, rates, strict=True))
@@ -101,16 +82,8 @@ def open_signal(value: Any, *, sampling_rate: Any = None, where: str = "") -> Si
     """Opens one piece of audio in any of the forms above, at its own rate.
 
     A file is not opened before something of it is needed: ``open_signal(path).read(first, count)``
-    opens it once.
-
-    Args:
-        value: The audio.
-        sampling_rate: As for `open_audio`.
-        where: Which item of a batch it is; for messages.
-
-    Raises:
-        FileNotFoundError: As `open_audio`.
-        ValueError: As `open_audio`; what is wrong with a file is found when it is read.
+    opens it once. Further arguments and errors are those of `open_audio`; ``where`` says in
+    messages which item of a batch it is.
     """
     match value:
         case str() | Path():
@@ -143,8 +116,6 @@ def _row(row: Mapping[str, Any], sampling_rate: Any, where: str) -> Signal:
     match key, None if key is None else row[key]:
         case "bytes", (bytes() | bytearray() | memoryview()) as content:
             signal = AudioFile(bytes(content), str(row.get("path") or f"the audio's bytes{where}"))
-            _check_same_rate(sampling_rate, signal)
-            return signal
         case "bytes", value:
             raise InputError(f"'bytes' holds {_short(value)}{where}, not bytes.")
         case (("path" | "file"), (str() | Path()) as path):
@@ -153,17 +124,18 @@ def _row(row: Mapping[str, Any], sampling_rate: Any, where: str) -> Signal:
             raise InputError(f"{key!r} holds {_short(value)}{where}, not a path.")
         case "array", value:
             signal = ArraySignal(value, sampling_rate if rate is None else rate, where)
-            _check_same_rate(sampling_rate, signal)
-            return signal
         # A file's header is believed before a column of the dataset; a bare array has nothing else.
         case "audio", value if rate is not None and _axes(value) is not None:
             return _row({"array": value, "sampling_rate": rate}, sampling_rate, where)
         case "audio", value:
             return open_signal(value, sampling_rate=sampling_rate, where=where)
-    raise InputError(
-        f"There is no audio in {sorted(map(str, row))}{where}: expected a value under "
-        f"{', '.join(map(repr, _COLUMNS))}."
-    )
+        case _:
+            raise InputError(
+                f"There is no audio in {sorted(map(str, row))}{where}: expected a value under "
+                f"{', '.join(map(repr, _COLUMNS))}."
+            )
+    _check_same_rate(sampling_rate, signal)
+    return signal
 
 
 def _path(path: Path) -> AudioFile:
@@ -213,10 +185,9 @@ def is_batch(value: Any) -> bool:
 
     * a list or tuple, unless it holds plain numbers: those are the samples of one signal;
     * a NumPy array of strings or objects;
-    * a mapping of columns, as ``Dataset.map(batched=True)`` hands over: it is a `LazyBatch`, or its
-      ``sampling_rate`` is a list, or its ``audio``, ``bytes``, ``path`` or ``file`` is a batch as
-      above, or its ``array`` has more than two axes. (``array`` as a list of lists with one
-      sampling rate is one signal ``[C, N]``.)
+    * a mapping of columns, as ``Dataset.map(batched=True)`` hands over: a `LazyBatch`, or one whose
+      ``sampling_rate`` is a list, whose ``audio``, ``bytes``, ``path`` or ``file`` is a batch as
+      above, or whose ``array`` has more than two axes.
     """
     if isinstance(value, (list, tuple)):
         return len(value) == 0 or _axes(value) != 1

@@ -1,14 +1,10 @@
-"""Uncompressed audio on pipes: WAV and raw samples, as they come and as they are made.
-
-libsndfile wants files that it can seek in, whole ones.
-"""
+"""Uncompressed audio on pipes, where libsndfile cannot seek: WAV and raw samples as they come."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -67,32 +63,20 @@ class PcmFormat:
     def samples(self, data: bytes) -> Float32[np.ndarray, "C n"]:
         """Whole frames as floats; full scale is 1."""
         bits = int(self.encoding[1:3])
-        if self.encoding[0] == "f":
-            x = np.frombuffer(data, dtype="<f4")
-        elif bits == 24:
-            # As the upper three bytes of an int32.
+        if bits == 24:  # The upper three bytes of an int32.
             wide = np.zeros((len(data) // 3, 4), dtype=np.uint8)
             wide[:, 1:] = np.frombuffer(data, dtype=np.uint8).reshape(-1, 3)
-            x = wide.view("<i4")[:, 0].astype(np.float32) / np.float32(2**31)
-        else:
-            x = np.frombuffer(data, dtype=f"<i{bits // 8}").astype(np.float32)
-            x = x / np.float32(2 ** (bits - 1))
+            data, bits = wide.tobytes(), 32
+        x = np.frombuffer(data, dtype=f"<{self.encoding[0].replace('s', 'i')}{bits // 8}")
+        if self.encoding[0] == "s":
+            x = x.astype(np.float32) / np.float32(2 ** (bits - 1))
         return np.ascontiguousarray(x.reshape(-1, self.num_channels).T)
 
 
 class PcmReader:
-    """Samples of a pipe, as they arrive.
+    """Samples of a binary stream, as they arrive; without ``pcm`` it begins as a WAV file.
 
-    Args:
-        stream: A binary stream.
-        pcm: What its samples are. None: it begins with the header of a WAV file.
-
-    Attributes:
-        pcm: What the samples are.
-
-    Raises:
-        ValueError: If there is no such header, or WAV of a kind that is not known; while reading,
-            if the stream ends before its header says.
+    ValueError for other WAV than `PcmFormat` knows, and for a stream that is cut off.
     """
 
     def __init__(self, stream: Any, pcm: PcmFormat | None = None) -> None:
@@ -197,10 +181,5 @@ class WavPipe:
         self._stream.write(integers.astype("<i2").tobytes())
         self._stream.flush()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stream.flush()

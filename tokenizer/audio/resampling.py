@@ -21,17 +21,12 @@ MAX_RATIO = 256
 
 
 def check_rate(value: Any, what: str = "sampling rate") -> int:
-    """Returns a sampling rate as an int.
-
-    Raises:
-        ValueError: If it is not a positive whole number of Hz.
-    """
+    """A sampling rate as an int; ValueError if it is not a positive whole number of Hz."""
     try:
         rate = int(value)
-        whole = rate == value and not isinstance(value, bool)
     except (TypeError, ValueError, OverflowError):
-        whole = rate = 0
-    if not whole or rate <= 0:
+        rate = 0
+    if rate <= 0 or rate != value or isinstance(value, bool):
         raise InputError(f"The {what} is {value!r}; it must be a positive whole number of Hz.")
     return rate
 

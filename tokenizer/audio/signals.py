@@ -23,6 +23,9 @@ AUDIO_SUFFIXES = (
 )  # fmt: skip
 _READABLE = "WAV, FLAC, Ogg Vorbis, Opus, MP3, AIFF, CAF and what else libsndfile decodes"
 
+# Zero and full scale of integers are libsndfile's: a file and its samples give the same floats.
+_SCALES = {"int16": (0, 2**15), "int32": (0, 2**31), "uint8": (2**7, 2**7)}
+
 # Files and arrays are cut into the same blocks: both go through the same computations.
 BLOCK_LENGTH = 2**16
 
@@ -42,10 +45,7 @@ class NoSamplesError(InputError):
 class SignalInfo(NamedTuple):
     """What is known of a signal before it is decoded.
 
-    Attributes:
-        sampling_rate: Hz.
-        num_channels: C.
-        num_samples: N; of a file what its header says, a guess for streams and some MP3 files.
+    ``num_samples`` of a file is what its header says, a guess for streams and some MP3 files.
     """
 
     sampling_rate: int
@@ -55,46 +55,44 @@ class SignalInfo(NamedTuple):
 
 @runtime_checkable
 class Signal(Protocol):
-    """Audio that can be read again and again, at its own rate.
-
-    Attributes:
-        name: For messages, such as the path.
-    """
+    """Audio that can be read again and again, at its own rate; ``name`` is for messages."""
 
     name: str
 
     def info(self) -> SignalInfo:
-        """Rate, channels and length.
-
-        Raises:
-            ValueError: If it cannot be read.
-        """
+        """Rate, channels and length; ValueError if it cannot be read."""
         ...
 
     def blocks(self) -> Iterator[Float32[np.ndarray, "C n"]]:
-        """Yields the whole signal, `BLOCK_LENGTH` samples at a time.
-
-        Raises:
-            ValueError: If it is damaged or cut off.
-        """
+        """Yields it in blocks of `BLOCK_LENGTH` samples; ValueError if it is damaged or cut off."""
         ...
 
     def read(self, first: int, count: int) -> Float32[np.ndarray, "C n"]:
-        """Up to ``count`` samples from ``first`` on, without reading all that comes before.
-
-        Raises:
-            ValueError: If it is damaged.
-        """
+        """Up to ``count`` samples from ``first`` on, without reading all that comes before."""
         ...
 
 
-class AudioFile:
-    """An audio file, or the bytes of one; nothing is opened before it is needed.
+def as_block(
+    block: np.ndarray | Tensor, num_channels: int, what: str
+) -> Float32[np.ndarray, "C n"]:
+    """Checks finite floats ``[C, n]`` from elsewhere; ``what`` begins the message of the error."""
+    if isinstance(block, Tensor):
+        block = block.detach().cpu()
+        block = (block.float() if block.is_floating_point() else block).numpy()
+    array = np.asarray(block)
+    if array.ndim != 2 or len(array) != num_channels:
+        raise InputError(f"{what} has shape {list(array.shape)}; expected [{num_channels}, n].")
+    if array.dtype.kind != "f":
+        raise InputError(f"{what} holds {array.dtype}; expected floats, e.g. int16 / 32768.")
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise InputError(f"{what} holds NaN or infinite samples.")
+    return array
 
-    Args:
-        file: Path or content.
-        name: For messages. Default: the path.
-    """
+
+class AudioFile:
+    """An audio file, or the bytes of one; nothing is opened before it is needed."""
 
     def __init__(self, file: Path | bytes, name: str | None = None) -> None:
         self._file, self.name = file, str(file) if name is None else name
@@ -188,12 +186,7 @@ class _Sound(soundfile.SoundFile):
 class ArraySignal:
     """An array, tensor or nested list ``[N]`` or ``[C, N]`` of floats, int16, int32 or uint8.
 
-    It is not copied: leave it unchanged while it is in use.
-
-    Args:
-        value: The samples. Integers are scaled to [-1, 1).
-        sampling_rate: Hz; None raises an error that says how to give it.
-        where: Ends the name in messages.
+    Integers are scaled to [-1, 1). It is not copied: leave it unchanged while it is in use.
 
     Raises:
         ValueError: If shape or type are impossible, there are no samples, or no rate.
@@ -246,18 +239,13 @@ class ArraySignal:
     def read(self, first: int, count: int) -> Float32[np.ndarray, "C n"]:
         """See `Signal.read`."""
         samples = self._array[:, first : first + count]
-        # libsndfile's scales, so that a file and its samples give the same floats.
-        match samples.dtype.name:
-            case "float16" | "float32" | "float64":
-                with np.errstate(over="ignore"):  # What float32 cannot hold is refused as infinite.
-                    return samples.astype(np.float32)
-            case "int16":
-                return samples.astype(np.float32) / np.float32(2**15)
-            case "int32":
-                return samples.astype(np.float32) / np.float32(2**31)
-            case "uint8":
-                return (samples.astype(np.float32) - np.float32(2**7)) / np.float32(2**7)
-        raise InputError(
-            f"{self.name} is of type {samples.dtype}: give floats, int16, int32 or uint8, whose "
-            "scales are known."
-        )
+        if samples.dtype.kind == "f" and samples.dtype.itemsize <= 8:
+            with np.errstate(over="ignore"):  # What float32 cannot hold is refused as infinite.
+                return samples.astype(np.float32)
+        if samples.dtype.name not in _SCALES:
+            raise InputError(
+                f"{self.name} is of type {samples.dtype}: give floats, int16, int32 or uint8, whose"
+                " scales are known."
+            )
+        zero, scale = _SCALES[samples.dtype.name]
+        return (samples.astype(np.float32) - np.float32(zero)) / np.float32(scale)

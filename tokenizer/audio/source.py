@@ -18,21 +18,13 @@ MAX_RESAMPLED = 2**24
 class AudioSource:
     """Audio that can be read again and again, block by block, at the rate that is asked for.
 
-    `tokenizer.open_audio` makes one from any form of input.
-
-    Args:
-        signal: The audio at its own rate.
-        target_rate: Hz of what `blocks` yields.
-        downmix: Whether to average the channels into one.
+    `tokenizer.open_audio` makes one from any form of input, and documents the arguments.
 
     Attributes:
         name: For messages, such as the path.
         source_rate: Hz of the file or array.
         sampling_rate: Hz of what `blocks` yields.
         num_channels: C of what `blocks` yields.
-
-    Raises:
-        ValueError: If the signal cannot be read, or a rate is impossible.
     """
 
     def __init__(self, signal: Signal, *, target_rate: int, downmix: bool = False) -> None:
@@ -55,16 +47,13 @@ class AudioSource:
     def blocks(self) -> Iterator[Float32[np.ndarray, "C n"]]:
         """Yields the whole signal in consecutive blocks that the caller may keep and change.
 
-        `tokenizer.audio.signals.BLOCK_LENGTH` samples of the source make one block.
-        ``num_samples`` in all, which is `resampled_length` of the source's.
-
         Raises:
             ValueError: If there are no samples, or one is not finite, or the file is damaged.
         """
         resampler = self._resampler()
         # Few channels at usual rates are never cut, so that blocks stay as they are.
-        size = max(1, int(MAX_RESAMPLED / max(1, self.sampling_rate / self.source_rate)))
-        size = max(1, size // self.num_channels)
+        growth = max(1, self.sampling_rate / self.source_rate)
+        size = max(1, int(MAX_RESAMPLED / growth) // self.num_channels)
         num_in = num_out = 0
         for block in self._signal.blocks():
             if not np.isfinite(block).all():

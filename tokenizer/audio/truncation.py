@@ -1,8 +1,7 @@
-"""Files that were cut off: of most formats libsndfile reads what is left without a word.
+"""Files that were cut off: of most formats libsndfile reads what is left without an error.
 
-Only a file's own word counts: the size of the samples in the header of WAV, AIFF and CAF, their
-number in that of FLAC and MP3, the length of the last Ogg page. The header of a stream, written
-before its length was known, says nothing.
+What counts is the size of the samples in the header of WAV, AIFF and CAF, their number in that of
+FLAC and MP3, and the length of the last Ogg page. The header of a stream does not know it.
 """
 
 from __future__ import annotations
@@ -26,19 +25,12 @@ _MAX_OGG_PAGE = 27 + 255 + 255 * 255
 
 
 def find_cut(stream: BufferedIOBase, form: str, promised: int, found: int) -> str | None:
-    """Looks for signs that the end of an audio file is missing, in a few kilobytes of it.
+    """What is missing of an audio file, for people; None if nothing is known to be.
 
-    Three things cannot be told: an MP3 file without a Xing header, other formats than those above,
-    and Ogg cut between two pages, since Android's recorder leaves out the mark of the last one.
-
-    Args:
-        stream: The file, at its beginning.
-        form: libsndfile's name of the format.
-        promised: Samples of each channel, according to libsndfile.
-        found: How many it gave.
-
-    Returns:
-        What is missing, for people; None if nothing is known to be.
+    It reads a few kilobytes. Three things cannot be told: an MP3 file without a Xing header, other
+    formats than those above, and Ogg cut between two pages, since Android's recorder leaves out the
+    mark of the last one. libsndfile calls the format ``form``, promised so many samples and gave
+    ``found``; ``stream`` is at its beginning.
     """
     unit, slack = "samples", 0
     if form == "OGG":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import soundfile
 from torch import Tensor
 
 from tokenizer.audio.resampling import Resampler, check_rate
-from tokenizer.audio.signals import BLOCK_LENGTH
+from tokenizer.audio.signals import BLOCK_LENGTH, as_block
 from tokenizer.errors import FileError, InputError, StateError
 from tokenizer.saving import check_target, writing
 
@@ -39,13 +39,12 @@ class AudioWriter:
     """Writes an audio file block by block; a context manager.
 
     The format follows from the suffix: .wav and .flac (16-bit PCM unless ``subtype`` says
-    otherwise), .ogg (Vorbis), .opus and .mp3. Until the end everything goes to a temporary file in
-    the same folder, so that the path never names half a file: on an error nothing is left.
+    otherwise), .ogg (Vorbis), .opus and .mp3. The path never names half a file: on an error nothing
+    is left.
 
     Integer encodings round and clip samples to [-1, 1]; float and lossy encodings get them as they
-    are. Opus and MP3 know few rates: audio of another rate is resampled to 48 kHz. Ogg gives six
-    and more channels the roles of loudspeakers, and its encoders remove all but the bass from one
-    of them: prefer .wav or .flac there.
+    are. Opus and MP3 know few rates: audio of another rate is resampled to 48 kHz. Of six and more
+    channels Ogg's encoders keep only the bass of one: prefer .wav or .flac there.
 
         with AudioWriter("speech.opus", 44_100, num_channels=1) as writer:
             writer.write(block)
@@ -66,16 +65,11 @@ class AudioWriter:
         """Checks the request; nothing is written before the ``with`` block begins.
 
         Args:
-            path: The file to write, or to replace.
+            path: The file to write, or to replace; its folder must exist.
             sampling_rate: Hz of the blocks.
             num_channels: C of the blocks.
             subtype: soundfile's name of an encoding, such as "PCM_24" or "FLOAT".
-            num_samples: N of all blocks together, if it is known: what gets too long for the
-                format is refused now rather than when it has.
-
-        Raises:
-            FileNotFoundError: If the folder does not exist.
-            ValueError: If the format is unknown or cannot hold such audio.
+            num_samples: N of all blocks together, if it is known: too many are refused at once.
         """
         self.path = Path(path)
         suffix = self.path.suffix.lower()
@@ -105,13 +99,20 @@ class AudioWriter:
             self.file_rate = 48_000
         self._resampler = Resampler(self.sampling_rate, self.file_rate, num_channels)
         self._sound: soundfile.SoundFile | None = None
-        self._closing = ExitStack()
 
     def __enter__(self) -> AudioWriter:
-        with ExitStack() as stack:
-            self._partial = stack.enter_context(writing(self.path))
+        self._context = self._opened()
+        self._context.__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._context.__exit__(*exception)
+
+    @contextmanager
+    def _opened(self) -> Iterator[None]:
+        with writing(self.path) as self._partial:
             try:
-                sound = soundfile.SoundFile(
+                self._sound = soundfile.SoundFile(
                     self._partial,
                     "w",
                     samplerate=self.file_rate,
@@ -124,19 +125,21 @@ class AudioWriter:
                     f"Cannot write {self.path}: {error.error_string.rstrip('. ')} ({self._format}, "
                     f"{self._subtype}, {self.file_rate} Hz, {self.num_channels} channels)"
                 ) from error
-            self._sound = sound
-            stack.push(self._end)
-            self._closing = stack.pop_all()
-        return self
+            try:
+                yield
+                self._put(self._resampler.finish())
+                if self._sound.frames == 0:
+                    raise InputError(f"Nothing to write to {self.path}: there are no samples.")
+                with self._explained():
+                    self._sound.close()  # Writes the header and what the encoder held back.
+            finally:
+                self._sound.close()
+                self._sound = None
 
     def write(self, block: np.ndarray | Tensor) -> None:
-        """Appends samples, float ``[C, n]``.
-
-        Raises:
-            ValueError: If the shape is wrong, a sample is not finite, or a WAV file gets too long.
-            OSError: If the disk is full.
-        """
-        self._put(self._resampler.push(_as_block(block, self.num_channels, self.path)))
+        """Appends samples, finite floats ``[C, n]``; ValueError if a WAV file gets too long."""
+        checked = as_block(block, self.num_channels, f"Cannot write {self.path}: a block")
+        self._put(self._resampler.push(checked))
 
     def _put(self, block: np.ndarray) -> None:
         if self._sound is None:
@@ -148,22 +151,6 @@ class AudioWriter:
                 self._sound.write(np.ascontiguousarray(block[:, start : start + BLOCK_LENGTH].T))
         if self._format == "WAV" and self._partial.stat().st_size > _WAV_LIMIT:
             raise InputError(_too_long(self.path))
-
-    def __exit__(self, *exception: Any) -> None:
-        self._closing.__exit__(*exception)
-
-    def _end(self, kind: type[BaseException] | None, *_: object) -> None:
-        assert self._sound is not None
-        try:
-            if kind is None:
-                self._put(self._resampler.finish())
-                if self._sound.frames == 0:
-                    raise InputError(f"Nothing to write to {self.path}: there are no samples.")
-                with self._explained():
-                    self._sound.close()  # Writes the header and what the encoder held back.
-        finally:
-            self._sound.close()
-            self._sound = None
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -202,19 +189,3 @@ def _for_subtype(block: np.ndarray, subtype: str) -> np.ndarray:
     top = 2.0 ** (bits - 1)
     integers = np.clip(np.rint(block.astype(np.float64) * top), -top, top - 1)
     return (integers * 2.0 ** (32 - bits)).astype(np.int32)
-
-
-def _as_block(block: np.ndarray | Tensor, num_channels: int, path: Path) -> np.ndarray:
-    array = block.detach().cpu().float().numpy() if isinstance(block, Tensor) else np.asarray(block)
-    if array.ndim != 2 or len(array) != num_channels:
-        raise InputError(
-            f"Cannot write {path}: a block has shape {list(array.shape)}; expected "
-            f"[{num_channels}, n]."
-        )
-    if array.dtype.kind != "f":
-        raise InputError(f"Cannot write {path}: samples are {array.dtype}, not floats.")
-    with np.errstate(over="ignore"):
-        array = array.astype(np.float32)
-    if not np.isfinite(array).all():
-        raise InputError(f"Cannot write {path}: the audio has NaN or infinite samples.")
-    return array

@@ -15,22 +15,6 @@ and through a pipe. docs/file-format.md defines every byte. A reader refuses wha
 it, and holds one chunk at a time in memory, whatever a header claims.
 """
 
-from tokenizer.codefile.header import FORMAT_VERSION, CodeFileError, CodeFileHeader, Source, Target
-from tokenizer.codefile.reader import CodeFileInfo, CodeReader, read_codes, read_info
-from tokenizer.codefile.truncate import truncate_codes
-from tokenizer.codefile.writer import CodeWriter, write_codes
+import lazy_loader
 
-__all__ = [
-    "FORMAT_VERSION",
-    "CodeFileError",
-    "CodeFileHeader",
-    "CodeFileInfo",
-    "CodeReader",
-    "CodeWriter",
-    "Source",
-    "Target",
-    "read_codes",
-    "read_info",
-    "truncate_codes",
-    "write_codes",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

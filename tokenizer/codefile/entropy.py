@@ -1,6 +1,6 @@
 """How a chunk of codes becomes bytes and back: packed bits, or range coding with static tables.
 
-Both are exact on every machine: everything is integers. docs/file-format.md defines the bytes.
+Both use integers alone, so they are exact on every machine. docs/file-format.md defines the bytes.
 """
 
 from __future__ import annotations
@@ -22,11 +22,7 @@ _stream = constriction.stream  # pyright: ignore[reportAttributeAccessIssue]: a 
 
 
 class PackedCoder:
-    """Each code in as many bits as the largest code of its codebook needs.
-
-    Args:
-        codebook_sizes: Entries of each codebook, 2 to 65,536.
-    """
+    """Each code in as many bits as the largest code of its codebook (2 to 65,536 entries) needs."""
 
     def __init__(self, codebook_sizes: Sequence[int]) -> None:
         self._sizes = np.asarray(codebook_sizes, dtype=np.int64)
@@ -49,11 +45,7 @@ class PackedCoder:
     def decode(
         self, payload: bytes, num_groups: int, num_frames: int
     ) -> Int32[np.ndarray, "G t K"]:
-        """Unpacks `num_bytes` bytes.
-
-        Raises:
-            ValueError: If a code is out of range or bits past the last code are set.
-        """
+        """Unpacks `num_bytes` bytes; ValueError for codes out of range or bits past the last."""
         rows = num_groups * num_frames
         packed = np.frombuffer(payload, dtype=np.uint8)
         used = rows * self.bits_per_frame
@@ -67,13 +59,7 @@ class PackedCoder:
 
 
 class StaticCoder:
-    """Range coding with one fixed probability table for each codebook.
-
-    Args:
-        counts: How often each code occurred in some typical data: ``[K', S]`` of a model with at
-            least as many codebooks; the first ones are used, and of each row as many entries as
-            the codebook has.
-        codebook_sizes: Entries of each codebook.
+    """Range coding with one fixed probability table for each codebook; see `frequency_tables`.
 
     Attributes:
         checksum: CRC-32 of the tables.
@@ -81,10 +67,7 @@ class StaticCoder:
 
     def __init__(self, counts: np.ndarray, codebook_sizes: Sequence[int]) -> None:
         self._tables = frequency_tables(counts, codebook_sizes)
-        checksum = 0
-        for table in self._tables:
-            checksum = zlib.crc32(table.astype("<u4").tobytes(), checksum)
-        self.checksum = checksum
+        self.checksum = zlib.crc32(b"".join(x.astype("<u4").tobytes() for x in self._tables))
         # constriction turns floats p_i into the integer probabilities
         #     1 + floor(p_i cumulated * ((2^24 - S) / sum p))
         # Floats that are whole numbers with sum 2^24 - S make that ratio 1 and every step exact,
@@ -104,11 +87,7 @@ class StaticCoder:
     def decode(
         self, payload: bytes, num_groups: int, num_frames: int
     ) -> Int32[np.ndarray, "G t K"]:
-        """Inverse of `encode`.
-
-        Raises:
-            ValueError: If these bytes are nothing that `encode` makes of that many codes.
-        """
+        """Inverse of `encode`; ValueError for bytes that it never makes of that many codes."""
         words = np.frombuffer(payload, dtype="<u4").astype(np.uint32)
         decoder = _stream.queue.RangeDecoder(words)
         codes = np.empty((num_groups, num_frames, len(self._models)), dtype=np.int32)
@@ -128,12 +107,12 @@ def frequency_tables(
 ) -> list[Int64[np.ndarray, " S"]]:
     """Integer probabilities from counts: each table's entries are >= 1 and sum to 2^24.
 
+    The counts ``[K', S]`` say how often each code occurred in typical data, for a model with at
+    least as many codebooks.
+
     With ``c_i`` one more than the i-th count, ``C_i`` their cumulated sum and S entries, the
     cumulated table is ``i + floor(C_i * (2^24 - S) / C_S)``: integers throughout, no ties to break,
-    and no code ever has probability zero.
-
-    Raises:
-        ValueError: If the counts do not fit the codebooks.
+    and no code ever has probability zero. ValueError if the counts do not fit the codebooks.
     """
     counts = np.asarray(counts)
     if counts.ndim != 2 or counts.dtype.kind not in "iu":

@@ -1,7 +1,4 @@
-"""What a code file says about its codes, and how it is laid out.
-
-docs/file-format.md defines the bytes.
-"""
+"""What a code file says about its codes, and how it is laid out (docs/file-format.md)."""
 
 from __future__ import annotations
 
@@ -88,14 +85,11 @@ class CodeFileHeader:
         num_channels: Audio channels, C.
         codebook_sizes: Entries of each codebook: 2 to 65,536.
         num_groups: Groups of jointly coded channels; each has its own codes.
-        gains: What each channel was divided by before it was encoded, as float32; empty for models
-            that do not normalise. An encoder needs them before the first frame, so they are known
-            when a file begins.
+        gains: What each channel was divided by, as float32; empty for models that do not normalise.
         entropy: "packed", or "static" for chunks that are range-coded where that is smaller.
         chunk_frames: Frames of each chunk but the last.
         num_frames: Frames of each group. It stands at a file's end: None until it is known.
         num_samples: Samples of each channel; likewise.
-        version: Of the format.
 
     Raises:
         CodeFileError: If a number is not plausible.
@@ -164,17 +158,9 @@ def header_bytes(header: CodeFileHeader, checksum: int) -> bytes:
     """The header's bytes, all but their CRC; ``checksum`` is that of the static tables, or 0."""
     fingerprint = bytes.fromhex(header.model_fingerprint)
     sizes, gains = header.codebook_sizes, header.gains
-    body = _FIXED.pack(
-        header.sampling_rate,
-        header.hop_length,
-        header.num_channels,
-        header.num_groups,
-        header.chunk_frames,
-        len(fingerprint),
-        len(sizes),
-        len(gains),
-        checksum,
-    )
+    lengths = len(fingerprint), len(sizes), len(gains)
+    counts = header.num_channels, header.num_groups, header.chunk_frames
+    body = _FIXED.pack(header.sampling_rate, header.hop_length, *counts, *lengths, checksum)
     body += fingerprint + struct.pack(f"<{len(sizes)}H", *(size - 1 for size in sizes))
     body += struct.pack(f"<{len(gains)}f", *gains)
     size = PREFIX.size + len(body) + CRC.size
@@ -182,11 +168,7 @@ def header_bytes(header: CodeFileHeader, checksum: int) -> bytes:
 
 
 def parse_header(data: bytes) -> tuple[CodeFileHeader, int]:
-    """Inverse of `header_bytes`.
-
-    Raises:
-        CodeFileError: If the lengths do not add up or a number is not plausible.
-    """
+    """Inverse of `header_bytes`; CodeFileError if the header is not plausible."""
     if len(data) < PREFIX.size + _FIXED.size:
         raise CodeFileError(f"{len(data)} bytes are too few.")
     _, version, entropy, _ = PREFIX.unpack_from(data)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections import deque
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import NoReturn
 
 import numpy as np
@@ -37,14 +38,7 @@ MAX_CODES = 2**28  # that are held in memory at once: 1 GiB
 
 @dataclass(frozen=True)
 class CodeFileInfo:
-    """What a whole code file is.
-
-    Attributes:
-        header: With ``num_frames`` and ``num_samples``.
-        num_bytes: Of the file.
-        num_chunks: All chunks.
-        num_static_chunks: Those that are range-coded.
-    """
+    """A whole file: its header, its bytes, all its chunks, and those that are range-coded."""
 
     header: CodeFileHeader
     num_bytes: int
@@ -62,7 +56,7 @@ class CodeFileInfo:
         return 8 * self.num_bytes / self.seconds if self.header.num_samples else 0.0
 
 
-class CodeReader:
+class CodeReader(AbstractContextManager):
     """Reads a code file, a chunk at a time; a context manager.
 
     A seekable source is read through and all its checksums verified before anything is decoded, so
@@ -104,9 +98,7 @@ class CodeReader:
                     "the model that encoded it."
                 )
             self._packed = PackedCoder(self._header.codebook_sizes)
-            self._static = None
-            if counts is not None and self._header.entropy == "static":
-                self._static = self._static_coder(counts, checksum)
+            self._static = self._static_coder(counts, checksum)
             self._header_size = self._offset
             self._start = self._file.tell() if self._file.seekable() else None
             if self._start is not None:
@@ -129,15 +121,13 @@ class CodeReader:
 
     def verify(self) -> None:
         """Reads to the end and verifies all checksums, without decoding; a pipe is then spent."""
-        for _ in self._records():
-            pass
+        deque(self._records(), maxlen=0)
 
     def chunks(self) -> Iterator[Int32[np.ndarray, "G t K"]]:
         """Yields the codes, a chunk at a time; from a pipe once only.
 
-        Raises:
-            CodeFileError: At once if counts are needed and were not given; as they are met, codes
-                that are not in their codebooks, and all damage to a pipe.
+        CodeFileError at once if counts are needed and were not given, later for codes that are not
+        in their codebooks and for damage to a pipe.
         """
         if self._header.entropy == "static" and self._static is None:
             self._fail("is range-coded: pass the counts of the model that encoded it.")
@@ -166,21 +156,15 @@ class CodeReader:
         if self._owned is not None:
             self._owned.close()
 
-    def __enter__(self) -> CodeReader:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _fail(self, reason: str) -> NoReturn:
         raise CodeFileError(f"{self._name} {reason}")
 
-    def _static_coder(self, counts: np.ndarray, checksum: int) -> StaticCoder:
+    def _static_coder(self, counts: np.ndarray | None, checksum: int) -> StaticCoder | None:
+        if counts is None or self._header.entropy != "static":
+            return None
         try:
             coder = StaticCoder(counts, self._header.codebook_sizes)
         except ValueError as error:
@@ -194,29 +178,30 @@ class CodeReader:
 
     def _take(self, size: int, where: str, missing: int = 0) -> bytes:
         """Exactly ``size`` bytes; ``missing`` are due after them."""
+        data = self._read(size)
+        if len(data) < size:
+            self._fail(
+                f"is truncated: it ends in {where}, and at least {size - len(data) + missing} "
+                "bytes are missing."
+            )
+        return data
+
+    def _read(self, size: int) -> bytes:
+        """Up to ``size`` bytes; fewer only at the end."""
         data = bytearray()
-        while len(data) < size:
-            more = self._file.read(size - len(data))
-            if not more:
-                self._fail(
-                    f"is truncated: it ends in {where}, and at least {size - len(data) + missing} "
-                    "bytes are missing."
-                )
+        while len(data) < size and (more := self._file.read(size - len(data))):
             data += more
-        self._offset += size
+        self._offset += len(data)
         return bytes(data)
 
     def _read_header(self) -> tuple[CodeFileHeader, int]:
-        prefix = b""
-        while len(prefix) < PREFIX.size and (more := self._file.read(PREFIX.size - len(prefix))):
-            prefix += more
+        prefix = self._read(PREFIX.size)
         if not prefix:
             self._fail("is empty.")
         if not prefix.startswith(MAGIC[: len(prefix)]):
             self._fail(f"is no code file (.ltk): it begins with {prefix[:4]!r}.")
         if len(prefix) < PREFIX.size:
             self._fail(f"is truncated: it is only {len(prefix)} bytes long.")
-        self._offset = PREFIX.size
         _, version, _, size = PREFIX.unpack(prefix)
         if version > FORMAT_VERSION:
             self._fail(
@@ -306,17 +291,13 @@ def read_codes(
 
 
 def read_info(source: Source, counts: np.ndarray | None = None) -> CodeFileInfo:
-    """Reads a code file through, verifies all of it, and tells its size and rate.
+    """Reads a code file through and verifies all of it.
 
-    Args:
-        source: A path or a binary stream.
-        counts: As for `CodeReader`. Without them range-coded chunks are verified by their checksums
-            only.
+    Without ``counts`` range-coded chunks are verified by their checksums only.
     """
     with CodeReader(source, counts) as reader:
         if reader.header.entropy == "packed" or counts is not None:
-            for _ in reader.chunks():
-                pass
+            deque(reader.chunks(), maxlen=0)
         else:
             reader.verify()
         return reader.info

@@ -14,16 +14,9 @@ from tokenizer.codefile.writer import CodeWriter
 def truncate_codes(
     source: Source, target: Target, n_codebooks: int, counts: np.ndarray | None = None
 ) -> int:
-    """Copies a code file, all but its first codebooks left out.
+    """Copies the first codebooks of a code file; returns the new file's size in bytes.
 
-    Args:
-        source: A path or a binary stream.
-        target: A path or a binary stream; may be the source's path.
-        n_codebooks: How many codebooks to keep.
-        counts: As for `CodeReader`.
-
-    Returns:
-        The new file's size in bytes.
+    ``target`` may be the source's path; ``counts`` as for `CodeReader`.
 
     Raises:
         CodeFileError: If the file has fewer codebooks, or is refused by `CodeReader`.

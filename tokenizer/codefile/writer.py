@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import zlib
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -30,19 +31,17 @@ from tokenizer.saving import writing
 class CodeWriter:
     """Writes a code file, in bounded memory; a context manager.
 
-    A file appears under its name when the ``with`` block has ended without an error, and not
-    before. Streams need not be seekable; they are left open, and without the end record if there
-    was an error, so that readers refuse them.
+    A file appears under its name when the ``with`` block has ended without an error. Streams need
+    not be seekable and are left open; after an error they lack the end record.
 
     Args:
-        target: A path or a binary stream. What is there and no ordinary file (a named pipe, a
-            device) is written to directly.
-        header: What the file says. ``num_samples`` and ``num_frames`` may be None; if they are
-            given, they must come true.
+        target: A path or a binary stream. Named pipes and devices are written to directly.
+        header: What the file says. ``num_samples`` and ``num_frames`` may be None.
         counts: For entropy "static": how often each code occurred when the model was fitted,
             ``[K', S]`` integers, K' no less than the file's codebooks. Readers need the same.
 
     Attributes:
+        header: The same.
         num_bytes: Bytes written so far.
 
     Raises:
@@ -53,7 +52,7 @@ class CodeWriter:
     def __init__(
         self, target: Target, header: CodeFileHeader, counts: np.ndarray | None = None
     ) -> None:
-        self._target, self._header = target, header
+        self._target, self.header = target, header
         self._sizes = np.asarray(header.codebook_sizes)
         self._packed = PackedCoder(header.codebook_sizes)
         self._static = None
@@ -65,10 +64,18 @@ class CodeWriter:
         self._chunk, self._filled = np.empty(shape, dtype=np.int32), 0
         self._frames, self._crc, self.num_bytes = 0, 0, 0
         self._file: Writable | None = None
-        self._closing = ExitStack()
         self._finished = False
 
     def __enter__(self) -> CodeWriter:
+        self._context = self._opened()
+        self._context.__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._context.__exit__(*exception)
+
+    @contextmanager
+    def _opened(self) -> Iterator[None]:
         with ExitStack() as stack:
             if isinstance(self._target, (str, os.PathLike)):
                 path = stack.enter_context(writing(os.fspath(self._target)))
@@ -76,16 +83,16 @@ class CodeWriter:
             else:
                 self._file = self._target
             checksum = 0 if self._static is None else self._static.checksum
-            self._emit(header_bytes(self._header, checksum))
-            stack.push(self._end)
-            self._closing = stack.pop_all()
-        return self
+            self._emit(header_bytes(self.header, checksum))
+            yield
+            if not self._finished:
+                if self.header.num_samples is None:
+                    raise CodeFileError("finish(num_samples) was not called: nothing is written.")
+                self.finish(self.header.num_samples)
+            self._file.flush()
 
     def write(self, codes: np.ndarray) -> None:
-        """Appends frames.
-
-        Args:
-            codes: Integers ``[groups, t, K]``, or ``[t, K]`` of a single group; any t.
+        """Appends integers ``[groups, t, K]``, or ``[t, K]`` of a single group; any t.
 
         Raises:
             ValueError: For another shape, or codes that are not in their codebooks.
@@ -110,51 +117,35 @@ class CodeWriter:
             if self._filled == length:
                 self._flush()
 
-    def finish(self, num_samples: int) -> None:
-        """Writes what is left, and the end record.
+    def flush(self) -> None:
+        """Passes the chunks that are complete on at once."""
+        if self._file is not None:
+            self._file.flush()
 
-        Args:
-            num_samples: Samples of each channel of the audio.
+    def finish(self, num_samples: int) -> None:
+        """Writes what is left, and the end record with the samples of each channel.
 
         Raises:
-            CodeFileError: If that is not plausible, or the header had announced something else.
+            CodeFileError: If they are not plausible, or the header had announced something else.
         """
         if self._file is None or self._finished:
             raise CodeFileError("finish() outside of the with block, or twice.")
         self._flush()
-        announced = (self._header.num_frames, self._header.num_samples)
-        for name, said, found in zip(
-            ("num_frames", "num_samples"), announced, (self._frames, num_samples), strict=True
-        ):
-            if said is not None and said != found:
-                raise CodeFileError(f"The header announced {name}={said}, but it is {found}.")
-        replace(self._header, num_frames=self._frames, num_samples=num_samples)  # checks them
+        for name, value in (("num_frames", self._frames), ("num_samples", num_samples)):
+            announced = getattr(self.header, name)
+            if announced not in (None, value):
+                raise CodeFileError(f"The header announced {name}={announced}, but it is {value}.")
+        replace(self.header, num_frames=self._frames, num_samples=num_samples)  # checks them
         self._emit(END.pack(KIND_END, self._frames, num_samples))
         self._finished = True
-
-    def __exit__(self, *exception: Any) -> None:
-        self._closing.__exit__(*exception)
-
-    def _end(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            return
-        if not self._finished:
-            if self._header.num_samples is None:
-                raise CodeFileError("finish(num_samples) was not called: nothing is written.")
-            self.finish(self._header.num_samples)
-        assert self._file is not None
-        self._file.flush()
 
     def _flush(self) -> None:
         if not self._filled:
             return
         codes = self._chunk[:, : self._filled]
-        kind, payload = KIND_PACKED, None
-        size = self._packed.num_bytes(codes.shape[0] * codes.shape[1])
-        if self._static is not None:
-            kind, payload = KIND_STATIC, self._static.encode(codes)
-        if payload is None or len(payload) >= size:
-            kind, payload = KIND_PACKED, self._packed.encode(codes)
+        kind, payload = KIND_PACKED, self._packed.encode(codes)
+        if self._static is not None and len(coded := self._static.encode(codes)) < len(payload):
+            kind, payload = KIND_STATIC, coded
         self._emit(RECORD.pack(kind, self._filled, len(payload)) + payload)
         self._frames += self._filled
         self._filled = 0
@@ -173,21 +164,11 @@ class CodeWriter:
 
 
 def write_codes(
-    target: Target,
-    codes: np.ndarray,
-    header: CodeFileHeader,
-    counts: np.ndarray | None = None,
+    target: Target, codes: np.ndarray, header: CodeFileHeader, counts: np.ndarray | None = None
 ) -> int:
-    """Writes all codes of a clip at once.
+    """Writes all codes of a clip at once, and returns the file's size in bytes.
 
-    Args:
-        target: As for `CodeWriter`.
-        codes: Integers ``[groups, T, K]``, or ``[T, K]`` of a single group.
-        header: With ``num_samples``.
-        counts: As for `CodeWriter`.
-
-    Returns:
-        The file's size in bytes.
+    Arguments are those of `CodeWriter` and its `write`; ``header`` has ``num_samples``.
     """
     with CodeWriter(target, header, counts) as writer:
         writer.write(codes)

@@ -17,7 +17,6 @@ import contextlib
 import json
 import logging
 import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +32,7 @@ from tokenizer.model.core import GAIN_FLOOR
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.quantizers.residual import ResidualVectorQuantizer
 from tokenizer.quantizers.search import Stage
+from tokenizer.saving import writing_files
 
 OPSET = 20
 
@@ -155,20 +155,15 @@ def export_onnx(
         codes = torch.zeros(frames, n, dtype=torch.int64)
         graphs["quantizer"] = (search, {"latents": latents[0]}, {"latents": (0,)}, "codes")
         graphs["dequantizer"] = (total, {"codes": codes}, {"codes": (0, 1)}, "latents")
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".exporting-") as partial:
+    with writing_files(out) as folder:
         for name, (module, inputs, moving, result) in graphs.items():
             model = _graph(module.eval(), inputs, moving, result)
             onnx.checker.check_model(model)
-            onnx.save(model, str(Path(partial) / f"{name}.onnx"))
-        shutil.copyfile(onnx_runner.__file__, Path(partial) / "latok_onnx.py")
+            onnx.save(model, str(folder / f"{name}.onnx"))
+        shutil.copyfile(onnx_runner.__file__, folder / "latok_onnx.py")
         description = _description(tokenizer, n, list(decoders))
-        (Path(partial) / "onnx.json").write_text(json.dumps(description, indent=1))
-        # The description last: without it a folder is no exported tokenizer.
-        for file in sorted(Path(partial).iterdir(), key=lambda path: path.name == "onnx.json"):
-            file.replace(folder / file.name)
-    return folder
+        (folder / "onnx.json").write_text(json.dumps(description, indent=1))
+    return Path(out)
 
 
 def _description(tokenizer: LatentTokenizer, n: int, decoders: list[str]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import weakref
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -13,17 +12,13 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load as load_tensors, save as save_tensors
-from torch import Tensor, nn
+from torch import nn
+from torch.utils.weak import WeakIdRef
 from transformers import PreTrainedModel
 
 from tokenizer.errors import InputError, MissingFileError
 from tokenizer.model.config import LatentTokenizerConfig
-from tokenizer.model.validation import (
-    check_size,
-    read_config,
-    stored_numbers,
-    weights_checksum,
-)
+from tokenizer.model.validation import check_size, read_config, stored_numbers, weights_checksum
 from tokenizer.saving import load_pretrained, save_pretrained
 
 T = TypeVar("T", bound="Checkpoint")
@@ -31,11 +26,7 @@ _IMPORTED_IN = os.getpid()
 
 
 class Checkpoint(PreTrainedModel):
-    """A `transformers` model that refuses what does not fit and loses no bit.
-
-    Args:
-        config: Hyperparameters; `LatentTokenizerConfig`.
-    """
+    """A `transformers` model that refuses what does not fit and loses no bit."""
 
     config_class = LatentTokenizerConfig
     base_model_prefix = "latent_tokenizer"
@@ -57,16 +48,13 @@ class Checkpoint(PreTrainedModel):
 
         Raises:
             FileNotFoundError: If a folder was named that is not there or holds no checkpoint.
-            ValueError: If the checkpoint lacks weights or has others than its configuration says,
-                or is damaged, or not a checkpoint at all.
+            ValueError: If it is damaged, or its weights are not those of its configuration.
         """
         name = str(pretrained_model_name_or_path)
         if name.count("/") != 1 and not Path(name).exists():
             raise MissingFileError(f"No such checkpoint folder: {name}.")
         if Path(name).exists() and not (Path(name) / "config.json").exists():
-            raise MissingFileError(
-                f"{name} holds no config.json: it is not a tokenizer checkpoint."
-            )
+            raise MissingFileError(f"{name} holds no config.json: it is no tokenizer checkpoint.")
         # Weights may be stored in half precision; the tokenizer computes in float32 all the same.
         kwargs.setdefault("dtype", torch.float32)
         want_info = kwargs.pop("output_loading_info", False)
@@ -112,8 +100,8 @@ class Checkpoint(PreTrainedModel):
 
         Args:
             save_directory: A folder, made if it is not there; other files in it stay.
-            half: Whether to store matrices in float16, for half the size. They are rounded, so the
-                loaded tokenizer is another one (with another fingerprint), but nearly as good.
+            half: Whether to store matrices in float16, for half the size. Rounding makes another
+                tokenizer of it, with another fingerprint, but nearly as good.
             kwargs: As for ``transformers.PreTrainedModel.save_pretrained``.
         """
         if half:
@@ -137,31 +125,23 @@ class Checkpoint(PreTrainedModel):
     ) -> str:
         """A hash of configuration and weights, computed again only after one of them has changed.
 
-        To hash all weights takes longer than to encode a clip. A change is noticed if a tensor is
-        replaced, moved or changed in place; changes through ``tensor.data`` or a NumPy view are
-        not.
-
-        Args:
-            name: Of the hash.
-            modules: Those whose weights it covers.
-            compute: Computes it.
+        To hash all weights takes longer than to encode a clip. A change is noticed if a tensor of
+        ``modules`` is replaced, moved or changed in place, but not through ``tensor.data`` or a
+        NumPy view.
         """
         config = self._config_json()
         tensors = [x for m in modules for x in chain(m.parameters(), m.buffers())]
         if any(tensor.is_inference() for tensor in tensors):
             return compute()  # Such tensors do not count their changes.
+        # The references keep no replaced tensor alive, and tell it from a new one at its address.
+        state = config, [(WeakIdRef(x), x.data_ptr(), x._version) for x in tensors]
         cache = self.__dict__.setdefault("_hashes", {})
-        entry = cache.get(name)
-        if entry is None or not entry.covers(config, tensors):
-            entry = cache[name] = _Hash(config, tensors, compute())
-        return entry.digest
+        if name not in cache or cache[name][0] != state:
+            cache[name] = state, compute()
+        return cache[name][1]
 
     def update_config(self) -> None:
-        """Writes into ``config`` what the model is made of now.
-
-        It is called before ``config`` is used. Otherwise a copy could differ from a model whose
-        parts were changed, and a cache could return the results of another model.
-        """
+        """Writes into ``config`` what the model is made of; called before every use of it."""
 
     def _config_json(self) -> str:
         self.update_config()
@@ -181,26 +161,6 @@ class Checkpoint(PreTrainedModel):
     def __deepcopy__(self: T, memo: dict[int, Any]) -> T:
         del memo
         return _from_bytes(type(self), self._as_bytes()).to(self.device)  # pyright: ignore
-
-
-class _Hash:
-    """A hash, and which configuration and tensors it was computed from."""
-
-    def __init__(self, config: str, tensors: Sequence[Tensor], digest: str) -> None:
-        self._config = config
-        # References that keep no replaced tensor alive, and tell it from a new one at its address.
-        self._tensors = [(weakref.ref(x), x.data_ptr(), x._version) for x in tensors]
-        self.digest = digest
-
-    def covers(self, config: str, tensors: Sequence[Tensor]) -> bool:
-        return (
-            self._config == config
-            and len(self._tensors) == len(tensors)
-            and all(
-                reference() is x and (address, version) == (x.data_ptr(), x._version)
-                for (reference, address, version), x in zip(self._tensors, tensors, strict=True)
-            )
-        )
 
 
 def module_bytes(module: nn.Module) -> bytes:

@@ -21,14 +21,11 @@ class LatentTokenizerConfig(PreTrainedConfig):
     Args:
         autoencoder: ``{"kind": ..., **Autoencoder.to_config()}``.
         quantizer: ``{"kind": ..., **Quantizer.to_config()}``; None before `fit`.
-        has_finetuned_decoder: Whether a decoder finetuned on quantized latents is there besides the
-            continuous one.
-        default_gain: Root mean square that audio gets for which no gain is known, e.g. generated
-            codes.
+        has_finetuned_decoder: Whether there is a decoder finetuned on quantized latents.
+        default_gain: Root mean square of audio of which no gain is known, e.g. of generated codes.
         format_version: Of this checkpoint; newer ones than the library knows are refused.
-        weights_checksum: Of the weights that belong to it
-            (`tokenizer.model.validation.weights_checksum`);
-            None for a model that was never saved, or by an early version.
+        weights_checksum: Of the weights that belong to it; None for a model that was never saved,
+            or by an early version.
         kwargs: What transformers adds to every configuration.
 
     Raises:
@@ -71,14 +68,11 @@ class LatentTokenizerConfig(PreTrainedConfig):
     def from_dict(
         cls, config_dict: dict[str, Any], **kwargs: Any
     ) -> Any:  # transformers' own: a configuration, and with return_unused_kwargs the rest
-        """Makes a configuration of the content of a ``config.json``.
+        """Makes a configuration of the content of a ``config.json``; ``kwargs`` as in transformers.
 
         Only what a tokenizer is made of is taken. transformers acts on many other keys: one names
         a repository whose code is to compute attention, others load packages or make tables of any
-        size. Options of the caller (``kwargs``) are as in transformers.
-
-        Raises:
-            ValueError: If it is of another kind of model, or a value will not do.
+        size.
         """
         kind = config_dict.get("model_type", cls.model_type)
         if kind != cls.model_type:

@@ -39,11 +39,7 @@ def check_finite(x: Tensor, what: str) -> Tensor:
 
 
 def as_gains(gain: Any, count: int) -> Float32[np.ndarray, " count"]:
-    """The gains of ``count`` channels, from a number for all or one for each.
-
-    Raises:
-        ValueError: If they are not positive and finite, or not one or ``count`` numbers.
-    """
+    """The gains of ``count`` channels, from a positive number for all or one for each."""
     try:
         values = np.asarray(gain, dtype=np.float32)
     except (TypeError, ValueError):
@@ -61,12 +57,11 @@ def _lengths(mask: Tensor, num_items: int, num_samples: int) -> list[int]:
         raise InputError(
             f"padding_mask has shape {tuple(mask.shape)}; expected [{num_items}, {num_samples}]."
         )
-    here = mask.bool()
-    if bool((here[:, 1:] & ~here[:, :-1]).any()) or bool((mask.long() != here.long()).any()):
-        raise InputError(
-            "padding_mask must be ones and then zeros: items are padded on their right."
-        )
-    return here.sum(-1).tolist()
+    lengths = mask.bool().sum(-1)
+    expected = torch.arange(num_samples, device=mask.device) < lengths[:, None]
+    if not torch.equal(mask.long(), expected.long()):
+        raise InputError("padding_mask must be ones and then zeros: padding is on the right.")
+    return lengths.tolist()
 
 
 def _without_gradients(tiles: Iterator[Tensor]) -> Iterator[Tensor]:
@@ -83,14 +78,17 @@ def _without_gradients(tiles: Iterator[Tensor]) -> Iterator[Tensor]:
         yield tile
 
 
+def _described(part: Autoencoder | Quantizer) -> dict[str, Any]:
+    return {"kind": part.kind, **part.to_config()}
+
+
 @dataclass
 class EncodeOutput:
     """What `TokenizerCore.encode` returns.
 
     Attributes:
         latents: ``[B, D, T]``; zero past the end of shorter items.
-        gain: ``[B]`` root mean square that each item was divided by; 1 for models that do not
-            normalise.
+        gain: ``[B]``: what each item was divided by; 1 for models that do not normalise.
         frame_mask: ``[B, T]``, True where a frame belongs to the item.
     """
 
@@ -102,12 +100,8 @@ class EncodeOutput:
 class TokenizerCore(Checkpoint):
     """Everything of `tokenizer.LatentTokenizer` that takes and returns tensors.
 
-    All of it runs without gradients and in evaluation mode. What comes out are tensors as any
-    others, to train other models on; code that trains the tokenizer uses `autoencoder`,
-    `quantizer` and `finetuned_decoder` directly.
-
-    Args:
-        config: See `LatentTokenizerConfig`.
+    All of it runs without gradients and in evaluation mode. Other models can be trained on its
+    tensors; code that trains the tokenizer uses `autoencoder`, `quantizer` and `finetuned_decoder`.
     """
 
     latents_mean: Tensor
@@ -127,7 +121,7 @@ class TokenizerCore(Checkpoint):
             build_autoencoder(config.autoencoder).decoder if config.has_finetuned_decoder else None
         )
         self.quantizer: Quantizer | None = (
-            build_quantizer(config.quantizer) if config.quantizer is not None else None
+            None if config.quantizer is None else build_quantizer(config.quantizer)
         )
         dim = self.autoencoder.latent_dim
         self.register_buffer("latents_mean", torch.zeros(dim))
@@ -159,10 +153,7 @@ class TokenizerCore(Checkpoint):
 
     @property
     def coded_dim(self) -> int:
-        """How many latents, the first of D, codes stand for; the others are detail.
-
-        All methods that take latents take the coded ones alone too: they then have no detail.
-        """
+        """How many latents, the first of D, codes stand for; methods take these alone, too."""
         return self.autoencoder.coded_dim
 
     @property
@@ -202,15 +193,13 @@ class TokenizerCore(Checkpoint):
     def codes_fingerprint(self) -> str:
         """Sixteen hex digits: a hash of encoder and quantizer, which decide what codes mean.
 
-        Unlike `fingerprint`, it does not change when a decoder is finetuned or detail is added.
+        Unlike `fingerprint`, it stays when a decoder is finetuned or detail is added.
         """
         quantizer = self._fitted_quantizer()
 
         def compute() -> str:
             coded = self.autoencoder.without_detail()
-            config = self.config.autoencoder
-            if coded is not self.autoencoder:
-                config = {"kind": coded.kind, **coded.to_config()}
+            config = self.config.autoencoder if coded is self.autoencoder else _described(coded)
             digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
             for part in (coded.encoder, quantizer):
                 digest.update(module_bytes(part))
@@ -220,10 +209,7 @@ class TokenizerCore(Checkpoint):
 
     @property
     def code_counts(self) -> np.ndarray | None:
-        """How often each code occurred when the quantizer was fitted, int64 ``[K, S]``.
-
-        Code files are range-coded with it. None if the quantizer keeps no counts.
-        """
+        """How often each code occurred in fitting, int64 ``[K, S]``; None if that is not kept."""
         counts = getattr(self._fitted_quantizer(), "code_counts", None)
         return None if counts is None else counts.cpu().numpy()
 
@@ -275,16 +261,13 @@ class TokenizerCore(Checkpoint):
         """Encodes a batch of audio at `sampling_rate`.
 
         Args:
-            input_values: As many channels as the autoencoder codes jointly (1, or 2 for stereo
-                models).
-            padding_mask: True (1) for samples, False (0) for the padding on their right. Default:
-                all are samples.
-            gain: What each item is divided by. Default: its root mean square, which a stream cannot
-                know.
+            input_values: As many channels as the autoencoder codes jointly: 1, or 2 for stereo
+                models.
+            padding_mask: 1 for samples, 0 for the padding on their right. Default: all are samples.
+            gain: What each item is divided by. Default: its root mean square.
 
         Raises:
-            ValueError: For a wrong number of channels, empty items, NaN or infinity, or an invalid
-                gain.
+            ValueError: For another number of channels, empty items, NaN, infinity or such a gain.
         """
         channels = self.autoencoder.num_channels
         if input_values.ndim != 3 or input_values.shape[1] != channels:
@@ -314,10 +297,10 @@ class TokenizerCore(Checkpoint):
             latents.append(check_finite(torch.cat(list(tiles), dim=-1)[0], "The audio's latents"))
         frames = [z.shape[-1] for z in latents]
         out = x.new_zeros(len(x), self.latent_dim, max(frames, default=0))
-        mask = torch.zeros(len(x), out.shape[-1], dtype=torch.bool, device=x.device)
-        for i, z in enumerate(latents):
-            out[i, :, : z.shape[-1]] = z
-            mask[i, : z.shape[-1]] = True
+        for row, z in zip(out, latents, strict=True):
+            row[:, : z.shape[-1]] = z
+        ends = torch.tensor(frames, dtype=torch.int64, device=x.device)
+        mask = torch.arange(out.shape[-1], device=x.device) < ends[:, None]
         return EncodeOutput(out, torch.tensor(gains, device=x.device), mask)
 
     def measure_gain(self, mean_square: Tensor | float) -> float:
@@ -327,14 +310,9 @@ class TokenizerCore(Checkpoint):
         return float(torch.tensor(float(mean_square) ** 0.5 + GAIN_FLOOR, dtype=torch.float32))
 
     def check_gain(self, gain: Any, count: int) -> Float32[np.ndarray, " count"]:
-        """Checks a gain that replaces the measured one, for each of ``count`` channels.
+        """A given gain, or `default_gain` for None, for each of ``count`` channels.
 
-        Args:
-            gain: A number for all, or one for each. None: `default_gain`.
-            count: How many are needed.
-
-        Raises:
-            ValueError: As `as_gains`, or if the model does not normalise and the gain is not 1.
+        ValueError if it is not positive, or not 1 where the model does not normalise.
         """
         values = as_gains(self.default_gain if gain is None else gain, count)
         if not self.autoencoder.normalize and bool((values != 1).any()):
@@ -361,11 +339,7 @@ class TokenizerCore(Checkpoint):
     def dequantize(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, audio_codes: Int[Tensor, "B n T"]
     ) -> Float[Tensor, "B D T"]:
-        """Latents from the codes of the first n codebooks; detail is zero.
-
-        Raises:
-            ValueError: For more codebooks than there are, or codes out of range.
-        """
+        """Latents from the codes of the first n codebooks; ValueError for codes out of range."""
         if audio_codes.ndim != 3:
             raise InputError(f"audio_codes have shape {tuple(audio_codes.shape)}, not [B, n, T].")
         self._check_n_codebooks(audio_codes.shape[1])
@@ -378,14 +352,7 @@ class TokenizerCore(Checkpoint):
         return z.detach()
 
     def pad_detail(self, latents: Float[Tensor, "B d T"]) -> Float[Tensor, "B D T"]:
-        """Latents in float32 where the tokenizer is, with zeros for detail where they have none.
-
-        Args:
-            latents: Whole, or the coded ones alone.
-
-        Raises:
-            ValueError: If they are neither.
-        """
+        """Latents in float32 where the tokenizer is, with zeros for detail that they lack."""
         missing = self.latent_dim - (latents.shape[1] if latents.ndim == 3 else 0)
         if missing not in (0, self.latent_dim - self.coded_dim):
             raise InputError(
@@ -398,9 +365,8 @@ class TokenizerCore(Checkpoint):
         """Relative RMS error of latents from the first n codebooks; 0 for None (exact)."""
         if n_codebooks is None:
             return 0.0
-        return float(
-            self._fitted_quantizer().noise_levels[self._check_n_codebooks(n_codebooks) - 1]
-        )
+        n = self._check_n_codebooks(n_codebooks)
+        return float(self._fitted_quantizer().noise_levels[n - 1])
 
     @torch.no_grad()
     def decode(
@@ -416,14 +382,12 @@ class TokenizerCore(Checkpoint):
         Args:
             latents: Exact, generated or dequantized.
             decoder: "continuous" for exact latents, "finetuned" for dequantized ones.
-            n_codebooks: How many codebooks dequantized latents come from: it tells the decoder how
-                noisy they are. None for latents that were not quantized.
-            gain: Multiplies each item. Default: the checkpoint's ``default_gain`` for models that
-                normalise.
+            n_codebooks: How many codebooks dequantized latents come from, which says how noisy they
+                are. None for latents that were not quantized.
+            gain: Multiplies each item. Default: `default_gain`.
 
         Returns:
-            ``autoencoder.num_samples(T)`` samples: at least as many as went into `encode`; cut the
-            rest off.
+            ``autoencoder.num_samples(T)`` samples, at least as many as went into `encode`.
         """
         z = self.pad_detail(latents)
         if not bool(torch.isfinite(z).all()):
@@ -493,8 +457,7 @@ class TokenizerCore(Checkpoint):
     @classmethod
     def from_autoencoder(cls: type[T], autoencoder: Autoencoder) -> T:
         """Wraps a trained autoencoder; its codes come with `set_quantizer`."""
-        config = {"kind": autoencoder.kind, **autoencoder.to_config()}
-        tokenizer = cls(LatentTokenizerConfig(autoencoder=config))
+        tokenizer = cls(LatentTokenizerConfig(autoencoder=_described(autoencoder)))
         tokenizer.autoencoder.load_state_dict(autoencoder.state_dict())
         return tokenizer
 
@@ -519,8 +482,5 @@ class TokenizerCore(Checkpoint):
 
     def update_config(self) -> None:
         """Writes into ``config`` what quantizer and decoder are now, e.g. another beam width."""
-        quantizer = self.quantizer
-        self.config.quantizer = (
-            None if quantizer is None else {"kind": quantizer.kind, **quantizer.to_config()}
-        )
+        self.config.quantizer = None if self.quantizer is None else _described(self.quantizer)
         self.config.has_finetuned_decoder = self.finetuned_decoder is not None

@@ -32,11 +32,8 @@ class LatentTokenizer(TokenizerCore):
     """Audio to continuous latents and discrete codes, and back.
 
     The methods here take files, arrays, rows and batches, and return rows
-    (`tokenizer.model.rows`), as
-    ``Dataset.map`` wants them. Those of `TokenizerCore` take and return tensors.
-
-    Args:
-        config: See `LatentTokenizerConfig`.
+    (`tokenizer.model.rows`), as ``Dataset.map`` wants them. Those of `TokenizerCore` take and
+    return tensors.
     """
 
     def encode_codes(
@@ -76,7 +73,7 @@ class LatentTokenizer(TokenizerCore):
         n = self.resolve_codebooks(n_codebooks, bitrate)
 
         def encode(source: AudioSource) -> Row:
-            signal = SignalStream.measure(self, source, gain)
+            signal = SignalStream(self, source, gain)
             tiles = [self.quantize(z, n) for z in signal.latents()]
             codes = torch.cat(tiles, dim=-1).transpose(1, 2).flatten(0, 1).cpu().numpy()
             return {"codes": codes.astype(code_dtype(self.codebook_sizes))} | signal.row()
@@ -98,7 +95,7 @@ class LatentTokenizer(TokenizerCore):
         """
 
         def encode(source: AudioSource) -> Row:
-            signal = SignalStream.measure(self, source, gain)
+            signal = SignalStream(self, source, gain)
             latents = torch.cat(list(signal.latents()), dim=-1).transpose(1, 2).flatten(0, 1)
             return {"latents": latents.cpu().numpy()} | signal.row()
 
@@ -166,8 +163,7 @@ class LatentTokenizer(TokenizerCore):
     def latency(self) -> float:
         """Seconds from a sample that enters a `stream_encoder` to the same one leaving a decoder.
 
-        That much the network needs to see; computing and chunks come on top. Infinite for models
-        that see the whole signal.
+        Computing and chunks come on top. Infinite for models that see the whole signal.
         """
         return self.stream_encoder(latents=True).latency + self.stream_decoder(latents=True).latency
 
@@ -178,11 +174,10 @@ class LatentTokenizer(TokenizerCore):
         downmix: bool,
         encode: Callable[[AudioSource], Row],
     ) -> Row:
-        options = {"target_rate": self.sampling_rate, "downmix": downmix}
+        rates = {"target_rate": self.sampling_rate, "sampling_rate": sampling_rate}
         if is_batch(audio):
-            sources = open_batch(audio, sampling_rate=sampling_rate, **options)
-            return stack_rows([encode(source) for source in sources])
-        return encode(open_audio(audio, sampling_rate=sampling_rate, **options))
+            return stack_rows([encode(one) for one in open_batch(audio, downmix=downmix, **rates)])
+        return encode(open_audio(audio, downmix=downmix, **rates))
 
     def decode_codes(
         self,
@@ -200,7 +195,7 @@ class LatentTokenizer(TokenizerCore):
 
         Returns:
             Float32 ``[C, N]``, exactly as long as the input was; bare codes give all samples that
-            the frames cover, at the checkpoint's default level.
+            the frames cover, at the default level.
         """
         name = self.codes_decoder if decoder is None else decoder
 
@@ -231,9 +226,7 @@ class LatentTokenizer(TokenizerCore):
         latents = torch.as_tensor(as_latents(row["latents"]))
         grouped = self._grouped(latents, dict(row)).transpose(1, 2)
         codes = self.quantize(grouped, n_codebooks).transpose(1, 2).flatten(0, 1).cpu().numpy()
-        shared = {
-            name: row[name] for name in ("num_samples", "num_channels", "gain") if name in row
-        }
+        shared = {k: row[k] for k in ("num_samples", "num_channels", "gain") if k in row}
         return {"codes": codes.astype(code_dtype(self.codebook_sizes))} | shared
 
     def _grouped(self, frames: Tensor, row: Row) -> Tensor:

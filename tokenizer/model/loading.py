@@ -12,13 +12,10 @@ BUNDLED = Path(__file__).parents[1] / "pretrained" / "base-44khz"
 
 
 def load_tokenizer(name: str | Path | None = None) -> LatentTokenizer:
-    """Loads a tokenizer, on the CPU, in float32.
+    """Loads a tokenizer, on the CPU, in float32; FileNotFoundError if there is none.
 
     Args:
         name: A folder, a hub id ("user/model"), or None for the model that comes with the package.
-
-    Raises:
-        FileNotFoundError: If there is nothing of that name.
     """
     return LatentTokenizer.from_pretrained(BUNDLED if name is None else name)
 

@@ -42,61 +42,28 @@ def stack_rows(rows: list[Row]) -> Row:
 
 
 class SignalStream:
-    """A signal with its gain, to be read as latents; `measure` makes one.
+    """A signal to be read as latents; making one reads it once, for its length and level.
 
-    Attributes:
-        gain: Float32 ``[C]``.
-        num_channels: C.
-        num_samples: N.
+    ``gain`` is as for `TokenizerCore.check_gain`; None: the root mean square of each channel.
     """
 
-    def __init__(
-        self,
-        tokenizer: TokenizerCore,
-        source: AudioSource,
-        gain: Float32[np.ndarray, " C"],
-        num_samples: int,
-    ) -> None:
-        self._tokenizer = tokenizer
-        self._source = source
-        self.num_channels = source.num_channels
-        self.num_samples = num_samples
-        self.gain = gain
-
-    @classmethod
-    def measure(
-        cls, tokenizer: TokenizerCore, source: AudioSource, gain: Any = None
-    ) -> SignalStream:
-        """Reads the signal once, for its length and level.
-
-        Args:
-            tokenizer: What will encode it.
-            source: The signal.
-            gain: What its channels are divided by: see `TokenizerCore.check_gain`. None: their root
-                mean square.
-
-        Raises:
-            ValueError: If there are no samples, or the gain is invalid.
-        """
+    def __init__(self, tokenizer: TokenizerCore, source: AudioSource, gain: Any = None) -> None:
+        self._tokenizer, self._source = tokenizer, source
+        self.num_channels, self.num_samples = source.num_channels, 0
         gains = None if gain is None else tokenizer.check_gain(gain, source.num_channels)
-        squares, num_samples = np.zeros(source.num_channels), 0
-        for block in source.blocks():
+        squares = np.zeros(source.num_channels)
+        for block in source.blocks():  # Refuses a signal without samples.
             squares += np.square(block, dtype=np.float64).sum(-1)
-            num_samples += block.shape[-1]
-        if num_samples == 0:
-            raise InputError(f"{source.name} holds no samples: there is nothing to encode.")
+            self.num_samples += block.shape[-1]
         if gains is None:
-            levels = [tokenizer.measure_gain(square / num_samples) for square in squares]
+            levels = [tokenizer.measure_gain(square / self.num_samples) for square in squares]
             gains = np.array(levels, dtype=np.float32)
-        return cls(tokenizer, source, gains, num_samples)
-
-    def _blocks(self) -> Iterator[Tensor]:
-        for block in self._source.blocks():
-            yield normalized(self._tokenizer, block, self.gain)
+        self.gain = gains
 
     def latents(self) -> Iterator[Tensor]:
         """Yields ``[G, D, t]``, a tile at a time, in bounded memory."""
-        for latents in self._tokenizer.encode_stream(self._blocks()):
+        blocks = (normalized(self._tokenizer, x, self.gain) for x in self._source.blocks())
+        for latents in self._tokenizer.encode_stream(blocks):
             yield check_finite(latents, f"The latents of {self._source.name}")
 
     def row(self) -> Row:
@@ -121,11 +88,7 @@ def normalized(
 
 
 def as_codes(value: Any) -> np.ndarray:
-    """Codes of a row as int64 ``[T, n]``.
-
-    Raises:
-        ValueError: If they are something else than a table of integers.
-    """
+    """Codes of a row as int64 ``[T, n]``; ValueError if they are no table of integers."""
     codes = _table(value, "codes", "[T, n]")
     if codes.dtype.kind not in "iu":
         raise InputError(f"codes are {codes.dtype}; expected integers.")
@@ -135,11 +98,7 @@ def as_codes(value: Any) -> np.ndarray:
 
 
 def as_latents(value: Any) -> np.ndarray:
-    """Latents of a row as float32 ``[T, D]``; what float32 cannot hold becomes infinite.
-
-    Raises:
-        ValueError: If they are something else than a table of numbers.
-    """
+    """Latents of a row as float32 ``[T, D]``; what float32 cannot hold becomes infinite."""
     latents = _table(value, "latents", "[T, D]")
     if latents.dtype.kind not in "fiu":
         raise InputError(f"latents are {latents.dtype}; expected numbers.")
@@ -158,19 +117,13 @@ def _table(value: Any, name: str, shape: str) -> np.ndarray:
 
 
 def number_in(row: Row, name: str, default: int, *, low: int) -> int:
-    """A count in a row, or the default where it is missing.
-
-    Raises:
-        ValueError: If it is not a whole number from ``low`` on.
-    """
+    """A count in a row, or the default where it is missing; ValueError if it is below ``low``."""
     value = row.get(name, default)
     try:
         number = int(value)
-        whole = number == value
     except (TypeError, ValueError, OverflowError):
-        number = low - 1
-        whole = False
-    if not whole or number < low:
+        number = None
+    if number is None or number != value or number < low:
         raise InputError(f"{name}={value!r:.60} is not a whole number from {low} on.")
     return number
 
@@ -178,11 +131,7 @@ def number_in(row: Row, name: str, default: int, *, low: int) -> int:
 def apply_gain(
     wave: Float32[np.ndarray, "C N"], gain: Float32[np.ndarray, " C"]
 ) -> Float32[np.ndarray, "C N"]:
-    """Multiplies each channel with its gain.
-
-    Raises:
-        ValueError: If the result is beyond float32.
-    """
+    """Multiplies each channel with its gain; ValueError if the result is beyond float32."""
     with np.errstate(over="ignore"):
         scaled = wave * gain[:, None]
     if not np.isfinite(scaled).all():

@@ -18,17 +18,11 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from tokenizer.audio import Resampler, check_rate
+from tokenizer.audio import Resampler, as_block, check_rate
 from tokenizer.errors import InputError, StateError
 from tokenizer.model.core import DecoderName, TokenizerCore, check_finite
 from tokenizer.model.rows import apply_gain, code_dtype, normalized
-from tokenizer.model.tiling import (
-    Pieces,
-    decoder_lookahead,
-    decoder_pieces,
-    encoder_lookahead,
-    encoder_pieces,
-)
+from tokenizer.model.tiling import Pieces, decoder_pieces, encoder_pieces, lookahead
 
 _FINISHED = "This stream is finished: start another one."
 
@@ -38,10 +32,9 @@ class StreamEncoder:
 
     Attributes:
         gain: Float32 ``[C]``: what the audio is divided by.
-        num_samples: Samples of each channel so far, at the tokenizer's rate; all of them once
-            `finish` was called.
-        latency: Seconds from the first sample of a frame to the frame, as far as the network is
-            concerned. Resampling adds some milliseconds.
+        num_samples: Samples of each channel so far, at the tokenizer's rate.
+        latency: Seconds from the first sample of a frame to the frame, without computing time.
+            Resampling adds some milliseconds.
     """
 
     def __init__(
@@ -51,21 +44,14 @@ class StreamEncoder:
         sampling_rate: int,
         n_codebooks: int | None,
     ) -> None:
-        """Starts a stream; nothing is computed yet.
-
-        Args:
-            tokenizer: What encodes; its weights must not change meanwhile.
-            gain: See above.
-            sampling_rate: Hz of the chunks.
-            n_codebooks: How many codebooks to use; None for latents.
-        """
+        """Starts a stream; without ``n_codebooks`` it gives latents. Weights must not change."""
         self.gain, self.num_samples = gain, 0
         self._tokenizer, self._n_codebooks = tokenizer, n_codebooks
         rate = check_rate(sampling_rate)
         self._resampler = Resampler(rate, tokenizer.sampling_rate, len(gain))
         self._pieces = encoder_pieces(tokenizer.autoencoder, eager=True)
         self._finished = False
-        ahead = encoder_lookahead(tokenizer.autoencoder)
+        ahead = lookahead(tokenizer.autoencoder.encoder, tokenizer.hop_length)
         self.latency = float("inf") if ahead is None else (ahead + 1) / tokenizer.frame_rate
 
     def push(self, chunk: np.ndarray | Tensor) -> np.ndarray:
@@ -73,8 +59,7 @@ class StreamEncoder:
 
         Returns:
             Frames that are complete now, perhaps none: codes ``[G, t, n]`` (int16 or int32) or
-            latents ``[G, t, D]`` (float32), for G groups of jointly coded channels: one for each
-            channel, of stereo models for each two.
+            latents ``[G, t, D]`` (float32). A group is a channel, of stereo models two.
 
         Raises:
             ValueError: If the chunk has another shape or type, or samples that are not finite.
@@ -82,15 +67,12 @@ class StreamEncoder:
         """
         if self._finished:
             raise StateError(_FINISHED)
-        return self._advance(self._resampler.push(self._checked(chunk)), final=False)
+        x = chunk if isinstance(chunk, Tensor) else np.asarray(chunk)
+        block = as_block(x[None] if x.ndim == 1 else x, len(self.gain), "A chunk")
+        return self._advance(self._resampler.push(block), final=False)
 
     def finish(self) -> np.ndarray:
-        """Ends the stream and returns the frames that are left; see `push`.
-
-        Raises:
-            ValueError: If there were no samples at all.
-            RuntimeError: If it was called before.
-        """
+        """Ends the stream and returns the frames that are left; ValueError if it had no samples."""
         if self._finished:
             raise StateError(_FINISHED)
         out = self._advance(self._resampler.finish(), final=True)
@@ -112,19 +94,6 @@ class StreamEncoder:
                 return np.zeros((len(z), 0, n), dtype=dtype)
             return tokenizer.quantize(z, n).transpose(1, 2).cpu().numpy().astype(dtype)
 
-    def _checked(self, chunk: np.ndarray | Tensor) -> np.ndarray:
-        x = chunk.detach().cpu().numpy() if isinstance(chunk, Tensor) else np.asarray(chunk)
-        x = x[None] if x.ndim == 1 else x
-        if x.ndim != 2 or len(x) != len(self.gain):
-            raise InputError(f"A chunk has shape {list(x.shape)}; expected [{len(self.gain)}, n].")
-        if x.dtype.kind != "f":
-            raise InputError(f"A chunk holds {x.dtype}; expected floats, e.g. int16 / 32768.")
-        with np.errstate(over="ignore"):
-            x = x.astype(np.float32)
-        if not np.isfinite(x).all():
-            raise InputError("A chunk holds NaN or infinite samples.")
-        return x
-
 
 class StreamDecoder:
     """Codes or latents in chunks of any size to audio; `LatentTokenizer.stream_decoder` makes one.
@@ -132,8 +101,7 @@ class StreamDecoder:
     Attributes:
         gain: Float32 ``[C]``: what the audio is multiplied by.
         num_samples: Samples of each channel so far.
-        latency: Seconds from a frame to the first of its samples, as far as the network is
-            concerned.
+        latency: Seconds from a frame to the first of its samples, without computing time.
     """
 
     def __init__(
@@ -143,14 +111,7 @@ class StreamDecoder:
         decoder: DecoderName,
         latents: bool,
     ) -> None:
-        """Starts a stream; nothing is computed yet.
-
-        Args:
-            tokenizer: What decodes; its weights must not change meanwhile.
-            gain: See above.
-            decoder: Which of its decoders.
-            latents: Whether latents come in place of codes.
-        """
+        """Starts a stream of codes, or of latents. Weights must not change meanwhile."""
         self.gain, self.num_samples = gain, 0
         self._tokenizer, self._latents = tokenizer, latents
         self._decoder = tokenizer.decoder(decoder)
@@ -158,7 +119,7 @@ class StreamDecoder:
         self._pieces: Pieces | None = None
         self._n_codebooks: int | None = None
         self._finished = False
-        ahead = decoder_lookahead(tokenizer.autoencoder, self._decoder)
+        ahead = lookahead(self._decoder, tokenizer.hop_length)
         self.latency = float("inf") if ahead is None else ahead / tokenizer.frame_rate
 
     def push(self, frames: np.ndarray | Tensor) -> Float32[np.ndarray, "C n"]:
@@ -196,14 +157,10 @@ class StreamDecoder:
             return self._advance(z, final=False)
 
     def finish(self) -> Float32[np.ndarray, "C n"]:
-        """Ends the stream and returns the samples that are left.
+        """Ends the stream and returns the samples that are left; ValueError if it had no frames.
 
         Together they are as many as all frames cover; the audio that was encoded may have been
         shorter by up to a frame: see `StreamEncoder.num_samples`.
-
-        Raises:
-            ValueError: If there were no frames at all.
-            RuntimeError: If it was called before.
         """
         if self._finished:
             raise StateError(_FINISHED)
@@ -219,9 +176,8 @@ class StreamDecoder:
     def _advance(self, z: Tensor, *, final: bool) -> np.ndarray:
         if self._pieces is None:
             level = self._tokenizer.noise_level(self._n_codebooks)
-            self._pieces = decoder_pieces(
-                self._tokenizer.autoencoder, self._decoder, level, eager=True
-            )
+            model = self._tokenizer.autoencoder
+            self._pieces = decoder_pieces(model, self._decoder, level, eager=True)
         audio = self._pieces.push(z, final=final).flatten(0, 1)[: len(self.gain)]
         self.num_samples += audio.shape[-1]
         return apply_gain(audio.cpu().numpy(), self.gain)

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenizer.autoencoders.base import Autoencoder, Decoder
+from tokenizer.autoencoders.base import Autoencoder, Decoder, Encoder
 from tokenizer.errors import InputError
 from tokenizer.networks.stepping import Stepper
 
@@ -41,29 +41,20 @@ class Pieces(ABC):
     ) -> Float[Tensor, "G rows2 m"]:
         """Takes what comes next, any length of it; returns what is complete, perhaps nothing.
 
-        Args:
-            x: Samples ``[G, M, n]`` of G groups of M jointly coded channels, or latents
-                ``[G, D, n]``.
-            final: Whether nothing comes after it.
+        ``x`` holds G groups: of M jointly coded channels, or of latents. ``final``: it is the last.
         """
 
 
 def encoder_pieces(autoencoder: Autoencoder, *, eager: bool = False) -> Pieces:
     """Audio to latents; ``eager`` gives each frame as soon as it is known (see `lookahead`)."""
     encoder, hop = autoencoder.encoder, autoencoder.hop_length
-    if (first := encoder.stepper()) is not None:
+    if encoder.stepper() is not None:
         sizes = (1, autoencoder.latent_dim)
-        return _Steps(first, encoder.stepper, sizes, _PIECE * hop, eager=eager)
+        return _Steps(encoder.stepper, sizes, _PIECE * hop, eager=eager)
     if encoder.context is None:
         return _Whole(encoder, autoencoder.latent_dim)
-    return _Tiles(
-        encoder,
-        autoencoder.latent_dim,
-        autoencoder.num_frames,
-        (hop, 1),
-        tile_frames(hop),
-        encoder.context,
-    )
+    sizes, num_frames = (hop, 1), autoencoder.num_frames
+    return _Tiles(encoder, autoencoder.latent_dim, num_frames, sizes, encoder.context)
 
 
 def decoder_pieces(
@@ -74,49 +65,27 @@ def decoder_pieces(
     def run(z: Tensor) -> Tensor:
         return decoder(z, z.new_full((len(z),), noise_level))
 
-    if (first := decoder.stepper(noise_level)) is not None:
+    if decoder.stepper(noise_level) is not None:
         sizes = (autoencoder.latent_dim, 1)
-        return _Steps(first, partial(decoder.stepper, noise_level), sizes, _PIECE, eager=eager)
+        return _Steps(partial(decoder.stepper, noise_level), sizes, _PIECE, eager=eager)
     if decoder.context is None:
         return _Whole(run, autoencoder.num_channels)
-    hop = autoencoder.hop_length
-    return _Tiles(run, autoencoder.num_channels, int, (1, hop), tile_frames(hop), decoder.context)
+    sizes = (1, autoencoder.hop_length)
+    return _Tiles(run, autoencoder.num_channels, int, sizes, decoder.context)
 
 
-def encoder_lookahead(autoencoder: Autoencoder) -> int | None:
-    """Frames after its own whose audio an eager stream awaits before a latent frame is known.
-
-    None: all.
-    """
-    encoder = autoencoder.encoder
-    if encoder.stepper() is not None:
-        return encoder.lookahead
-    if encoder.context is None:
-        return None
-    return tile_frames(autoencoder.hop_length) + encoder.context
-
-
-def decoder_lookahead(autoencoder: Autoencoder, decoder: Decoder) -> int | None:
-    """Latent frames after its own that an eager stream awaits before a frame's samples are known.
-
-    None: all.
-    """
-    if decoder.stepper(0.0) is not None:
-        return decoder.lookahead
-    if decoder.context is None:
-        return None
-    return tile_frames(autoencoder.hop_length) + decoder.context
+def lookahead(network: Encoder | Decoder, hop_length: int) -> int | None:
+    """Frames after its own that an eager stream awaits before a frame is complete; None: all."""
+    stepper = network.stepper(0.0) if isinstance(network, Decoder) else network.stepper()
+    if stepper is not None:
+        return network.lookahead
+    return None if network.context is None else tile_frames(hop_length) + network.context
 
 
 def encode_tiles(
     autoencoder: Autoencoder, blocks: Iterable[Float[Tensor, "G M _"]]
 ) -> Iterator[Float[Tensor, "G D _"]]:
-    """Encodes a signal that arrives in blocks of any size.
-
-    Args:
-        autoencoder: Its encoder is used as it is, in evaluation mode.
-        blocks: Consecutive samples of G groups of M jointly coded channels; at least one sample in
-            all.
+    """Encodes a signal, at least one sample, that arrives in blocks of any size.
 
     Yields:
         Consecutive latents, about a tile at a time.
@@ -132,13 +101,7 @@ def decode_tiles(
     latents: Iterable[Float[Tensor, "G D _"]],
     noise_level: float,
 ) -> Iterator[Float[Tensor, "G M _"]]:
-    """Decodes latents that arrive in pieces of any length.
-
-    Args:
-        autoencoder: Supplies hop and lengths.
-        decoder: The decoder to use.
-        latents: Consecutive latent frames; at least one in all.
-        noise_level: See `Decoder.forward`.
+    """Decodes latents, at least one frame, that arrive in pieces of any length.
 
     Yields:
         Consecutive samples, ``autoencoder.num_samples(T)`` in all.
@@ -173,26 +136,16 @@ def _rows(
 
 
 class _Steps(Pieces):
-    """A stepper for each group, which has one channel."""
+    """A stepper for each group, which has one channel; ``sizes`` are the rows in and out."""
 
     def __init__(
-        self,
-        first: Stepper,
-        another: Callable[[], Stepper | None],
-        sizes: tuple[int, int],
-        piece: int,
-        *,
-        eager: bool,
+        self, make: Callable[[], Stepper | None], sizes: tuple[int, int], piece: int, *, eager: bool
     ) -> None:
-        self._another = another
-        self._sizes = sizes
-        self._piece = piece
-        self._eager = eager
-        self._steppers: list[Stepper | None] = [first]
+        self._make, self._sizes, self._piece, self._eager = make, sizes, piece, eager
+        self._steppers: list[Stepper | None] = []
 
     def push(self, x: Tensor, *, final: bool = False) -> Tensor:
-        while len(self._steppers) < len(x):
-            self._steppers.append(self._another())
+        self._steppers = self._steppers or [self._make() for _ in x]
         rows = [self._row(s, row, final) for s, row in zip(self._steppers, x, strict=True)]
         return torch.stack(rows)
 
@@ -200,14 +153,9 @@ class _Steps(Pieces):
         assert stepper is not None
         # Samples or frames first; a channel of its own is no axis of a stepper.
         x = row[0] if self._sizes[0] == 1 else row.T
-        cuts = range(0, max(len(x), 1), self._piece)
-        pieces = [
-            stepper.push(
-                x[cut : cut + self._piece], final=final and cut == cuts[-1], eager=self._eager
-            )
-            for cut in cuts
-        ]
-        out = torch.cat(pieces)
+        *first, last = x.split(self._piece)
+        pieces = [stepper.push(piece, eager=self._eager) for piece in first]
+        out = torch.cat([*pieces, stepper.push(last, final=final, eager=self._eager)])
         return out[None] if self._sizes[1] == 1 else out.T
 
 
@@ -215,8 +163,7 @@ class _Whole(Pieces):
     """A network whose output depends on the whole signal: nothing comes before its end."""
 
     def __init__(self, function: Callable[[Tensor], Tensor], num_rows: int) -> None:
-        self._function = function
-        self._num_rows = num_rows
+        self._function, self._num_rows = function, num_rows
         self._waiting: list[Tensor] = []
 
     def push(self, x: Tensor, *, final: bool = False) -> Tensor:
@@ -232,10 +179,8 @@ class _Tiles(Pieces):
     Args:
         function: The network on a piece ``[1, rows, n]``.
         num_rows: Rows of its output.
-        num_frames: Latent frames of an input of so many samples, or frames for a decoder.
-        sizes: Input and output values per latent frame: ``(hop, 1)`` of an encoder, ``(1, hop)`` of
-            a decoder.
-        tile: Frames of a tile.
+        num_frames: Latent frames of an input of so many values.
+        sizes: Values per latent frame: ``(hop, 1)`` of an encoder, ``(1, hop)`` of a decoder.
         context: Frames that the network sees on either side.
     """
 
@@ -245,15 +190,11 @@ class _Tiles(Pieces):
         num_rows: int,
         num_frames: Callable[[int], int],
         sizes: tuple[int, int],
-        tile: int,
         context: int,
     ) -> None:
-        self._function = function
-        self._num_rows = num_rows
-        self._num_frames = num_frames
+        self._function, self._num_rows, self._num_frames = function, num_rows, num_frames
         self._size_in, self._size_out = sizes
-        self._tile = tile
-        self._context = context
+        self._tile, self._context = tile_frames(max(sizes)), context
         self._buffer: Tensor | None = None
         self._origin = 0  # frame at which the buffer begins
         self._first = 0  # first frame of the next tile

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -37,12 +37,7 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Reads a ``config.json`` that may be anything.
-
-    Raises:
-        FileNotFoundError: If it is not there.
-        ValueError: If it is too long, no JSON, or no JSON object.
-    """
+    """Reads a ``config.json`` that may be anything; ValueError if it is too long or no object."""
     with path.open("rb") as stream:
         content = stream.read(MAX_CONFIG_BYTES + 1)
     if len(content) > MAX_CONFIG_BYTES:
@@ -57,24 +52,16 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def check_numbers(value: Any, name: str, nesting: int = 0) -> None:
-    """Refuses a configuration with numbers that no real model has.
+    """Refuses a configuration with numbers, lists or nestings that no real model has.
 
-    Args:
-        value: JSON values, nested.
-        name: Of the value; for messages, and because some numbers have bounds of their own.
-        nesting: How deep inside the configuration it is.
-
-    Raises:
-        ValueError: For numbers, lists or nestings out of bounds, and for types that JSON has not.
+    ``name`` is for messages, and because some numbers have bounds of their own.
     """
     if nesting > MAX_NESTING:
         raise InputError(f"{name} is nested deeper than {MAX_NESTING} levels.")
     if isinstance(value, (Mapping, list, tuple)):
         if len(value) > MAX_REPEATS:
             raise InputError(f"{name} has {len(value)} entries; at most {MAX_REPEATS} are allowed.")
-        parts: Iterable[tuple[Any, Any]] = (
-            value.items() if isinstance(value, Mapping) else ((name, item) for item in value)
-        )
+        parts = value.items() if isinstance(value, Mapping) else [(name, item) for item in value]
         for key, item in parts:
             check_numbers(item, str(key), nesting + 1)
     elif isinstance(value, bool) or value is None or isinstance(value, str):
@@ -89,12 +76,7 @@ def check_numbers(value: Any, name: str, nesting: int = 0) -> None:
 
 
 def stored_numbers(folder: Path) -> int:
-    """How many numbers the weights of a checkpoint folder hold, read off their headers.
-
-    Raises:
-        FileNotFoundError: If there are no weights.
-        ValueError: If a file is damaged, or the index names one outside of the folder.
-    """
+    """How many numbers the weights of a checkpoint folder hold, read off their headers."""
     files = [folder / WEIGHTS]
     if not files[0].is_file() and (folder / INDEX).is_file():
         files = [folder / name for name in _indexed(folder / INDEX)]
@@ -122,11 +104,7 @@ def _indexed(path: Path) -> list[str]:
 
 
 def check_size(expected: int, stored: int, name: str) -> None:
-    """Refuses a configuration that describes a much larger model than the weights that are there.
-
-    Raises:
-        ValueError: If it does.
-    """
+    """Refuses a configuration of a much larger model than the weights that are there."""
     if expected > 2 * stored + _SLACK:
         raise InputError(
             f"config.json in {name} describes a model of {expected:,} numbers, but its weights hold"

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
@@ -22,7 +21,7 @@ from tokenizer.errors import InputError
 from tokenizer.quantizers.kmeans import half_squared_norms, largest_in_rows
 from tokenizer.quantizers.residual import ResidualVectorQuantizer
 from tokenizer.quantizers.sources import TensorSource
-from tokenizer.saving import storing
+from tokenizer.saving import save_tensors
 
 # All that is trained, with its axes after the first, which is the codebook's number: D dimensions,
 # S entries, H hidden units, L blocks.
@@ -236,19 +235,16 @@ class _State:
         return state
 
     def save(self, path: Path) -> None:
-        """Writes the file as a whole or not at all."""
-        tensors = {f"weights.{name}": value.detach() for name, value in self.weights.items()}
+        """Writes the file, as a whole or not at all."""
+        tensors = {f"weights.{name}": value for name, value in self.weights.items()}
         tensors["plain"] = self.plain
         moments = self.optimizer.state_dict()["state"]
         for index, name in enumerate(NETWORK):
             for key, value in moments.get(index, {}).items():
                 tensors[f"adam.{name}.{key}"] = value
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
         metadata = {"step": str(self.step), "identity": json.dumps(self.identity)}
-        with storing(path):
-            save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata)
-        partial.replace(path)
+        save_tensors(path, tensors, metadata)
 
 
 def _plain_quantizer(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,50 +14,39 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tokenizer.audio import AudioWriter, open_audio
-from tokenizer.codefile import (
-    CodeFileError,
-    CodeFileHeader,
-    CodeReader,
-    CodeWriter,
-    Source,
-    Target,
-)
+from tokenizer.codefile import CodeFileError, CodeFileHeader, CodeReader, CodeWriter, Source, Target
 from tokenizer.errors import InputError
-from tokenizer.model.core import DecoderName
+from tokenizer.model.core import DecoderName, as_gains
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.model.rows import Row, SignalStream, apply_gain
 
 
-def file_header(
-    tokenizer: LatentTokenizer,
-    n_codebooks: int,
-    num_channels: int,
-    gain: np.ndarray,
-    *,
-    fingerprint: str | None = None,
-) -> CodeFileHeader:
-    """What a code file of this tokenizer says about codes that are yet to come."""
-    joint = tokenizer.autoencoder.num_channels
-    return CodeFileHeader(
-        model_fingerprint=tokenizer.codes_fingerprint if fingerprint is None else fingerprint,
+def code_writer(
+    tokenizer: LatentTokenizer, out: Target, n: int, gain: np.ndarray, chunk_frames: int = 1024
+) -> CodeWriter:
+    """A writer of this tokenizer's codes, of n codebooks, for channels of these gains."""
+    counts = tokenizer.code_counts
+    header = CodeFileHeader(
+        model_fingerprint=tokenizer.codes_fingerprint,
         sampling_rate=tokenizer.sampling_rate,
         hop_length=tokenizer.hop_length,
-        num_channels=num_channels,
-        num_groups=-(-num_channels // joint),
-        codebook_sizes=tokenizer.codebook_sizes[:n_codebooks],
+        num_channels=len(gain),
+        num_groups=-(-len(gain) // tokenizer.autoencoder.num_channels),
+        codebook_sizes=tokenizer.codebook_sizes[:n],
         gains=tuple(gain.tolist()) if tokenizer.autoencoder.normalize else (),
-        entropy="packed" if tokenizer.code_counts is None else "static",
+        entropy="packed" if counts is None else "static",
+        chunk_frames=chunk_frames,
     )
+    return CodeWriter(out, header, counts)
 
 
 def write_row(target: Target, row: Row, tokenizer: LatentTokenizer) -> int:
     """Writes a row of `LatentTokenizer.encode_codes` as a code file; returns its size in bytes."""
     codes = np.asarray(row["codes"])
-    gain = np.asarray(row["gain"], dtype=np.float32)
-    header = file_header(tokenizer, codes.shape[1], int(row["num_channels"]), gain)
-    header = replace(header, num_samples=int(row["num_samples"]))
-    with CodeWriter(target, header, tokenizer.code_counts) as writer:
-        writer.write(codes.reshape(header.num_groups, -1, codes.shape[1]))
+    gain = as_gains(row["gain"], int(row["num_channels"]))
+    with code_writer(tokenizer, target, codes.shape[1], gain) as writer:
+        writer.write(codes.reshape(writer.header.num_groups, -1, codes.shape[1]))
+        writer.finish(int(row["num_samples"]))
     return writer.num_bytes
 
 
@@ -71,20 +59,7 @@ def coded_size(row: Row, tokenizer: LatentTokenizer) -> int:
 def open_codes(
     source: Source, tokenizer: LatentTokenizer, n_codebooks: int | None
 ) -> Iterator[tuple[CodeReader, int]]:
-    """Opens a code file that this tokenizer can decode.
-
-    Args:
-        source: The code file.
-        tokenizer: What will decode it.
-        n_codebooks: How many of its codebooks to use. None: all.
-
-    Yields:
-        A reader, and the number of codebooks.
-
-    Raises:
-        CodeFileError: If the file is damaged, or not of this tokenizer's encoder and quantizer.
-        ValueError: If it has fewer codebooks.
-    """
+    """A reader of a code file that this tokenizer can decode, and how many codebooks to use."""
     expected = tokenizer.codes_fingerprint
     with CodeReader(source, tokenizer.code_counts, expected_fingerprint=expected) as reader:
         available = len(reader.header.codebook_sizes)
@@ -102,14 +77,9 @@ def file_gain(header: CodeFileHeader) -> np.ndarray:
 def trimmed(
     blocks: Iterator[np.ndarray], reader: CodeReader, hop_length: int
 ) -> Iterator[np.ndarray]:
-    """Cuts off what is beyond the signal's end, which a pipe tells last.
+    """Cuts off what is beyond the signal's end, which a pipe tells last: a frame is held back.
 
-    A frame is held back for that.
-
-    Args:
-        blocks: Decoded samples ``[C, n]``.
-        reader: Of the codes; read to its end by the last block.
-        hop_length: Samples of a frame.
+    ``blocks`` are decoded samples ``[C, n]``; the last one has read ``reader`` to its end.
     """
     num_passed = 0
     held: np.ndarray | None = None
@@ -138,7 +108,7 @@ def encode_file(
     gain: Any = None,
     progress: bool = False,
 ) -> float:
-    """Encodes audio of any length into a code file, in bounded memory.
+    """Encodes audio of any length into a code file, in bounded memory; returns its seconds.
 
     Args:
         tokenizer: A fitted tokenizer.
@@ -148,17 +118,13 @@ def encode_file(
         downmix: Whether to average the channels into one.
         gain: As for `LatentTokenizer.encode_codes`.
         progress: Whether to show a bar.
-
-    Returns:
-        The duration in seconds.
     """
     n = tokenizer.resolve_codebooks(n_codebooks, None)
     source = open_audio(audio, target_rate=tokenizer.sampling_rate, downmix=downmix)
-    signal = SignalStream.measure(tokenizer, source, gain)
-    header = file_header(tokenizer, n, signal.num_channels, signal.gain)
+    signal = SignalStream(tokenizer, source, gain)
     frames = tokenizer.autoencoder.num_frames(signal.num_samples)
     with (
-        CodeWriter(out, header, tokenizer.code_counts) as writer,
+        code_writer(tokenizer, out, n, signal.gain) as writer,
         tqdm(total=frames, desc="encode", unit="frame", disable=not progress) as bar,
     ):
         for latents in signal.latents():
@@ -179,20 +145,16 @@ def decode_file(
     subtype: str | None = None,
     progress: bool = False,
 ) -> float:
-    """Decodes a code file into an audio file, in bounded memory.
+    """Decodes a code file into an audio file, in bounded memory; returns its seconds.
 
     Args:
         tokenizer: The tokenizer whose encoder and quantizer made the codes.
         codes: The ``.ltk`` file.
-        out: The audio file to write; its suffix decides the format
-        (`tokenizer.audio.source.AudioWriter`).
+        out: The audio file to write; its suffix decides the format (`write_audio`).
         n_codebooks: Use only the first so many codebooks of the file. Default: all.
         decoder: Default: the finetuned one, if there is one.
         subtype: soundfile's name of an encoding, e.g. "FLOAT" for WAV. Default: the format's usual.
         progress: Whether to show a bar.
-
-    Returns:
-        The duration in seconds.
 
     Raises:
         CodeFileError: If the file is damaged, or not of this tokenizer's encoder and quantizer.
@@ -214,9 +176,8 @@ def decode_file(
                 yield tokenizer.dequantize(torch.from_numpy(chunk[..., :n]).transpose(1, 2))
                 bar.update(chunk.shape[1])
 
-        writer = AudioWriter(
-            out, header.sampling_rate, len(gain), subtype=subtype, num_samples=num_samples
-        )
+        rate = header.sampling_rate
+        writer = AudioWriter(out, rate, len(gain), subtype=subtype, num_samples=num_samples)
         blocks = (
             audio.flatten(0, 1)[: len(gain)].cpu().numpy()
             for audio in tokenizer.decode_stream(latents(), name, n)
@@ -224,4 +185,4 @@ def decode_file(
         with bar, writer:
             for block in trimmed(blocks, reader, tokenizer.hop_length):
                 writer.write(apply_gain(block, gain))
-    return num_samples / header.sampling_rate
+    return num_samples / rate

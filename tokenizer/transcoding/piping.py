@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +10,10 @@ import numpy as np
 
 from tokenizer.audio import AudioWriter
 from tokenizer.audio.pcm import PcmFormat, PcmReader, WavPipe
-from tokenizer.codefile import CodeWriter, Source, Target
+from tokenizer.codefile import Source, Target
 from tokenizer.model.core import DecoderName
 from tokenizer.model.latent_tokenizer import LatentTokenizer
-from tokenizer.transcoding.files import file_gain, file_header, open_codes, trimmed
-
-
-class _Unbuffered:
-    """A binary stream whose writes are passed on at once."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def write(self, data: memoryview, /) -> int | None:
-        taken = self._stream.write(data)
-        self._stream.flush()
-        return taken
-
-    def flush(self) -> None:
-        self._stream.flush()
+from tokenizer.transcoding.files import code_writer, file_gain, open_codes, trimmed
 
 
 def encode_live(
@@ -42,22 +26,16 @@ def encode_live(
     n_codebooks: int | None = None,
     chunk_frames: int = 25,
 ) -> float:
-    """Encodes samples as they arrive into a code file or stream.
+    """Encodes samples as they arrive; returns their duration in seconds.
 
     Args:
         tokenizer: A fitted tokenizer.
         stream: A binary stream of WAV, or of raw samples.
-        out: The ``.ltk`` file, or a binary stream.
+        out: The ``.ltk`` file, or a binary stream, which gets each record at once.
         gain: As for `LatentTokenizer.stream_encoder`.
         pcm: What raw samples are; None for WAV.
         n_codebooks: How many codebooks to use. Default: all.
         chunk_frames: Frames that are passed on together; each such record costs 11 bytes.
-
-    Returns:
-        The duration in seconds.
-
-    Raises:
-        ValueError: If the stream is not what it should be.
     """
     n = tokenizer.resolve_codebooks(n_codebooks, None)
     reader = PcmReader(stream, pcm)
@@ -67,12 +45,11 @@ def encode_live(
         sampling_rate=reader.pcm.sampling_rate,
         n_codebooks=n,
     )
-    header = file_header(tokenizer, n, reader.pcm.num_channels, encoder.gain)
-    header = replace(header, chunk_frames=chunk_frames)
-    target = _Unbuffered(out) if hasattr(out, "write") else out
-    with CodeWriter(target, header, tokenizer.code_counts) as writer:
+    with code_writer(tokenizer, out, n, encoder.gain, chunk_frames) as writer:
+        writer.flush()
         for chunk in reader:
             writer.write(encoder.push(chunk))
+            writer.flush()
         writer.write(encoder.finish())
         writer.finish(encoder.num_samples)
     return encoder.num_samples / tokenizer.sampling_rate
@@ -87,18 +64,10 @@ def decode_live(
     decoder: DecoderName | None = None,
     subtype: str | None = None,
 ) -> float:
-    """Decodes codes as they arrive.
+    """Decodes codes as they arrive; returns the duration in seconds.
 
-    Args:
-        tokenizer: The tokenizer whose encoder and quantizer made the codes.
-        codes: The ``.ltk`` file, or a binary stream of one.
-        out: The audio file to write, or a binary stream, which gets WAV of 16 bits.
-        n_codebooks: Use only the first so many codebooks. Default: all.
-        decoder: Default: the finetuned one, if there is one.
-        subtype: For files: see `tokenizer.audio.source.AudioWriter`.
-
-    Returns:
-        The duration in seconds.
+    Arguments are those of `decode_file`; ``codes`` and ``out`` may be binary streams, of which the
+    second gets WAV of 16 bits.
 
     Raises:
         CodeFileError: If the codes are damaged, cut off or another model's. What came before has

@@ -146,7 +146,7 @@ def test_many_blocks_of_a_long_signal_are_those_of_the_whole(tokenizer):
             yield wave[:, start : start + 777]
 
     source = generated_source(decode)
-    signal = SignalStream.measure(tokenizer, source)
+    signal = SignalStream(tokenizer, source)
     found = torch.cat(list(signal.latents()), dim=-1)[0].T.numpy()
     assert len(found) == -(-wave.shape[1] // HOP) + 1
     np.testing.assert_allclose(found, whole["latents"], atol=1e-4)
