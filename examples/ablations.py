@@ -96,9 +96,7 @@ class Variant:
 TRAINED: dict[str, dict[str, Variant]] = {
     "base": {"base": Variant()},
     "latent_dim": {f"D = {d}": Variant(sizes={"latent_dim": d}) for d in (64, 128, 192)},
-    "detail": {
-        "D = 192, 96 of them detail": Variant(sizes={"latent_dim": 192, "detail_dim": 96}),
-    },
+    "detail": {"D = 192, 96 of them detail": Variant(sizes={"latent_dim": 192, "detail_dim": 96})},
     "frame_rate": {"50 Hz, D = 192": Variant(sizes={"hop_length": 882, "latent_dim": 192})},
     "features": {
         "plain features": Variant(PlainLapped),

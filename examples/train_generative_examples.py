@@ -100,9 +100,7 @@ train_language_model(
     **shared,
 )
 config = replace(
-    config,
-    steps=options.diffusion_steps,
-    warmup_steps=min(200, options.diffusion_steps // 10),
+    config, steps=options.diffusion_steps, warmup_steps=min(200, options.diffusion_steps // 10)
 )
 train_diffusion(out / "tokens", out / "diffusion", config, **SIZES[options.size], **shared)
 

@@ -29,9 +29,5 @@ from .runs.generation import (
     make_request as make_request,
     save_clips as save_clips,
 )
-from .runs.loading import (
-    export_run as export_run,
-    load_model as load_model,
-    load_run as load_run,
-)
+from .runs.loading import export_run as export_run, load_model as load_model, load_run as load_run
 from .training.training_config import TrainingConfig as TrainingConfig

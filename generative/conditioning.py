@@ -130,9 +130,7 @@ class Conditioner(nn.Module):
         return self._encoder
 
     def forward(
-        self,
-        conditions: Mapping[str, Any],
-        generator: torch.Generator | None = None,
+        self, conditions: Mapping[str, Any], generator: torch.Generator | None = None
     ) -> tuple[Float[Tensor, "B S width"], Bool[Tensor, "B S"]]:
         """Embeds the conditions of a batch.
 

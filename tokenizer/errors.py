@@ -38,12 +38,21 @@ class MissingPackageError(UserError, ImportError):
     """An optional package that is not installed."""
 
 
-def optional_package(name: str, message: str) -> Any:
-    """Imports an optional module; without it, MissingPackageError says how to install it."""
+def import_extra(name: str, purpose: str, extra: str) -> Any:
+    """A module of an optional package; raises MissingPackageError with the way to install it.
+
+    Args:
+        name: Of the module.
+        purpose: What needs it; begins the message.
+        extra: Of this distribution, which brings the package.
+    """
     try:
         return import_module(name)
     except ImportError as error:
-        raise MissingPackageError(message) from error
+        package = name.partition(".")[0]
+        raise MissingPackageError(
+            f'{purpose} needs {package}: pip install "latent-tokenizer[{extra}]" ({error}).'
+        ) from error
 
 
 class PackageClashError(UserError, ImportError):

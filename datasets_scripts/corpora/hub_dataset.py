@@ -24,8 +24,8 @@ from datasets_scripts.sources.tables import (
     as_row,
     own_columns,
 )
-from datasets_scripts.sources.tree import import_extra, is_address
-from tokenizer.errors import InputError, MissingPackageError
+from datasets_scripts.sources.tree import is_address
+from tokenizer.errors import InputError, MissingPackageError, import_extra
 
 INFO = CorpusInfo(
     name="hub_dataset",
@@ -90,7 +90,7 @@ class HubDataset(Corpus):
 
 
 def _datasets() -> Any:
-    return import_extra("datasets", "hub_dataset")
+    return import_extra("datasets", "hub_dataset", "datasets")
 
 
 def _split_names(root: str | Path, config: str | None, revision: str | None) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from datasets_scripts.dataset.storage import Folder
-from datasets_scripts.sources.tree import import_extra
+from tokenizer.errors import import_extra
 
 DATA = "data"
 
@@ -34,7 +34,7 @@ class RowFormat:
 
     def features(self) -> Any:
         """The columns as `datasets.Features`."""
-        d = import_extra("datasets", "Preparing datasets")
+        d = import_extra("datasets", "Preparing datasets", "datasets")
         text, number = d.Value("string"), d.Value("int64")
 
         def frames(width: int | None, kind: str) -> Any:

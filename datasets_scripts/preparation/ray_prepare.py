@@ -23,7 +23,7 @@ from datasets_scripts.preparation.job import Job, start_job
 from datasets_scripts.preparation.options import Request, Resources
 from datasets_scripts.preparation.prepare import prepare_splits, write_shard
 from tokenizer import device_of
-from tokenizer.errors import InputError, MissingPackageError, StateError
+from tokenizer.errors import InputError, StateError, import_extra
 
 # Another share of a core than the actors': Ray Data would else run both steps in the same actor.
 _READER_CORES = 0.5
@@ -34,13 +34,9 @@ _SHARD, _END, _ERROR = "shard", "end", "error"
 
 
 def _ray() -> Any:
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise MissingPackageError(
-            'Preparing on a cluster needs Ray: pip install "latent-tokenizer[ray,datasets]".'
-        ) from error
+    import_extra("ray.data", "Preparing on a cluster", "ray,datasets")
+    import ray
+
     return ray
 
 

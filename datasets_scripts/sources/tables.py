@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from datasets_scripts.sources.tree import Tree, import_extra
-from tokenizer.errors import InputError
+from datasets_scripts.sources.tree import Tree
+from tokenizer.errors import InputError, import_extra
 
 TableRow = dict[str, str]
 # Each with where it is, such as "metadata.csv, line 3".
@@ -128,8 +128,9 @@ def read_jsonl(tree: Tree, name: str, required: Sequence[str]) -> TableRows:
 def read_parquet(tree: Tree, name: str, required: Sequence[str]) -> TableRows:
     """The rows of a Parquet file, values as strings, in bounded memory; otherwise as `read_csv`."""
     path, number = tree.path(name), 0
-    parquet = import_extra("pyarrow.parquet", path)
-    damages = (import_extra("pyarrow", path).ArrowException, OSError, TypeError, OverflowError)
+    pyarrow = import_extra("pyarrow", path, "datasets")
+    parquet = import_extra("pyarrow.parquet", path, "datasets")
+    damages = (pyarrow.ArrowException, OSError, TypeError, OverflowError)
     with tree.open(name) as stream:
         try:
             file = parquet.ParquetFile(stream)

@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from importlib import import_module
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from datasets_scripts.sources.corpus import CorpusInfo, RemoteFile
 from tokenizer.audio import AUDIO_SUFFIXES
-from tokenizer.errors import InputError, MissingFileError, MissingPackageError
+from tokenizer.errors import InputError, MissingFileError, import_extra
 
 # What torchcodec may read where it is installed, besides what libsndfile reads. A file that turns
 # out unreadable is reported by name; one of another suffix would be passed over in silence.
 _TORCHCODEC_SUFFIXES = (".m4a", ".aac", ".wma", ".webm")
-
-
-def import_extra(name: str, purpose: str, extra: str = "datasets") -> Any:
-    """A module of an optional package; raises ImportError with the command that installs it."""
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise MissingPackageError(
-            f'{purpose} needs {name.partition(".")[0]}: pip install "latent-tokenizer[{extra}]".'
-        ) from error
 
 
 def is_audio(name: str) -> bool:
@@ -66,7 +55,7 @@ class Tree:
         self._fs: Any = None
         self._base = self.root
         if is_address(root):
-            fsspec = import_extra("fsspec.core", str(root))
+            fsspec = import_extra("fsspec.core", str(root), "datasets")
             self._fs, self._base = fsspec.url_to_fs(self.root)
         self._listed: tuple[str, frozenset[str]] | None = None
 

@@ -62,10 +62,7 @@ def gaussian_rows(
 
 
 def frechet_figures(
-    points: tuple[np.ndarray, ...],
-    real: EmbeddedSet,
-    generated: EmbeddedSet,
-    seed: int,
+    points: tuple[np.ndarray, ...], real: EmbeddedSet, generated: EmbeddedSet, seed: int
 ) -> dict[str, float]:
     """Distances between the points of real, generated and Gaussian clips, in this order.
 

@@ -14,12 +14,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from datasets_scripts import (
-    CodesCollator,
-    LatentsCollator,
-    LengthBucketSampler,
-    frame_lengths,
-)
+from datasets_scripts import CodesCollator, LatentsCollator, LengthBucketSampler, frame_lengths
 from generative.protocol import Batch, TokenRow
 from generative.runs.prepared_data import PreparedData
 from generative.training.training_config import TrainingConfig

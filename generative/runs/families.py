@@ -238,11 +238,7 @@ def _seeded(build: Callable[[], Any], seed: int) -> Callable[[], Any]:
 
 
 def _train(
-    build: Callable[[], Any],
-    task: PreparedTask,
-    out: Path,
-    options: dict[str, Any],
-    progress: bool,
+    build: Callable[[], Any], task: PreparedTask, out: Path, options: dict[str, Any], progress: bool
 ) -> Any:
     data, config, info = task.data, task.config, task.info
     # What else a resumed run must share; the splits show in the numbers of rows.

@@ -86,11 +86,7 @@ def tokenizer_identity(tokenizer: LatentTokenizer, column: str) -> str:
 
 
 def export_run(
-    run: str | Path,
-    out: str | Path,
-    *,
-    tokenizer: str | Path | None = None,
-    half: bool = False,
+    run: str | Path, out: str | Path, *, tokenizer: str | Path | None = None, half: bool = False
 ) -> None:
     """Writes ``model/``, ``tokenizer/`` and ``run.json``; `load_run` reads it like a run.
 

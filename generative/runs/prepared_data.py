@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from datasets_scripts import SPLIT_WORDS, open_prepared
-from tokenizer.errors import InputError, MissingFileError, MissingPackageError
+from tokenizer.errors import InputError, MissingFileError, import_extra
 
 # Columns that are read besides codes or latents.
 COLUMNS = ("id", "source_id", "start", "num_samples", "num_channels", "gain", "label")
@@ -122,13 +122,8 @@ def _open_all(splits: Sequence[list[str]], column: str, root: Path, captions: bo
 
 
 def _open(files: list[str], column: str, root: Path, captions: bool) -> Any:
-    try:
-        import datasets
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise MissingPackageError(
-            'Training needs `datasets`: pip install "latent-tokenizer[generative]".'
-        ) from None
+    datasets = import_extra("datasets", "Training", "generative")
+    parquet = import_extra("pyarrow.parquet", "Training", "generative")
     schema = parquet.read_schema(files[0])
     present = [field.name for field in schema if str(field.type) != "null"]
     if column not in present:

@@ -51,11 +51,7 @@ def test_variants_differ_in_what_their_encoders_see(ablations):
     c = torch.randn(1, 20, 80)
     seen = [
         family.features(c)
-        for family in (
-            ablations.LappedEncoder,
-            ablations.PlainEncoder,
-            ablations.EnvelopeEncoder,
-        )
+        for family in (ablations.LappedEncoder, ablations.PlainEncoder, ablations.EnvelopeEncoder)
     ]
     assert all(x.shape == (1, 20, 160) for x in seen)
     # Over its envelope a signal looks the same at any level.

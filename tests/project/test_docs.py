@@ -243,10 +243,7 @@ def strings() -> set[str]:
 
 
 def library_text(library: str) -> str:
-    files = {
-        "datasets": ("features/audio.py", "fingerprint.py"),
-        "torch": ("cuda/__init__.py",),
-    }
+    files = {"datasets": ("features/audio.py", "fingerprint.py"), "torch": ("cuda/__init__.py",)}
     folder = Path(str(find_spec(library).origin)).parent
     return "".join((folder / name).read_text(encoding="utf-8") for name in files[library])
 

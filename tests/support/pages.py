@@ -10,7 +10,7 @@ from models import ENTRIES, RATE, make_tokenizer, tone
 from tokenizer.audio import write_audio
 from tokenizer.evaluation.comparison import CompareConfig, Competitor, compare, parse_spec
 from tokenizer.evaluation.report import ReportConfig, build_report
-from tokenizer.training.data import scan
+from tokenizer.training.clips import scan
 from tokenizer.training.quantizer import FitConfig
 
 # As unpleasant as a file system allows: a name cannot hold "/".

@@ -12,7 +12,7 @@ from typing import Any
 
 from tokenizer.app.coding import CodingResult, SoundFiles, code_audio, show
 from tokenizer.app.generating import AppGenerator, Wish
-from tokenizer.errors import InputError, optional_package
+from tokenizer.errors import InputError, import_extra
 from tokenizer.evaluation.demo import EXAMPLE
 from tokenizer.evaluation.evaluate import as_table
 from tokenizer.model.latent_tokenizer import LatentTokenizer
@@ -34,10 +34,7 @@ class Page:
     """
 
     def __init__(
-        self,
-        models: Mapping[str, LatentTokenizer],
-        generators: Sequence[AppGenerator],
-        root: Path,
+        self, models: Mapping[str, LatentTokenizer], generators: Sequence[AppGenerator], root: Path
     ) -> None:
         if not models:
             raise InputError("The app needs a tokenizer.")
@@ -112,8 +109,7 @@ def errors_shown(audio: str | None) -> Iterator[None]:
 
 def import_gradio() -> Any:
     """Gradio, which is optional."""
-    message = 'The app needs Gradio: pip install "latent-tokenizer[app]".'
-    return optional_package("gradio", message)
+    return import_extra("gradio", "The app", "app")
 
 
 def figures_table(coded: CodingResult) -> str:

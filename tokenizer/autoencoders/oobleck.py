@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tokenizer.autoencoders.strided import StridedAutoencoder, modern_weight_norm
-from tokenizer.errors import InputError, MissingPackageError
+from tokenizer.errors import InputError, import_extra
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderOobleck  # pyright: ignore[reportPrivateImportUsage]
@@ -42,19 +42,10 @@ class OobleckAutoencoder(StridedAutoencoder):
         for network in (model.encoder, model.decoder):
             modern_weight_norm(network)
         super().__init__(
-            model,
-            latent_dim=config.decoder_input_channels,
-            num_channels=config.audio_channels,
+            model, latent_dim=config.decoder_input_channels, num_channels=config.audio_channels
         )
 
     @classmethod
     def model_class(cls) -> type[AutoencoderOobleck]:
         """``diffusers.AutoencoderOobleck``."""
-        try:
-            from diffusers import AutoencoderOobleck  # pyright: ignore[reportPrivateImportUsage]
-        except ImportError as error:
-            raise MissingPackageError(
-                'Oobleck autoencoders need diffusers: pip install "latent-tokenizer[diffusers]"'
-                f" ({error})."
-            ) from error
-        return AutoencoderOobleck
+        return import_extra("diffusers", "An Oobleck autoencoder", "diffusers").AutoencoderOobleck

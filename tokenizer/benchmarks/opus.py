@@ -24,7 +24,7 @@ from tokenizer.errors import StateError
 from tokenizer.evaluation.coding import Condition, code_clip
 from tokenizer.evaluation.metrics import quality
 from tokenizer.evaluation.perceptual import METRICS, PerceptualMetrics
-from tokenizer.training.data import Clip, scan
+from tokenizer.training.clips import Clip, scan
 
 
 def opus(audio: np.ndarray, rate: int, bitrate: float) -> tuple[np.ndarray, int]:
@@ -58,10 +58,7 @@ def opus_of_size(audio: np.ndarray, rate: int, min_bytes: int) -> tuple[np.ndarr
 
 
 def compare(
-    tokenizer: LatentTokenizer,
-    clips: list[Clip],
-    bitrates: list[float],
-    metrics: PerceptualMetrics,
+    tokenizer: LatentTokenizer, clips: list[Clip], bitrates: list[float], metrics: PerceptualMetrics
 ) -> list[dict[str, float | str]]:
     """One line a codec and rate: means over the clips."""
     rate = tokenizer.sampling_rate

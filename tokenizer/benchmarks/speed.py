@@ -17,13 +17,7 @@ from typing import Any
 import torch
 
 from tokenizer.benchmarks import command
-from tokenizer.benchmarks.machine import (
-    best_of,
-    describe,
-    matmul_rate,
-    multiply_adds,
-    peak_mib,
-)
+from tokenizer.benchmarks.machine import best_of, describe, matmul_rate, multiply_adds, peak_mib
 from tokenizer.benchmarks.peers import PEERS, ours
 
 # The peers search greedily: theirs is the task of those rows.

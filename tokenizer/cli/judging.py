@@ -33,7 +33,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from tokenizer.evaluation.evaluate import default_conditions, evaluate, evaluation_table
     from tokenizer.evaluation.perceptual import PerceptualMetrics
     from tokenizer.saving import check_target, write_json
-    from tokenizer.training.data import scan
+    from tokenizer.training.clips import scan
 
     if options.json:
         check_target(options.json)
@@ -57,8 +57,8 @@ def _compare(options: argparse.Namespace) -> None:
         write_summary,
     )
     from tokenizer.model.loading import load_for_fitting
+    from tokenizer.training.clips import scan
     from tokenizer.training.config import CropTrainingConfig
-    from tokenizer.training.data import scan
     from tokenizer.training.quantizer import FitConfig
 
     if options.out.exists() and not options.out.is_dir():
@@ -90,7 +90,7 @@ def _compare(options: argparse.Namespace) -> None:
 def _report(options: argparse.Namespace) -> None:
     from tokenizer.evaluation.comparison import Competitor
     from tokenizer.evaluation.report import ReportConfig, build_report
-    from tokenizer.training.data import scan
+    from tokenizer.training.clips import scan
 
     config = ReportConfig(
         bitrates=tuple(1000 * rate for rate in options.bitrates),

@@ -14,7 +14,7 @@ from tokenizer.audio import open_audio
 from tokenizer.model.core import DecoderName
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.model.rows import Row
-from tokenizer.training.data import Clip
+from tokenizer.training.clips import Clip
 from tokenizer.transcoding.files import coded_size
 
 Result = TypeVar("Result")

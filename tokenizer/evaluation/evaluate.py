@@ -14,7 +14,7 @@ from tokenizer.evaluation.coding import Coded, Condition, code_clip, read_clip
 from tokenizer.evaluation.metrics import code_use, quality
 from tokenizer.evaluation.perceptual import METRICS, PerceptualMetrics
 from tokenizer.model.latent_tokenizer import LatentTokenizer
-from tokenizer.training.data import Clip
+from tokenizer.training.clips import Clip
 
 # Of each column of a table, its figure and format.
 COLUMNS = {

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import soxr
 
-from tokenizer.errors import InputError, optional_package
+from tokenizer.errors import InputError, import_extra
 
 METRICS = ("visqol", "zimtohrli", "pesq", "stoi")
 SPEECH_METRICS = ("pesq", "stoi")
@@ -31,9 +31,7 @@ def _package(metric: str) -> str:
 
 
 def _library(metric: str) -> Any:
-    name = _package(metric)
-    install = "pip install 'latent-tokenizer[perceptual]'"
-    return optional_package(name, f"The metric needs the package {name!r}: {install}.")
+    return import_extra(_package(metric), f"The metric {metric}", "perceptual")
 
 
 @cache

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tokenizer.errors import InputError, MissingPackageError
+from tokenizer.errors import InputError, import_extra
 from tokenizer.export import onnx_runner
 from tokenizer.model.core import GAIN_FLOOR
 from tokenizer.model.latent_tokenizer import LatentTokenizer
@@ -120,13 +120,8 @@ def export_onnx(
         ImportError: If onnx or onnxscript is not installed.
         ValueError: If the quantizer is of another kind, or the tokenizer not on the CPU.
     """
-    try:
-        import onnx
-        import onnxscript  # noqa: F401
-    except ImportError:
-        raise MissingPackageError(
-            'Exporting to ONNX needs onnx and onnxscript: pip install "latent-tokenizer[onnx]".'
-        ) from None
+    onnx = import_extra("onnx", "Exporting to ONNX", "onnx")
+    import_extra("onnxscript", "Exporting to ONNX", "onnx")
     if tokenizer.device.type != "cpu":
         raise InputError(f"The tokenizer is on {tokenizer.device}: move it to the CPU first.")
     quantizer = tokenizer.quantizer

@@ -321,9 +321,7 @@ class TokenizerCore(Checkpoint):
 
     @torch.no_grad()
     def quantize(
-        self,
-        latents: Float[Tensor, "B D T"],
-        n_codebooks: int | None = None,
+        self, latents: Float[Tensor, "B D T"], n_codebooks: int | None = None
     ) -> Int[Tensor, "B n T"]:
         """Codes (int64) of latents, from the first ``n_codebooks`` codebooks (default: all)."""
         n = self._check_n_codebooks(n_codebooks)
@@ -429,9 +427,7 @@ class TokenizerCore(Checkpoint):
         yield from _without_gradients(tiles)
 
     def forward(
-        self,
-        input_values: Float[Tensor, "B C N"],
-        n_codebooks: int | None = None,
+        self, input_values: Float[Tensor, "B C N"], n_codebooks: int | None = None
     ) -> Float[Tensor, "B C N"]:
         """Audio to codes and back, at the same length; ``n_codebooks`` as in `quantize`."""
         n = self._check_n_codebooks(n_codebooks)

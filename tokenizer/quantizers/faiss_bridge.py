@@ -9,19 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokenizer.errors import InputError, MissingPackageError
+from tokenizer.errors import InputError, import_extra
 
 
 def require_faiss() -> Any:
     """The module `faiss`; raises ImportError if it is not installed."""
-    try:
-        import faiss
-    except ImportError:
-        raise MissingPackageError(
-            'To fit this quantizer, faiss is needed: pip install "latent-tokenizer[faiss]". '
-            "Encoding and decoding do without it."
-        ) from None
-    return faiss
+    return import_extra("faiss", "Fitting this quantizer (not encoding and decoding)", "faiss")
 
 
 def bits_of(codebook_size: int) -> int:

@@ -19,9 +19,7 @@ _TOLERANCE = 1e-10
 
 @torch.no_grad()
 def refine(
-    x: Float[Tensor, "M D"],
-    codes: Int[Tensor, "M K"],
-    codebooks: Float[Tensor, "K S D"],
+    x: Float[Tensor, "M D"], codes: Int[Tensor, "M K"], codebooks: Float[Tensor, "K S D"]
 ) -> Float[Tensor, "K S D"]:
     """Better codebooks for the same codes; each prefix's relative squared error counts."""
     errors = []

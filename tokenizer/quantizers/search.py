@@ -130,10 +130,7 @@ def _same_bits(rows: int, usual: int, dim: int, size: int, threads: int) -> bool
 
 @torch.no_grad()
 def search(
-    x: Float[Tensor, "M D"],
-    stages: list[Stage],
-    width: int = 1,
-    common: Standardizer | None = None,
+    x: Float[Tensor, "M D"], stages: list[Stage], width: int = 1, common: Standardizer | None = None
 ) -> Int[Tensor, "M n"]:
     """Codes of each vector, which do not depend on what other vectors there are.
 

@@ -14,7 +14,7 @@ import soxr
 
 from tokenizer.audio import AUDIO_SUFFIXES, AudioFile
 from tokenizer.audio.signals import NoSamplesError
-from tokenizer.errors import InputError, MissingFileError, MissingPackageError
+from tokenizer.errors import InputError, MissingFileError, import_extra
 
 
 @dataclass(frozen=True)
@@ -133,13 +133,7 @@ def scan_dataset(dataset: Any) -> list[Clip]:
 
 
 def _datasets() -> Any:
-    try:
-        import datasets
-    except ImportError:
-        raise MissingPackageError(
-            'This needs `datasets`: pip install "latent-tokenizer[datasets]".'
-        ) from None
-    return datasets
+    return import_extra("datasets", "Audio in a dataset", "datasets")
 
 
 def split_clips(clips: list[Clip], num_held_out: int) -> tuple[list[Clip], list[Clip]]:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tokenizer.errors import MissingPackageError
+from tokenizer.errors import import_extra
 from tokenizer.quantizers.factorized import (
     FactorizedQuantizer,
     ProjectedQuantizer,
@@ -21,14 +21,7 @@ from tokenizer.quantizers.kmeans import argmax_rows, half_squared_norms
 
 def library() -> Any:
     """vector-quantize-pytorch."""
-    try:
-        import vector_quantize_pytorch
-    except ImportError:
-        raise MissingPackageError(
-            "End-to-end training needs vector-quantize-pytorch: "
-            'pip install "latent-tokenizer[e2e]".'
-        ) from None
-    return vector_quantize_pytorch
+    return import_extra("vector_quantize_pytorch", "End-to-end training", "e2e")
 
 
 # What codes stand for (zero where a stage is not used), codes (-1 where it is not used), and mean

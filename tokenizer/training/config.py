@@ -125,6 +125,10 @@ class CropTrainingConfig(TrainingConfig):
         check_fields(self, positive=("crop_seconds",))
 
 
+# Its name in version 0.1.
+LoopConfig = CropTrainingConfig
+
+
 def learning_rate(step: int, config: TrainingConfig) -> float:
     """The schedule: linear warm-up, then a cosine down to 1% of the peak."""
     if step < config.warmup_steps:

@@ -290,9 +290,7 @@ def item_noise(
 
 
 def add_noise(
-    latents: Float[Tensor, "B D T"],
-    noise_range: tuple[float, float],
-    items: list[Generator],
+    latents: Float[Tensor, "B D T"], noise_range: tuple[float, float], items: list[Generator]
 ) -> tuple[Float[Tensor, "B D T"], Float[Tensor, " B"]]:
     """Latents under noise of each item's own level, and the levels."""
     shape = (latents.shape[1], latents.shape[2])

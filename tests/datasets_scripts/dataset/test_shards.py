@@ -9,13 +9,7 @@ import pytest
 from models import CODEBOOKS, DIM
 from preparing import COLUMNS, make_folder, rows_of
 
-from datasets_scripts import (
-    RowOptions,
-    prepare_dataset,
-    push_dataset,
-    read_manifest,
-    save_to_disk,
-)
+from datasets_scripts import RowOptions, prepare_dataset, push_dataset, read_manifest, save_to_disk
 from datasets_scripts.dataset.manifest import Failure, Manifest, ShardRecord
 from datasets_scripts.dataset.shards import RowFormat, read_rows, split_name, writing_shard
 from datasets_scripts.dataset.storage import Folder

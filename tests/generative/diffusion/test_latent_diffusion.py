@@ -286,8 +286,7 @@ def test_a_prompt_is_continued(model, tokenizer):
     assert np.abs(audio[:, : HOP * 8] - plain[:, : HOP * 8]).max() < 1e-5
     with pytest.raises(ValueError, match="31 frames"):
         model.generate_rows(
-            make_request(tokenizer, 0.2, labels=["rain"], prompt=wave, sampling_rate=RATE),
-            seeded(),
+            make_request(tokenizer, 0.2, labels=["rain"], prompt=wave, sampling_rate=RATE), seeded()
         )
 
 

@@ -147,9 +147,7 @@ def test_batches_are_a_function_of_the_step(folder, tokenizer, column):
 def test_workers_read_the_same_batches(folder, tokenizer):
     data = load_prepared(folder / "data", "latents", held_out=0.25)
     for one, other in zip(
-        batches_of(data, tokenizer, 14),
-        batches_of(data, tokenizer, 14, num_workers=2),
-        strict=True,
+        batches_of(data, tokenizer, 14), batches_of(data, tokenizer, 14, num_workers=2), strict=True
     ):
         assert torch.equal(one["latents"], other["latents"])
 

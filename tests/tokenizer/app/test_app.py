@@ -23,7 +23,7 @@ from tokenizer.app.page import Page, errors_shown
 from tokenizer.cli import main
 from tokenizer.cli.showing import named_models
 from tokenizer.evaluation.evaluate import Condition, evaluate_clip
-from tokenizer.training.data import scan
+from tokenizer.training.clips import scan
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -128,10 +128,7 @@ def test_wishes_reach_the_generator(tokenizer, clip, tmp_path):
     shown = page.generate("run", "rain", "  ", str(clip), 2, 1.5, 7)
     assert read(shown.audio).shape == (1, 1600)
     page.generate("run", "(none)", "a dog ", None, 1, 1, None)
-    assert wishes == [
-        Wish(2.0, "rain", None, clip, 1.5, 7),
-        Wish(1.0, None, "a dog", None, 1.0, 0),
-    ]
+    assert wishes == [Wish(2.0, "rain", None, clip, 1.5, 7), Wish(1.0, None, "a dog", None, 1.0, 0)]
 
 
 class FakeError(Exception):

@@ -13,13 +13,7 @@ from pathlib import Path
 
 import models
 import pytest
-from browsing import (
-    DESK,
-    NEEDS_BROWSER,
-    PHONE,
-    open_page,
-    wait_until,
-)
+from browsing import DESK, NEEDS_BROWSER, PHONE, open_page, wait_until
 from models import RATE, tone
 
 from tokenizer import write_audio
@@ -49,10 +43,7 @@ def served(tmp_path_factory):
         "GRADIO_TEMP_DIR": str(cache),
     }
     process = subprocess.Popen(
-        [sys.executable, SUPPORT / "served_app.py", log],
-        env=env,
-        stdout=subprocess.PIPE,
-        text=True,
+        [sys.executable, SUPPORT / "served_app.py", log], env=env, stdout=subprocess.PIPE, text=True
     )
     with process:
         assert process.stdout is not None

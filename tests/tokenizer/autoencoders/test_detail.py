@@ -14,7 +14,7 @@ from tokenizer import LatentTokenizer, load_tokenizer
 from tokenizer.audio import write_audio
 from tokenizer.autoencoders.lapped.model import LappedAutoencoder
 from tokenizer.cli import main
-from tokenizer.training.data import scan
+from tokenizer.training.clips import scan
 from tokenizer.training.detail import add_detail
 from tokenizer.training.losses import waveform_distortion
 

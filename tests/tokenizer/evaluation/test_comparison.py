@@ -31,9 +31,9 @@ from tokenizer.evaluation.comparison.units import unit
 from tokenizer.evaluation.evaluate import Condition, evaluate
 from tokenizer.evaluation.metrics import quality
 from tokenizer.quantizers import QUANTIZERS, ResidualVectorQuantizer
-from tokenizer.training.data import scan
+from tokenizer.training.clips import scan
+from tokenizer.training.config import CropTrainingConfig
 from tokenizer.training.decoder import DecoderTask
-from tokenizer.training.loop import LoopConfig
 from tokenizer.training.quantizer import FitConfig
 from tokenizer.transcoding.files import write_row
 
@@ -325,7 +325,7 @@ def test_a_quantizer_for_each_rate(model, audio, tmp_path):
 def test_finetuned_decoders_are_measured_on_the_same_codes(model, audio, tmp_path, monkeypatch):
     # Half a minute of validation is not what this is about.
     monkeypatch.setattr(DecoderTask, "validate", lambda *_: {})
-    loop = LoopConfig(4, **LOOP)
+    loop = CropTrainingConfig(4, **LOOP)
     config = CompareConfig((3 * BITS, BITS), ENTRIES, FIT, loop)
     result = run(model, audio, tmp_path, specs=["rvq"], config=config)
     (entry,) = result["entries"]
@@ -340,7 +340,7 @@ def test_finetuned_decoders_are_measured_on_the_same_codes(model, audio, tmp_pat
     assert "finetuned" in comparison_markdown(result)
     # The same again costs nothing; a longer schedule starts afresh.
     assert run(model, audio, tmp_path, specs=["rvq"], config=config) == result
-    longer = CompareConfig((3 * BITS, BITS), ENTRIES, FIT, LoopConfig(5, **LOOP))
+    longer = CompareConfig((3 * BITS, BITS), ENTRIES, FIT, CropTrainingConfig(5, **LOOP))
     again = run(model, audio, tmp_path, specs=["rvq"], config=longer)["entries"][0]
     assert again["rates"][0]["continuous"] == entry["rates"][0]["continuous"]
     assert again["rates"][0]["finetuned"] != entry["rates"][0]["finetuned"]

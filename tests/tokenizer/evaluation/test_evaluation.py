@@ -9,7 +9,7 @@ from tokenizer.audio import write_audio
 from tokenizer.cli import main
 from tokenizer.evaluation import coding
 from tokenizer.evaluation.evaluate import Condition, evaluate_clip
-from tokenizer.training.data import scan
+from tokenizer.training.clips import scan
 
 # The package's attribute of this name is the function.
 evaluation = importlib.import_module("tokenizer.evaluation.evaluate")
@@ -49,7 +49,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path, mon
     def work(*_, **__):
         pytest.fail("The work was begun.")
 
-    for place in ("training.data.scan", "model.loading.load_tokenizer",
+    for place in ("training.clips.scan", "model.loading.load_tokenizer",
                   "evaluation.comparison.read_specs"):  # fmt: skip
         monkeypatch.setattr(f"tokenizer.{place}", work)
     (tmp_path / "file").touch()

@@ -18,7 +18,7 @@ from tokenizer.evaluation.comparison.plots import LIGHT
 from tokenizer.evaluation.metrics import quality
 from tokenizer.evaluation.report import ReportConfig, build_report
 from tokenizer.evaluation.report.pictures import HEIGHT, WIDTH, draw_code_use, spectrogram_db
-from tokenizer.training.data import scan
+from tokenizer.training.clips import scan
 
 VOID = {"meta", "link", "img", "source"}
 

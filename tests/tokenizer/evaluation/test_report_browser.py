@@ -4,13 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from browsing import (
-    DESK,
-    NEEDS_BROWSER,
-    PHONE,
-    open_page,
-    wait_until,
-)
+from browsing import DESK, NEEDS_BROWSER, PHONE, open_page, wait_until
 from pages import make_page
 
 pytestmark = NEEDS_BROWSER

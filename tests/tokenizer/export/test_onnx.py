@@ -15,7 +15,7 @@ from tokenizer.export import onnx_runner
 from tokenizer.export.onnx_export import _graph, _Search, export_onnx
 from tokenizer.export.onnx_runner import OnnxTokenizer
 from tokenizer.quantizers.product import ProductQuantizer
-from tokenizer.training.data import scan
+from tokenizer.training.clips import scan
 from tokenizer.training.detail import add_detail
 
 pytest.importorskip("onnxscript")

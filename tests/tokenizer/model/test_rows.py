@@ -63,10 +63,7 @@ def test_rows_agree_with_tensors(tokenizer):
     codes = tokenizer.quantize(encoded.latents)
     assert np.array_equal(codes[0].T.numpy(), row["codes"])
     audio = tokenizer.decode(
-        tokenizer.dequantize(codes),
-        decoder="finetuned",
-        n_codebooks=CODEBOOKS,
-        gain=encoded.gain,
+        tokenizer.dequantize(codes), decoder="finetuned", n_codebooks=CODEBOOKS, gain=encoded.gain
     )
     np.testing.assert_array_equal(audio[0, :, :5000].numpy(), tokenizer.decode_codes(row))
 

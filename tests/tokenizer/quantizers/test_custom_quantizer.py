@@ -24,10 +24,11 @@ from tokenizer import (
 from tokenizer.audio import write_audio
 from tokenizer.evaluation.evaluate import default_conditions, evaluate
 from tokenizer.quantizers import QUANTIZERS
+from tokenizer.training.augmentation import Augmentation
 from tokenizer.training.autoencoder import ReconstructionConfig
-from tokenizer.training.data import Augmentation, scan
+from tokenizer.training.clips import scan
+from tokenizer.training.config import CropTrainingConfig
 from tokenizer.training.decoder import FinetuneConfig, finetune_decoder
-from tokenizer.training.loop import LoopConfig
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "custom_quantizer.py"
 
@@ -117,7 +118,7 @@ def test_it_works_everywhere(fitted, tmp_path):
         fitted,
         scan(clips),
         tmp_path / "run",
-        loop=LoopConfig(steps=2, batch_size=2, crop_seconds=0.3, num_workers=0),
+        loop=CropTrainingConfig(steps=2, batch_size=2, crop_seconds=0.3, num_workers=0),
         losses=ReconstructionConfig(),
         finetune=FinetuneConfig(),
         augmentation=Augmentation(),

@@ -6,11 +6,7 @@ import pytest
 import torch
 from models import REFUSED
 
-from tokenizer.quantizers import (
-    FiniteScalarQuantizer,
-    ResidualFiniteScalarQuantizer,
-    TensorSource,
-)
+from tokenizer.quantizers import FiniteScalarQuantizer, ResidualFiniteScalarQuantizer, TensorSource
 from tokenizer.quantizers.scalar import (
     best_scales,
     level_values,

@@ -11,14 +11,7 @@ from models import tone
 
 from tokenizer.audio import open_audio, write_audio
 from tokenizer.training.augmentation import NO_AUGMENTATION, Augmentation
-from tokenizer.training.clips import (
-    Clip,
-    identity,
-    read_window,
-    scan,
-    scan_dataset,
-    split_clips,
-)
+from tokenizer.training.clips import Clip, identity, read_window, scan, scan_dataset, split_clips
 from tokenizer.training.crops import CropDataset, crop_batches
 
 datasets = pytest.importorskip("datasets")

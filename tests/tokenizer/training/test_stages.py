@@ -64,16 +64,6 @@ def finetune(tokenizer: LatentTokenizer, audio: Path, out: Path, **options: Any)
     )
 
 
-def test_import_paths_of_version_0_1_work():
-    from tokenizer.training.adversarial import AdversarialConfig  # noqa: F401
-    from tokenizer.training.autoencoder import ReconstructionConfig, train_autoencoder  # noqa: F401
-    from tokenizer.training.data import Augmentation as Old, Clip, CropDataset, scan  # noqa: F401
-    from tokenizer.training.loop import LoopConfig
-
-    assert Old is Augmentation
-    assert LoopConfig(steps=3, crop_seconds=0.5) == CropTrainingConfig(steps=3, crop_seconds=0.5)
-
-
 def test_training_improves_and_delivers_averaged_weights(audio, tmp_path):
     long = replace(LOOP, steps=60, learning_rate=3e-3)
     state = train(audio, tmp_path / "run", long)

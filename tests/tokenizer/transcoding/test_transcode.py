@@ -7,12 +7,7 @@ from models import CODEBOOKS, RATE, make_tokenizer, read_row, tone
 from tokenizer import CodeFileError
 from tokenizer.audio import write_audio
 from tokenizer.cli.coding import describe
-from tokenizer.transcoding.files import (
-    coded_size,
-    decode_file,
-    encode_file,
-    write_row,
-)
+from tokenizer.transcoding.files import coded_size, decode_file, encode_file, write_row
 
 
 def wav(path, wave: np.ndarray, rate: int = RATE):

@@ -19,7 +19,7 @@ from tokenizer.model.core import DecoderName
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.model.rows import Row, code_dtype
 from tokenizer.quantizers.base import Quantizer
-from tokenizer.training.data import Clip
+from tokenizer.training.clips import Clip
 
 # How many vectors speed is measured on.
 _TIMED = 4096

@@ -29,7 +29,7 @@ from tokenizer.evaluation.comparison.units import unit
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.model.loading import load_for_fitting, load_tokenizer
 from tokenizer.saving import write_json
-from tokenizer.training.data import Clip
+from tokenizer.training.clips import Clip
 
 FORMAT_VERSION = 1
 

@@ -18,7 +18,7 @@ from typing import Any
 from tokenizer.errors import InputError, MissingFileError
 from tokenizer.quantizers import QUANTIZERS
 from tokenizer.quantizers.base import Quantizer
-from tokenizer.training.loop import LoopConfig
+from tokenizer.training.config import CropTrainingConfig
 from tokenizer.training.quantizer import FitConfig
 
 # Arguments of the constructor that the comparison sets, not the specification.
@@ -143,7 +143,7 @@ class CompareConfig:
     bitrates: tuple[float | int, ...] = (24_000, 16_000, 10_000, 3_000)
     codebook_size: int = 1024
     fit: FitConfig = field(default_factory=FitConfig)
-    finetune: LoopConfig | None = None
+    finetune: CropTrainingConfig | None = None
 
     def __post_init__(self) -> None:
         if not self.bitrates or min(self.bitrates) <= 0:

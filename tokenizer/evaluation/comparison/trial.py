@@ -22,8 +22,9 @@ from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.model.loading import load_tokenizer
 from tokenizer.quantizers.base import Quantizer
 from tokenizer.saving import write_json
+from tokenizer.training.augmentation import Augmentation
 from tokenizer.training.autoencoder import ReconstructionConfig
-from tokenizer.training.data import Augmentation, Clip, identity
+from tokenizer.training.clips import Clip, identity
 from tokenizer.training.decoder import FinetuneConfig, finetune_decoder
 from tokenizer.training.quantizer import cache_latents, fit_quantizer
 

@@ -28,7 +28,7 @@ from tokenizer.evaluation.report.sections import (
 from tokenizer.evaluation.report.sounds import Sounds, Way, make_sounds
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.model.loading import BUNDLED, load_tokenizer
-from tokenizer.training.data import Clip
+from tokenizer.training.clips import Clip
 
 _MARK = "report.json"
 

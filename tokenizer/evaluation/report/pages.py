@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokenizer.errors import optional_package
+from tokenizer.errors import import_extra
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -16,8 +16,7 @@ def page_environment() -> Environment:
     Raises:
         ImportError: If jinja2 is not installed.
     """
-    message = 'A report needs jinja2: pip install "latent-tokenizer[report]".'
-    jinja2 = optional_package("jinja2", message)
+    jinja2 = import_extra("jinja2", "A report", "report")
     return jinja2.Environment(
         loader=jinja2.PackageLoader("tokenizer.evaluation.report", "templates"),
         # File names are the user's, and end up in text and attributes.

@@ -17,7 +17,7 @@ from tokenizer.evaluation.report.pictures import draw_spectrogram, spectrogram_d
 from tokenizer.model.core import DecoderName
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.model.loading import load_tokenizer
-from tokenizer.training.data import Clip
+from tokenizer.training.clips import Clip
 
 # Further channels are left out.
 _MAX_CHANNELS = 2
