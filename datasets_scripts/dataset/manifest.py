@@ -154,7 +154,7 @@ class Manifest:
         return value
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any], where: str = MANIFEST) -> Manifest:
+    def from_json(cls, value: Any, where: str = MANIFEST) -> Manifest:
         """The inverse of `to_json`; ``where`` is the file, for messages.
 
         Raises ValueError if a newer version of this library wrote it, or something else did.

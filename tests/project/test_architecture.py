@@ -177,8 +177,9 @@ def exports(package: str) -> dict[str, str]:
 
 
 def bound_names(module: str) -> set[str]:
-    """What a module defines or imports at its top level."""
-    names = set()
+    """What a module defines or imports at its top level, and what it exports by a stub."""
+    stub = modules()[module].with_suffix(".pyi")
+    names = set(exports(module)) if stub.exists() else set()
     for node in tree(module).body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
             names.add(node.name)

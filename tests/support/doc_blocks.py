@@ -186,7 +186,8 @@ def _has_parser(name: str) -> bool:
         return "ArgumentParser(" in (ROOT / name).read_text(encoding="utf-8")
     path = ROOT.joinpath(*name.split("."))
     if not path.is_dir():
-        return "ArgumentParser(" in path.with_suffix(".py").read_text(encoding="utf-8")
+        text = path.with_suffix(".py").read_text(encoding="utf-8")
+        return "ArgumentParser(" in text or "benchmark_parser(" in text
     return (path / "__main__.py").exists()
 
 

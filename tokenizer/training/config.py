@@ -101,7 +101,8 @@ class TrainingConfig:
         at_least_one = ("steps", "batch_size", "accumulate", "log_every")
         bounds: dict[str, Any] = dict.fromkeys(numbers, (0, math.inf))
         bounds |= dict.fromkeys(at_least_one, (1, math.inf))
-        check_fields(self, **bounds | {"ema_decay": (0, 1), "seed": (0, 2**63 - 1)})
+        bounds |= {"ema_decay": (0, 1), "seed": (0, 2**63 - 1)}
+        check_fields(self, **bounds)
         if self.mixed_precision not in ("no", "bf16", "fp16"):
             raise InputError(f"mixed_precision={self.mixed_precision!r} is not no, bf16 or fp16.")
 

@@ -63,7 +63,8 @@ class ReconstructionConfig:
     noise_range: tuple[float, float] = (-0.15, 0.65)
 
     def __post_init__(self) -> None:
-        bounds = dict.fromkeys(("mel_weight", "waveform_weight", "energy_weight"), (0, math.inf))
+        weights = ("mel_weight", "waveform_weight", "energy_weight")
+        bounds: dict[str, Any] = dict.fromkeys(weights, (0, math.inf))
         bounds["mel_scales_per_step"] = (1, len(MEL_WINDOWS))
         check_fields(self, mel_overlap=(1, min(MEL_WINDOWS)), **bounds)
 

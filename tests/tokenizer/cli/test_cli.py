@@ -76,7 +76,7 @@ def test_originals_are_not_overwritten(model, folder, tmp_path, capsys):
         "a.ltk is the file to read": ("decode", codes, codes, *m),
         "clip is the file to read": ("encode", nameless, nameless, *m),
         "holds": ("demo", a, "--out", tmp_path, *m),
-        "is the model itself": ("export", exported, exported),
+        "is the model, which would be rounded": ("export", exported, exported),
     }.items():
         assert latok(*arguments) == 2, part
         (line,) = capsys.readouterr().err.splitlines()
