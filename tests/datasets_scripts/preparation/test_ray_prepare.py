@@ -1,6 +1,7 @@
 """The same preparation on a Ray cluster of two nodes, one of whose workers is killed."""
 
 import os
+import sys
 import threading
 import time
 import warnings
@@ -133,15 +134,8 @@ def test_errors_are_one_line(cluster, corpus, tokenizer, tmp_path):
 
 
 def test_without_ray_it_says_what_to_install(monkeypatch):
-    import builtins
-
-    real = builtins.__import__
-
-    def without(name, *details):
-        if name.partition(".")[0] == "ray":
-            raise ImportError(name)
-        return real(name, *details)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    # None in sys.modules refuses an import, also of a module that is loaded already.
+    for name in ("ray", "ray.data"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=r'pip install "latent-tokenizer\[ray'):
         connect("local")
