@@ -47,16 +47,6 @@ def test_processes_and_numbers_of_threads_make_no_difference(tokenizer, tmp_path
     assert one[1] == two[1] == hashlib.sha256(here.tobytes()).hexdigest()
 
 
-def test_batches_make_no_difference(tokenizer):
-    clips = [tone(seconds, seed=i)[0] for i, seconds in enumerate((0.5, 2.0, 0.01, 1.3, 1.3))]
-    alone = [tokenizer.encode_codes(clip, sampling_rate=RATE) for clip in clips]
-    for size in (2, 5):
-        for start in range(0, len(clips), size):
-            rows = tokenizer.encode_codes(clips[start : start + size], sampling_rate=RATE)
-            for i, codes in enumerate(rows["codes"]):
-                np.testing.assert_array_equal(codes, alone[start + i]["codes"])
-
-
 def test_the_same_seed_fits_the_same_quantizer():
     latents = torch.randn(2000, DIM, generator=torch.Generator().manual_seed(1))
 
