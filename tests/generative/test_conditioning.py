@@ -133,7 +133,7 @@ def test_wrong_conditions_are_refused():
         conditioner({"label": torch.tensor([2])})
     with pytest.raises(REFUSED, match="text_encoder="):
         conditioner({"label": torch.tensor([0]), "caption": ["a dog"]})
-    with pytest.raises(REFUSED, match="2 captions for 1 labels"):
+    with pytest.raises(REFUSED, match=r"2 captions .*1 labels"):
         conditioner({"label": torch.tensor([0]), "caption": [None, None]})
     with pytest.raises(REFUSED, match="width=-4"):
         Conditioner(-4)

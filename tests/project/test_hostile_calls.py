@@ -182,10 +182,10 @@ def test_rows_that_contradict_themselves(tokenizer, row):
         ({"gain": []}, "gain"),
         ({"gain": [float("nan")]}, "gain"),
         ({"gain": [-1.0]}, "gain"),
-        ({"codes": row["codes"] + 0.5}, "expected integers"),
-        ({"codes": row["codes"].astype(bool)}, "expected integers"),
-        ({"codes": row["codes"] + ENTRIES}, "Codes run from"),
-        ({"codes": row["codes"].astype(np.uint64) + np.uint64(2**63)}, "no codebook"),
+        ({"codes": row["codes"] + 0.5}, "float64"),
+        ({"codes": row["codes"].astype(bool)}, "bool"),
+        ({"codes": row["codes"] + ENTRIES}, r"\b31\b.*\b15\b"),
+        ({"codes": row["codes"].astype(np.uint64) + np.uint64(2**63)}, "9223372036854775823"),
         ({"codes": [[1, 2], [3]]}, "codes"),
     ):
         with pytest.raises(REFUSED, match=message):
@@ -218,9 +218,9 @@ def test_samples_whose_squares_float32_cannot_hold(tokenizer):
 
 
 def test_latents_that_decode_to_nothing_that_can_be_held(tokenizer):
-    with pytest.raises(REFUSED, match="not finite"):
+    with pytest.raises(REFUSED, match="finite"):
         tokenizer.decode_latents(np.full((5, DIM), 3e38, dtype=np.float32))
-    with pytest.raises(REFUSED, match=r"not finite|NaN"):
+    with pytest.raises(REFUSED, match=r"finite|NaN"):
         tokenizer.decode_latents(np.full((5, DIM), 1e300))
 
 
@@ -231,7 +231,7 @@ def test_code_files_with_gains_beyond_float32(tokenizer, row, tmp_path, monkeypa
     monkeypatch.setattr(
         type(tokenizer), "decode_stream", lambda _, *a: (2 + 0 * x for x in decode(*a))
     )
-    with pytest.raises(REFUSED, match="float32 cannot hold"):
+    with pytest.raises(REFUSED, match=r"gain=3e\+38"):
         decode_file(tokenizer, tmp_path / "a.ltk", tmp_path / "a.wav", subtype="FLOAT")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.ltk"]
 
@@ -242,7 +242,7 @@ def test_files_of_very_many_channels(tmp_path):
     from tokenizer.audio import open_audio
 
     soundfile.write(tmp_path / "a.wav", np.zeros((3, 1024)), RATE)
-    with pytest.raises(REFUSED, match="1024 channels"):
+    with pytest.raises(REFUSED, match="1024"):
         open_audio(tmp_path / "a.wav", target_rate=RATE)
 
 

@@ -63,7 +63,7 @@ def test_a_flipped_bit_in_the_weights_is_noticed(tokenizer, tmp_path):
     data = bytearray(path.read_bytes())
     data[-100] ^= 1
     path.write_bytes(data)
-    with pytest.raises(ValueError, match="checksum is wrong"):
+    with pytest.raises(ValueError, match="checksum"):
         load_tokenizer(tmp_path)
 
 
@@ -90,7 +90,7 @@ def test_old_weights_beside_a_new_configuration_are_noticed(tokenizer, beam_toke
         changed.latents_mean += 1
     changed.save_pretrained(tmp_path / "c")
     (tmp_path / "c/model.safetensors").replace(tmp_path / "b/model.safetensors")
-    with pytest.raises(ValueError, match="checksum is wrong"):
+    with pytest.raises(ValueError, match="checksum"):
         load_tokenizer(tmp_path / "b")
 
 
@@ -140,10 +140,10 @@ def test_a_damaged_checkpoint_of_training_is_refused(tmp_path):
     whole = path.read_bytes()
     for data in (whole[:-1], whole[:-3] + b"xyz", b""):
         path.write_bytes(data)
-        with pytest.raises(ValueError, match=r"is damaged \(wrong checksum: module\)"):
+        with pytest.raises(ValueError, match=r"checkpoint.* checksum.* module"):
             load_checkpoint(folder, make_state(), {"a": 1})
     (folder / "state.json").write_text("{")
-    with pytest.raises(ValueError, match="remove it to start again"):
+    with pytest.raises(ValueError, match="checkpoint"):
         load_checkpoint(folder, make_state(), {"a": 1})
 
 
@@ -203,7 +203,7 @@ def test_when_nothing_can_be_read_any_more_training_stops_and_says_why(audio):
     dataset = crops(audio)
     for path in audio.iterdir():
         path.unlink()
-    with pytest.raises(RuntimeError, match=r"20 clips in a row could not be read.*\.wav"):
+    with pytest.raises(RuntimeError, match=r"\b20 clips.*\.wav"):
         dataset[0]
 
 
@@ -223,7 +223,7 @@ def test_audio_that_cannot_be_encoded_is_named(audio, tmp_path):
     clips = scan(audio)
     soundfile.write(audio / "1.wav", np.full(RATE, np.inf, np.float32), RATE, subtype="FLOAT")
     tokenizer = LatentTokenizer.from_autoencoder(make_autoencoder())
-    with pytest.raises(ValueError, match=r"1\.wav, at 0 s: .*NaN or infinite"):
+    with pytest.raises(ValueError, match=r"1\.wav, at 0 s: .*NaN"):
         cache_latents(tokenizer, clips, tmp_path / "l.npy", FitConfig())
 
 
@@ -266,7 +266,7 @@ def test_archives_with_links_are_refused(tmp_path, kind):
         info = tarfile.TarInfo("a")
         info.type, info.linkname = kind, "b"
         tar.addfile(info)
-    with pytest.raises(ValueError, match="neither file nor folder"):
+    with pytest.raises(ValueError, match="'a'"):
         unpack(tmp_path / "in/a.tar", tmp_path / "to")
 
 
@@ -274,7 +274,7 @@ def test_archives_with_links_are_refused(tmp_path, kind):
     "file", ["../x-0.parquet", "data/../../x-00000.parquet", "/data/x-00000.parquet", "data/x", ""]
 )
 def test_manifests_name_shards_of_their_own_folder_only(file):
-    with pytest.raises(ValueError, match="names"):
+    with pytest.raises(ValueError, match=r"manifest\.json .*\.parquet"):
         check_shard_file(file)
     check_shard_file("data/dev.clean-00000.parquet")
 
@@ -407,7 +407,7 @@ def test_a_disk_that_is_full_when_weights_are_saved_is_an_oserror(tokenizer, tmp
         lambda: tokenizer.save_pretrained(tmp_path / "model"),
         lambda: save_checkpoint(tmp_path / "checkpoint", make_state(), {}),
     ):
-        with pytest.raises(OSError, match="Is the disk full"):
+        with pytest.raises(OSError, match="disk"):
             save()
     assert list((tmp_path / "model").iterdir()) == []
     assert {path.suffix for path in tmp_path.iterdir()} <= {"", ".new"}

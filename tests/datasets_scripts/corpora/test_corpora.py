@@ -147,12 +147,12 @@ def test_ids_are_those_of_another_machine(name, tmp_path):
 def test_other_splits_and_folders_are_refused(name, tmp_path):
     make, split = TREES[name]
     root = make(tmp_path / "root")
-    with pytest.raises(ValueError, match="no split 'tests'"):
+    with pytest.raises(ValueError, match="'tests'"):
         prepared(name, root, "tests")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"empty has no .*: that is not"):
+    with pytest.raises(FileNotFoundError, match="empty"):
         prepared(name, tmp_path / "empty", split)
-    with pytest.raises(FileNotFoundError, match=r"No such folder: .*nowhere"):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
         CORPORA[name].describe(tmp_path / "nowhere")
 
 
@@ -189,7 +189,7 @@ class TestTables:
         number = len((root / table).read_text().splitlines()) + 1
         with (root / table).open("a") as file:
             file.write("just one cell\n")
-        with pytest.raises(ValueError, match=rf"{Path(table).name}, line {number}: "):
+        with pytest.raises(ValueError, match=rf"{Path(table).name}, line {number}\b"):
             prepared(name, root, split)
 
     def test_not_text(self, name, table, tmp_path):
@@ -197,7 +197,7 @@ class TestTables:
         root = make(tmp_path)
         with (root / table).open("ab") as file:
             file.write(b"\xff\xfe\x00")
-        with pytest.raises(ValueError, match="not text in UTF-8"):
+        with pytest.raises(ValueError, match=rf"{Path(table).name}.*UTF-8"):
             prepared(name, root, split)
 
     def test_a_row_twice_is_reported(self, name, table, tmp_path):
@@ -223,11 +223,11 @@ class TestTables:
         make, split = TREES[name]
         root = make(tmp_path)
         (root / table).write_text("" if name != "ljspeech" else "a|b\n")
-        with pytest.raises(ValueError, match=r"is empty|does not begin|expected ID"):
+        with pytest.raises(ValueError, match=Path(table).name):
             prepared(name, root, split)
         if name in ("esc50", "fsd50k"):
             (root / table).write_text("a,b\n1,2\n")
-            with pytest.raises(ValueError, match=r"has no column f.* Its columns: a, b"):
+            with pytest.raises(ValueError, match=r" f\w+,.* a, b"):
                 prepared(name, root, split)
 
 
@@ -245,7 +245,7 @@ def test_paths_out_of_the_tree_are_refused(name, table, row, tmp_path):
     root = make(tmp_path)
     with (root / table).open("a") as file:
         file.write(row)
-    with pytest.raises(ValueError, match=r"line \d+.*(path inside the folder|number of a track)"):
+    with pytest.raises(ValueError, match=rf"{Path(table).name}, line \d+"):
         prepared(name, root, split)
 
 
@@ -253,7 +253,7 @@ def test_paths_out_of_the_tree_are_refused(name, table, row, tmp_path):
     "name", ["", " ", "../x", "a/../../x", "/x", "C:\\x", "\\x", "s3://x", "a\0"]
 )
 def test_checked_name_refuses(name):
-    with pytest.raises(ValueError, match="somewhere names the file"):
+    with pytest.raises(ValueError, match="somewhere"):
         checked_name(name, "somewhere")
 
 
@@ -288,7 +288,7 @@ def test_librispeech(tmp_path):
     assert items[1].metadata == {"speaker": "84", "chapter": "121123", "sex": "F"}
     assert items[0].metadata == {"speaker": "174", "chapter": "50561"}
     assert CORPORA["librispeech"].describe(root).splits == ("dev-clean",)
-    with pytest.raises(FileNotFoundError, match="no test-clean: download"):
+    with pytest.raises(FileNotFoundError, match="test-clean"):
         prepared("librispeech", root, "test-clean")
     # The folder inside may be named too.
     assert [item.id for item in prepared("librispeech", root / "LibriSpeech", "dev-clean")] == [
@@ -308,7 +308,7 @@ def test_librispeech_without_transcripts(tmp_path):
     assert len(missing(prepared("librispeech", root, "dev-clean"))) == 2
     for broken in ("84-121123-0000\n", "84-121123-0000 A\n84-121123-0000 B\n", "GO DO YOU HEAR\n"):
         text.write_text(broken)
-        with pytest.raises(ValueError, match=r"84-121123.trans.txt, line [12]: expected"):
+        with pytest.raises(ValueError, match=r"84-121123\.trans\.txt, line [12]"):
             prepared("librispeech", root, "dev-clean")
 
 
@@ -351,7 +351,7 @@ def test_fsd50k(tmp_path):
     assert set(other.metadata) == {"labels", "mids"}
     shutil.rmtree(root / "FSD50K.eval_audio")
     assert CORPORA["fsd50k"].describe(root).splits == ("train", "val")
-    with pytest.raises(FileNotFoundError, match=r"no FSD50K.eval_audio"):
+    with pytest.raises(FileNotFoundError, match=r"FSD50K\.eval_audio.*'eval'"):
         prepared("fsd50k", root, "eval")
 
 
@@ -360,13 +360,13 @@ def test_fsd50k_checks_what_it_reads(tmp_path):
     truth = root / "FSD50K.ground_truth"
     with (truth / "dev.csv").open("a") as file:
         file.write("1,Theremin,/m/0,val\n")
-    with pytest.raises(ValueError, match=r"line 4: 'Theremin' is not in .*vocabulary.csv"):
+    with pytest.raises(ValueError, match=r"line 4: 'Theremin' .*vocabulary\.csv"):
         prepared("fsd50k", root, "val")
     (root / "FSD50K.metadata/eval_clips_info_FSD50K.json").write_text("[1]")
-    with pytest.raises(ValueError, match="is not what FSD50K has there"):
+    with pytest.raises(ValueError, match=r"eval_clips_info_FSD50K\.json"):
         prepared("fsd50k", root, "eval")
     (truth / "vocabulary.csv").unlink()
-    with pytest.raises(FileNotFoundError, match=r"vocabulary.csv"):
+    with pytest.raises(FileNotFoundError, match=r"vocabulary\.csv"):
         prepared("fsd50k", root, "eval")
 
 
@@ -390,22 +390,22 @@ def test_fma_subsets_hold_the_smaller_ones(tmp_path):
     assert [item.id for item in items] == ["000002", "000003", "000134", "000145"]
     assert set(missing(items)) == {"000003", "000134"}
     write_tree(root, {"fma_medium/000/000003.mp3": None})
-    with pytest.raises(ValueError, match="has medium, large: say which"):
+    with pytest.raises(ValueError, match=r"medium, large.*subset"):
         prepared("fma", root, "training")
     items = prepared("fma", root, "training", subset="medium")
     assert [item.id for item in clips(items)] == ["000003"]
     with pytest.raises(ValueError, match="subset='tiny'"):
         prepared("fma", root, "training", subset="tiny")
-    with pytest.raises(FileNotFoundError, match="no folder fma_full"):
+    with pytest.raises(FileNotFoundError, match="fma_full"):
         prepared("fma", root, "training", subset="full")
 
 
 def test_clip_checks_itself(tmp_path):
-    with pytest.raises(ValueError, match="needs an id"):
+    with pytest.raises(ValueError, match="id"):
         CorpusClip("", tmp_path)
-    with pytest.raises(ValueError, match="begins at -1"):
+    with pytest.raises(ValueError, match=r"'a' .*-1 s"):
         CorpusClip("a", tmp_path, start=-1)
-    with pytest.raises(ValueError, match="ends at 1 s, before it begins"):
+    with pytest.raises(ValueError, match=r"'a' .*1 s"):
         CorpusClip("a", tmp_path, start=1.0, end=1)
     assert CorpusClip("a", AudioBytes(b"x", "name")).read_bytes() == b"x"
 
@@ -415,7 +415,7 @@ def test_an_archive_that_became_shorter(tmp_path):
     member = TarMember(tmp_path / "a.tar", 2, 3, "x.wav")
     assert member.read_bytes() == b"345"
     (tmp_path / "a.tar").write_bytes(b"1234")
-    with pytest.raises(OSError, match="cut off: 2 bytes of 3"):
+    with pytest.raises(OSError, match=r"x\.wav .*2 bytes of 3"):
         member.read_bytes()
 
 
@@ -440,12 +440,12 @@ def test_hidden_files_and_links(tmp_path):
     write_tree(tmp_path, {".DS_Store": "", "._a.wav": "", "b/c.txt": "", "a.txt": ""})
     assert list(Tree(tmp_path).walk()) == ["a.txt", "b/c.txt"]
     (tmp_path / "b" / "up").symlink_to(tmp_path)
-    with pytest.raises(ValueError, match="is a link to a folder that it is in"):
+    with pytest.raises(ValueError, match="b/up"):
         list(Tree(tmp_path).walk())
 
 
 def test_info_refuses_unknown_splits():
-    with pytest.raises(ValueError, match=r"X has no split 'a'\. Splits: b, c"):
+    with pytest.raises(ValueError, match=r"X .*'a'.* b, c"):
         CorpusInfo("x", "X", "", "", splits=("b", "c")).check_split("a")
 
 

@@ -60,7 +60,7 @@ def test_audiocaps(tmp_path):
         "-AheI8Epim4_50": "there is no audio of video -AheI8Epim4 from 50 s on",
     }
     assert CORPORA["audiocaps"].describe(root).splits == ("train", "test")
-    with pytest.raises(FileNotFoundError, match=r"no val\.csv"):
+    with pytest.raises(FileNotFoundError, match=r"val\.csv.*'val'"):
         prepared("audiocaps", root, "val")
 
 
@@ -98,7 +98,7 @@ def test_whole_videos_are_cut_when_asked(name, tmp_path):
     assert missing(items)["-AheI8Epim4_50"] == (
         f"{name} is taken for the excerpt from 30 s on: see the option files"
     )
-    with pytest.raises(ValueError, match="files='all'; expected cut or whole"):
+    with pytest.raises(ValueError, match="files='all'"):
         prepared("audiocaps", root, "test", files="all")
 
 
@@ -118,7 +118,7 @@ def test_audio_in_another_folder(tmp_path):
     assert missing([item])
     (clip,) = clips(prepared("audiocaps", root, "train", audio=str(tmp_path / "b")))
     assert clip.id == "xyz_130"
-    with pytest.raises(FileNotFoundError, match="No such folder of audio"):
+    with pytest.raises(FileNotFoundError, match=str(tmp_path / "c")):
         prepared("audiocaps", root, "train", audio=str(tmp_path / "c"))
 
 
@@ -180,7 +180,7 @@ def test_any_table_like_musiccaps(tmp_path):
     (clip,) = clips(prepared("musiccaps", root, "train", table="mine.csv"))
     assert (clip.id, clip.caption) == ("a-b_c_1.5", "Drums.")
     assert CORPORA["musiccaps"].describe(root, table="mine.csv").splits == ("train",)
-    with pytest.raises(ValueError, match="path inside the folder"):
+    with pytest.raises(ValueError, match=r"'\.\./mine\.csv'"):
         prepared("musiccaps", root, "train", table="../mine.csv")
 
 

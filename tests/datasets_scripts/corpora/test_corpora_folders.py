@@ -77,10 +77,10 @@ class TestAudiofolder:
         root = write_tree(tmp_path, {"train/1.wav": None, "docs/readme.txt": ""})
         assert len(prepared("audiofolder", root, "train")) == 1
         write_tree(root, {"extra/deep/2.wav": None})
-        with pytest.raises(ValueError, match=r"beside them extra/deep/2\.wav: move it"):
+        with pytest.raises(ValueError, match=r"extra/deep/2\.wav.*splits=none"):
             prepared("audiofolder", root, "train")
         write_tree(root, {"training/1.wav": None})
-        with pytest.raises(ValueError, match="has train and training, which are both train"):
+        with pytest.raises(ValueError, match="train and training"):
             CORPORA["audiofolder"].describe(root)
 
     @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
@@ -213,15 +213,15 @@ class TestAudiofolder:
 
     def test_two_tables(self, tmp_path):
         root = write_tree(tmp_path, {"a.wav": None, "metadata.csv": "", "metadata.jsonl": ""})
-        with pytest.raises(ValueError, match=r"has metadata.csv and metadata.jsonl: leave one"):
+        with pytest.raises(ValueError, match=r"metadata\.csv .*metadata\.jsonl"):
             prepared("audiofolder", root, "train")
 
     def test_nothing_there(self, tmp_path):
-        with pytest.raises(ValueError, match="There is no audio in"):
+        with pytest.raises(ValueError, match=str(tmp_path)):
             prepared("audiofolder", tmp_path, "train")
-        with pytest.raises(FileNotFoundError, match="No such folder"):
+        with pytest.raises(FileNotFoundError, match="nowhere"):
             prepared("audiofolder", tmp_path / "nowhere", "train")
-        with pytest.raises(ValueError, match="no split 'test'"):
+        with pytest.raises(ValueError, match=r"'test'.* train"):
             prepared("audiofolder", tmp_path, "test")
 
     @pytest.mark.skipif(os.name == "nt", reason="such names cannot be made there")
@@ -299,11 +299,11 @@ class TestWebDataset:
     @pytest.mark.parametrize(
         ("pattern", "problem"),
         [
-            ("a-{0..3}.tar", r"There is no shard a-1\.tar"),
-            ("b*.tar", r"There is no shard b\*\.tar"),
-            ("a-{0.tar", "a brace without its other half"),
-            ("a-{3..0}.tar", "counts backwards"),
-            ("nowhere/*.tar", "No such folder"),
+            ("a-{0..3}.tar", r"a-1\.tar"),
+            ("b*.tar", r"b\*\.tar"),
+            ("a-{0.tar", r"'a-\{0\.tar'"),
+            ("a-{3..0}.tar", r"\{3\.\.0\}"),
+            ("nowhere/*.tar", "nowhere"),
         ],
     )
     def test_patterns_of_nothing(self, pattern, problem, tmp_path):
@@ -312,9 +312,9 @@ class TestWebDataset:
             prepared("webdataset_shards", f"{tmp_path}/{pattern}", "train")
 
     def test_folders_without_shards(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match="There are no shards"):
+        with pytest.raises(FileNotFoundError, match=str(tmp_path)):
             prepared("webdataset_shards", tmp_path, "train")
-        with pytest.raises(FileNotFoundError, match="Name a folder of"):
+        with pytest.raises(FileNotFoundError, match=str(tmp_path / "x")):
             prepared("webdataset_shards", tmp_path / "x", "train")
 
     def test_compressed_and_remote_shards_give_the_same(self, tmp_path):
@@ -482,7 +482,7 @@ class TestHubDataset:
         info = corpus.describe(tmp_path / "more")
         assert (info.splits, info.title) == (("dev", "test"), "more")
         assert corpus.download(tmp_path / "more", ["test"]) == tmp_path / "more"
-        with pytest.raises(ValueError, match=r"no split 'train'\. Splits: dev, test"):
+        with pytest.raises(ValueError, match=r"'train'.* dev, test"):
             prepared("hub_dataset", tmp_path / "more", "train")
 
     @pytest.mark.parametrize("streaming", ["true", "false"])
@@ -529,12 +529,12 @@ class TestHubDataset:
         assert (first.caption, first.label) == ("a", None)
         assert first.metadata == {"label": "dog", "sentence": "Woof"}
         for option in ("audio_column", "caption_column", "id_column"):
-            with pytest.raises(ValueError, match="has no column 'nope', only"):
+            with pytest.raises(ValueError, match=r"'nope'.*'sound'"):
                 prepared("hub_dataset", root, "train", **{option: "nope"})
         with pytest.raises(ValueError, match="streaming='yes'"):
             prepared("hub_dataset", root, "train", streaming="yes")
 
     def test_without_audio(self, datasets, tmp_path):
         datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "one")
-        with pytest.raises(ValueError, match=r"no column of audio, only \['text'\]"):
+        with pytest.raises(ValueError, match=r"\['text'\].*audio_column"):
             prepared("hub_dataset", tmp_path / "one", "train")

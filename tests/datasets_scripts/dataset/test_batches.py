@@ -143,19 +143,19 @@ def test_workers_follow_the_epoch(workers):
 
 def test_bad_rows_are_refused():
     rows = make_rows([4])
-    with pytest.raises(ValueError, match="no 'codes', only"):
+    with pytest.raises(ValueError, match=r"'codes'.*'latents'.*--codes"):
         CodesCollator()([{**rows[0], "codes": None}])
-    with pytest.raises(ValueError, match="'a' is not one of the 1"):
+    with pytest.raises(ValueError, match="'a'"):
         CodesCollator(labels=["b"])([{**rows[0], "label": "a"}])
     with pytest.raises(ValueError, match="joint_channels"):
         CodesCollator()([{**rows[0], "num_channels": 3}])
-    with pytest.raises(ValueError, match="5 dimensions"):
+    with pytest.raises(ValueError, match=r"5 .* 4"):
         LatentsCollator([0.0] * 4, [1.0] * 4)(rows)
-    with pytest.raises(ValueError, match="not positive"):
+    with pytest.raises(ValueError, match="std"):
         LatentsCollator([0.0] * 5, [0.0] * 5)
     with pytest.raises(ValueError, match="crop_frames=0"):
         CodesCollator(0)
-    with pytest.raises(ValueError, match="twice"):
+    with pytest.raises(ValueError, match="labels"):
         CodesCollator(labels=["a", "a"])
     with pytest.raises(ValueError, match="at least one row"):
         CodesCollator()([])
@@ -218,13 +218,13 @@ def test_impossible_samplers_are_refused():
         LengthBucketSampler([1])
     with pytest.raises(ValueError, match="batch_size or max_frames"):
         LengthBucketSampler([1], batch_size=1, max_frames=1)
-    with pytest.raises(ValueError, match="Row 1 has 30 frames, over max_frames=20"):
+    with pytest.raises(ValueError, match=r"Row 1 .*30 .*max_frames=20"):
         LengthBucketSampler([5, 30], max_frames=20)
     with pytest.raises(ValueError, match="rank=2"):
         LengthBucketSampler([1], batch_size=1, num_replicas=2, rank=2)
     with pytest.raises(ValueError, match="at least one row"):
         LengthBucketSampler([], batch_size=1)
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="batch_size=0"):
         LengthBucketSampler([1], batch_size=0)
 
 
@@ -241,11 +241,11 @@ def test_frame_lengths_of_a_dataset():
     assert frame_lengths(ds, "codes", joint_channels=2).tolist() == [4, 7, 1, 9, 4]
     # Of the rows that are left, in their order.
     assert frame_lengths(ds.select([4, 1]), "codes").tolist() == [3, 7]
-    with pytest.raises(ValueError, match="no column 'tokens'"):
+    with pytest.raises(ValueError, match="'tokens'"):
         frame_lengths(ds, "tokens")
     none = RowFormat(None, "int16", 5).features()
     ds = Dataset.from_list([{**row, "codes": None} for row in rows], features=none)
-    with pytest.raises(ValueError, match="no 'codes'"):
+    with pytest.raises(ValueError, match=r"'codes'.*--codes"):
         frame_lengths(ds, "codes")
 
 

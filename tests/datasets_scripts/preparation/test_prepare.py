@@ -277,7 +277,7 @@ def test_strict_stops_at_the_first_failure(tmp_path, tokenizer, stand_in):
     )
     options = RowOptions(clips_per_shard=2)
     out = tmp_path / "o"
-    with pytest.raises(RuntimeError, match=r"--strict: bad: No such file"):
+    with pytest.raises(RuntimeError, match=r"--strict: bad: .*no\.wav"):
         prepare_dataset("x", tmp_path, out, tokenizer=tokenizer, options=options, strict=True)
     # What was whole stays, half a shard does not.
     assert sorted(files_of(out)) == [
@@ -290,7 +290,7 @@ def test_strict_stops_at_the_first_failure(tmp_path, tokenizer, stand_in):
 
 def test_nothing_at_all_is_an_error(tmp_path, tokenizer, stand_in):
     stand_in(Missing("a", "it is gone"), Missing("b", "so is this"))
-    with pytest.raises(RuntimeError, match=r"No clip .* The first: a: it is gone"):
+    with pytest.raises(RuntimeError, match=r"'train'.* a: it is gone"):
         prepare_dataset("x", tmp_path, tmp_path / "o", tokenizer=tokenizer)
 
 
@@ -332,11 +332,11 @@ def test_what_torchcodec_reads_is_read_where_it_is_installed(tmp_path, tokenizer
 
 def test_an_unknown_split_or_corpus_or_option_is_named(corpus, tokenizer, tmp_path):
     out = tmp_path / "o"
-    with pytest.raises(ValueError, match="no split 'dev'"):
+    with pytest.raises(ValueError, match=r"'dev'.* train"):
         prepare_dataset("audiofolder", corpus, out, tokenizer=tokenizer, splits=["dev"])
-    with pytest.raises(ValueError, match=r"no corpus 'audiofoldr'.*audiofolder"):
+    with pytest.raises(ValueError, match=r"'audiofoldr'.*audiofolder"):
         prepare_dataset("audiofoldr", corpus, out, tokenizer=tokenizer)
-    with pytest.raises(ValueError, match="no option 'lables'"):
+    with pytest.raises(ValueError, match=r"'lables'.* labels"):
         prepare_dataset(
             "audiofolder", corpus, out, tokenizer=tokenizer, corpus_options={"lables": "none"}
         )
@@ -406,5 +406,5 @@ def test_segments_last_a_finite_time(seconds):
 
 @pytest.mark.parametrize("seconds", [float("inf"), float("nan"), 0, -1])
 def test_batches_last_a_finite_time(seconds):
-    with pytest.raises(ValueError, match=r"batch_seconds.* positive and finite"):
+    with pytest.raises(ValueError, match=f"batch_seconds={seconds}"):
         Resources(batch_seconds=seconds)

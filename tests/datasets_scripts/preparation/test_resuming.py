@@ -1,6 +1,7 @@
 """Stopped preparations resume, and never mix with other settings or another corpus."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -73,9 +74,9 @@ def test_a_second_run_does_nothing(corpus, prepared, tokenizer, tmp_path, monkey
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (RowOptions(codes=True, latents=True, clips_per_shard=5), "clips_per_shard 5, not 4"),
-        (RowOptions(codes=True, clips_per_shard=4), "latents False, not True"),
-        (RowOptions(latents=True, n_codebooks=3, clips_per_shard=4), "n_codebooks 3, not 4"),
+        (RowOptions(codes=True, latents=True, clips_per_shard=5), r"clips_per_shard 5\D+4"),
+        (RowOptions(codes=True, clips_per_shard=4), r"latents False\W+\w+ True"),
+        (RowOptions(latents=True, n_codebooks=3, clips_per_shard=4), r"n_codebooks 3\D+4"),
         (RowOptions(latents=True, segment_seconds=1, clips_per_shard=4), "segment_seconds 1"),
     ],
 )
@@ -94,7 +95,7 @@ def test_another_tokenizer_is_refused(corpus, prepared, beam_tokenizer):
 def test_a_folder_of_something_else_is_refused(corpus, tokenizer, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine.parquet").write_bytes(b"mine")
-    with pytest.raises(ValueError, match="something else"):
+    with pytest.raises(ValueError, match=str(tmp_path)):
         prepare_dataset("audiofolder", corpus, tmp_path, tokenizer=tokenizer)
 
 
@@ -115,19 +116,19 @@ def test_a_corpus_that_changed_meanwhile_is_refused(tmp_path, tokenizer, stand_i
         "shrunk": clips[:3],
     }[change]
     stand_in(*others)
-    with pytest.raises(ValueError, match="The corpus is not what it was"):
+    with pytest.raises(ValueError, match=str(out)):
         prepare_dataset("x", tmp_path, out, tokenizer=tokenizer, options=options)
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ("abcd", "had 3 clips when it was prepared and has 4 now, others from shard 1 on"),
-        ("abcdefg", "has 7 now, others from shard 1 on"),
-        ("xabc", "has 4 now, others from shard 0 on"),
-        ("ab", "has 2 now, others from shard 1 on"),
-        ("", "has 0 now, others from shard 0 on"),
-        ("axc", "has 3 now, others from shard 0 on"),
+        ("abcd", "3 clips .* 4 now, .*shard 1"),
+        ("abcdefg", "7 now, .*shard 1"),
+        ("xabc", "4 now, .*shard 0"),
+        ("ab", "2 now, .*shard 1"),
+        ("", "0 now, .*shard 0"),
+        ("axc", "3 now, .*shard 0"),
     ],
 )
 def test_a_finished_split_of_a_corpus_that_changed_is_refused(
@@ -140,7 +141,7 @@ def test_a_finished_split_of_a_corpus_that_changed_is_refused(
     prepare_dataset("x", tmp_path, out, tokenizer=tokenizer, options=options)
     before = files_of(out)
     stand_in(*(CorpusClip(name, good) for name in names))
-    with pytest.raises(ValueError, match=rf"'train' .*{message}\. .* another --out"):
+    with pytest.raises(ValueError, match=rf"'train' .*{message}\b.*--out"):
         prepare_dataset("x", tmp_path, out, tokenizer=tokenizer, options=options)
     assert files_of(out) == before
 
@@ -160,7 +161,7 @@ def test_a_folder_that_grew_is_refused_before_its_other_splits_are_prepared(
     capsys.readouterr()
     assert main([*command, "--split", "test", "train"]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert "'train' had 2 clips when it was prepared and has 3 now" in line
+    assert re.search("'train' .*2 clips .*3 now", line)
     # Complete as it was, though another split was asked for.
     assert files_of(out) == before
     assert verify_dataset(out) == []

@@ -146,7 +146,7 @@ class TestFetch:
 
     def test_a_later_call_goes_on_too(self, web, tmp_path):
         web.breaks = [1_000_000, *(5 * [0])]
-        with pytest.raises(RuntimeError, match=r"1,000,000 of 3,000,000 bytes arrived.*go on"):
+        with pytest.raises(RuntimeError, match="1,000,000 of 3,000,000"):
             fetch(web.download("a.bin"), tmp_path, pause=0)
         assert "a.bin" not in names(tmp_path)
         assert (tmp_path / ".a.bin.partial").stat().st_size == 1_000_000
@@ -184,31 +184,31 @@ class TestFetch:
 
     def test_wrong_checksums(self, web, tmp_path):
         download = web.download("a.bin", checksum=digest(b"something else"))
-        with pytest.raises(RuntimeError, match=r"a.bin has the md5 checksum .* it is deleted"):
+        with pytest.raises(RuntimeError, match=rf"a\.bin .*{hashlib.md5(CONTENT).hexdigest()}"):
             fetch(download, tmp_path)
         assert names(tmp_path) == []
         # Also of a file that its user has put there.
         (tmp_path / "a.bin").write_bytes(b"mine")
-        with pytest.raises(RuntimeError, match="it is deleted"):
+        with pytest.raises(RuntimeError, match=r"a\.bin"):
             fetch(download, tmp_path)
         assert names(tmp_path) == []
 
     def test_no_such_file(self, web, tmp_path):
-        with pytest.raises(RuntimeError, match=r"the server says 404 .* save it as .*b\.bin"):
+        with pytest.raises(RuntimeError, match=rf"404.*{tmp_path / 'b.bin'}"):
             fetch(web.download("b.bin"), tmp_path)
         assert len(web.asked) == 1
 
     def test_a_busy_server_is_asked_again(self, web, tmp_path):
         web.status = 503
-        with pytest.raises(RuntimeError, match="cannot be fetched: HTTP status 503"):
+        with pytest.raises(RuntimeError, match="503"):
             fetch(web.download("a.bin"), tmp_path, pause=0)
         assert len(web.asked) == 5
 
     def test_nobody_there(self, tmp_path):
         download = Download("http://127.0.0.1:9/a.bin", "a.bin")
-        with pytest.raises(RuntimeError, match=r"cannot be fetched: .*refused"):
+        with pytest.raises(RuntimeError, match=r"a.bin.*refused"):
             fetch(download, tmp_path, pause=0)
-        with pytest.raises(ValueError, match="not an address of the web"):
+        with pytest.raises(ValueError, match="file:///etc/passwd"):
             fetch(Download("file:///etc/passwd", "a.bin"), tmp_path)
 
 
@@ -246,7 +246,7 @@ class TestUnpack:
             unpack(archive, tmp_path / "to")  # The filter "data" makes it a relative name.
             assert (tmp_path / "to" / name[1:]).exists()
         else:
-            with pytest.raises(ValueError, match=r"is refused|path inside the folder"):
+            with pytest.raises(ValueError, match=archive.name):
                 unpack(archive, tmp_path / "to")
             assert names(tmp_path / "to") == []
         assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "to"]
@@ -265,7 +265,7 @@ class TestUnpack:
                 info = tarfile.TarInfo("link")
                 info.type, info.linkname = tarfile.SYMTYPE, "../../etc"
                 tar.addfile(info)
-        with pytest.raises(ValueError, match="is refused"):
+        with pytest.raises(ValueError, match="link"):
             unpack(archive, tmp_path / "to")
         assert names(tmp_path / "to") == []
 
@@ -285,7 +285,7 @@ class TestUnpack:
             if kind == "tar" and content is broken:
                 continue  # Plain tar has no checksum of contents.
             archive.write_bytes(content)
-            with pytest.raises(ValueError, match="is damaged or not an archive"):
+            with pytest.raises(ValueError, match=archive.name):
                 unpack(archive, tmp_path / "to")
             assert names(tmp_path / "to") == []
 
@@ -293,7 +293,7 @@ class TestUnpack:
         (tmp_path / "a.zip").write_bytes(zipped({"b.txt": bytes(1000)}))
         usage = type("Usage", (), {"free": 999})
         monkeypatch.setattr("datasets_scripts.sources.archives.shutil.disk_usage", lambda _: usage)
-        with pytest.raises(OSError, match=r"unpacks to 1,000 bytes; .* has 999 free"):
+        with pytest.raises(OSError, match=r"a\.zip .*1,000 .*999"):
             unpack(tmp_path / "a.zip", tmp_path / "to")
 
 
@@ -346,7 +346,7 @@ class TestSplitZip:
     def test_a_part_is_not_there(self, tmp_path):
         archive = self.write(tmp_path)
         (tmp_path / "a.z02").unlink()
-        with pytest.raises(FileNotFoundError, match=r"a\.zip lacks its part a\.z02"):
+        with pytest.raises(FileNotFoundError, match=r"a\.zip .*a\.z02"):
             unpack(archive, tmp_path / "to")
         (tmp_path / "a.z03").unlink()
         with pytest.raises(ValueError, match=r"a\.zip"):
@@ -355,7 +355,7 @@ class TestSplitZip:
     def test_a_part_is_damaged(self, tmp_path):
         archive = self.write(tmp_path)
         (tmp_path / "a.z02").write_bytes(os.urandom(2000))
-        with pytest.raises(ValueError, match="is damaged"):
+        with pytest.raises(ValueError, match=r"a\.zip"):
             unpack(archive, tmp_path / "to")
 
     def test_parts_are_fetched_once_and_deleted(self, web, tmp_path):
@@ -397,7 +397,7 @@ class TestCorpora:
         assert corpus.describe(root).splits == ("dev-clean", "test-clean")
         corpus.download(root, ["dev-clean", "test-clean"])
         assert len(web.asked) == 2
-        with pytest.raises(ValueError, match="no split 'dev'"):
+        with pytest.raises(ValueError, match=r"'dev'.* dev-clean"):
             corpus.download(root, ["dev"])
 
     def test_an_archive_that_is_there_is_used(self, web, monkeypatch, tmp_path):
@@ -456,10 +456,10 @@ class TestCorpora:
 
     def test_a_file_in_place_of_the_folder(self, tmp_path):
         (tmp_path / "file").write_text("")
-        with pytest.raises(ValueError, match="is a file, not a folder"):
+        with pytest.raises(ValueError, match=str(tmp_path / "file")):
             CORPORA["esc50"].download(tmp_path / "file")
 
     @pytest.mark.parametrize("name", ["audiofolder", "webdataset_shards"])
     def test_what_has_no_address(self, name, tmp_path):
-        with pytest.raises(FileNotFoundError, match="No such folder"):
+        with pytest.raises(FileNotFoundError, match=str(tmp_path / "x")):
             CORPORA[name].download(tmp_path / "x")

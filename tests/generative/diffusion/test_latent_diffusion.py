@@ -284,7 +284,7 @@ def test_a_prompt_is_continued(model, tokenizer):
     audio = tokenizer.decode_latents(row)
     plain = tokenizer.decode_latents(encoded)
     assert np.abs(audio[:, : HOP * 8] - plain[:, : HOP * 8]).max() < 1e-5
-    with pytest.raises(ValueError, match="31 frames"):
+    with pytest.raises(ValueError, match=r"31 .* 21"):
         model.generate_rows(
             make_request(tokenizer, 0.2, labels=["rain"], prompt=wave, sampling_rate=RATE), seeded()
         )
@@ -393,9 +393,9 @@ def test_pipeline_inpaints(model, tokenizer):
 
 def test_refusals(model, tokenizer):
     pipe = LatentDiffusionPipeline(model, make_scheduler(), tokenizer)
-    with pytest.raises(ValueError, match="wind"):
+    with pytest.raises(ValueError, match="'wind'"):
         pipe("wind")
-    with pytest.raises(ValueError, match="wind"):
+    with pytest.raises(ValueError, match="'wind'"):
         model.generate_rows(make_request(tokenizer, 1.0, labels=["wind"]), seeded())
     with pytest.raises(ValueError, match="seconds=0"):
         make_request(tokenizer, 0.0)
@@ -406,15 +406,15 @@ def test_refusals(model, tokenizer):
         pipe("rain", audio=tone(0.1))
     with pytest.raises(ValueError, match="labels"):
         GenerationRequest(5, 5, labels=())
-    with pytest.raises(ValueError, match="2 captions for 1"):
+    with pytest.raises(ValueError, match=r"2 captions .*1"):
         GenerationRequest(5, 5, captions=("a", "b"))
     with pytest.raises(REFUSED, match=r"heun|solver"):
         DiffusionSampling(solver="heun")
-    with pytest.raises(ValueError, match="heads"):
+    with pytest.raises(ValueError, match="heads=4"):
         DiffusionTransformer(DIM, 30, 1, 4)
     with pytest.raises(ValueError, match="std"):
         model.set_statistics(torch.zeros(DIM), torch.zeros(DIM))
-    with pytest.raises(FileNotFoundError, match="No model"):
+    with pytest.raises(FileNotFoundError, match="/nowhere"):
         load_model("/nowhere")
     # Another encoder's latents would decode to noise; another decoder's would not.
     own = make_model(tokenizer, fingerprint=encoder_fingerprint(tokenizer))

@@ -51,7 +51,7 @@ def test_frechet_distance_is_the_published_formula():
     x, y = one[:, :1], other[:, :1]
     by_hand = (x.mean() - y.mean()) ** 2 + (x.std(ddof=1) - y.std(ddof=1)) ** 2
     assert frechet_distance(x, y) == pytest.approx(by_hand)
-    with pytest.raises(REFUSED, match="1 and 40"):
+    with pytest.raises(REFUSED, match=r"1 .* 40"):
         frechet_distance(one[:1], other)
 
 
@@ -98,7 +98,7 @@ def test_rows_are_embedded_segment_by_segment(tokenizer, column):
     # The level of a clip is no part of it.
     louder = embed_rows([row | {"gain": [9.0]} for row in rows], tokenizer, 0.4)
     assert np.array_equal(found.points["mel"], louder.points["mel"])
-    with pytest.raises(REFUSED, match="no rows"):
+    with pytest.raises(REFUSED, match="rows"):
         embed_rows([], tokenizer)
 
 
@@ -177,7 +177,7 @@ def test_rows_that_do_not_go_together_are_refused(tokenizer):
     few = [row | {"codes": row["codes"][:, :2]} for row in codes]
     with pytest.raises(REFUSED, match=r"4 .* 2"):
         evaluate_generations(few, codes, tokenizer)
-    with pytest.raises(REFUSED, match="4 real and 1 "):
+    with pytest.raises(REFUSED, match=r"4 .* 1 "):
         evaluate_generations(real, real[:1], tokenizer)
     # Fewer generated codebooks are compared with as few real ones.
     found = evaluate_generations(codes, few, tokenizer, segment_seconds=0.25)
@@ -225,7 +225,7 @@ def test_static_tables_are_cross_entropies():
     assert all(np.exp2(-table).sum() == pytest.approx(1) for table in tables)
     assert tables[0] == pytest.approx(np.full(4, 2.0), abs=0.05)
     assert tables[1][0] == pytest.approx(-math.log2(0.7), abs=0.05)
-    with pytest.raises(REFUSED, match="no rows"):
+    with pytest.raises(REFUSED, match="rows"):
         unigram_bits([], (4,))
 
 

@@ -312,19 +312,19 @@ def test_steps_are_the_llama_with_padding_inside():
         ).last_hidden_state
     found = torch.cat(pieces, dim=1)
     assert torch.allclose(found[present], reference[present], atol=1e-5)
-    with pytest.raises(REFUSED, match="10 positions"):
+    with pytest.raises(REFUSED, match=r"10 .* 9"):
         steps.advance(x[:, :1])
 
 
 def test_impossible_requests_are_refused():
     model = make()
-    with pytest.raises(REFUSED, match="7 frames"):
+    with pytest.raises(REFUSED, match=r"7 .* 2"):
         model.generate(CONDITIONS, 2, seeded(), prompts=[None, make_batch()["codes"][0], None])
-    with pytest.raises(REFUSED, match="2 lengths"):
+    with pytest.raises(REFUSED, match=r"2 .* 3"):
         model.generate(CONDITIONS, [2, 3], seeded())
-    with pytest.raises(REFUSED, match=r"expected \[T, 4\]"):
+    with pytest.raises(REFUSED, match=r"\[2, 3\].*\[T, 4\]"):
         model.generate(CONDITIONS, 9, seeded(), prompts=[torch.zeros(2, 3).long(), None, None])
-    with pytest.raises(REFUSED, match="context_frames"):
+    with pytest.raises(REFUSED, match=r"context_frames.* 1"):
         CodecLMConfig(SIZES, context_frames=1)
     with pytest.raises(REFUSED, match="width=30"):
         CodecLMConfig(SIZES, width=30, heads=4)
@@ -364,7 +364,7 @@ def test_rows_decode_to_audio():
     # Else it is that of the training data.
     unsaid = GenerationRequest(request.num_frames, samples, labels=("music",))
     assert model.generate_rows(unsaid, seeded())[0]["gain"] == [0.3]
-    with pytest.raises(REFUSED, match="noise"):
+    with pytest.raises(REFUSED, match="'noise'"):
         model.generate_rows(GenerationRequest(5, 100, labels=("noise",)), seeded())
 
 

@@ -128,17 +128,17 @@ def test_tokens_that_are_no_sequence_are_refused(name):
 
     without = tokens.clone()
     without[0, where, 0] = 0
-    with pytest.raises(REFUSED, match="0 stops"):
+    with pytest.raises(REFUSED, match=r"\b0\b"):
         pattern.revert(without)
     swapped = tokens.clone()
     swapped[0, 0, 0] = vocabulary.ranges[1][0]
-    with pytest.raises(REFUSED, match="does not belong"):
+    with pytest.raises(REFUSED, match=r"\[\[0, 0, 0\]\]"):
         pattern.revert(swapped)
     longer = torch.cat([tokens, torch.zeros_like(tokens[:, :1])], dim=1)
-    with pytest.raises(REFUSED, match="its tail"):
+    with pytest.raises(REFUSED, match="tail"):
         pattern.revert(longer)
     if name in ("delay", "coarse_first"):
-        with pytest.raises(REFUSED, match="too short"):
+        with pytest.raises(REFUSED, match="1 steps"):
             pattern.revert(tokens[:, :-1])
 
 
@@ -146,22 +146,22 @@ def test_a_stop_inside_a_frame_is_refused():
     pattern = make_pattern("flatten", (4, 4))
     tokens = pattern.apply(torch.tensor([[[0, 1], [2, 3]]]))[:, :2]
     tokens[0, 1] = pattern.vocabulary.stop
-    with pytest.raises(REFUSED, match="middle of a frame"):
+    with pytest.raises(REFUSED, match="step 1"):
         pattern.revert(tokens)
 
 
 def test_wrong_codes_are_refused():
     pattern = make_pattern("delay", (4, 2))
-    with pytest.raises(REFUSED, match="Code 2 is not in codebook 1"):
+    with pytest.raises(REFUSED, match=r"\b2\b.* codebook 1\b"):
         pattern.apply(torch.tensor([[[3, 2]]]))
-    with pytest.raises(REFUSED, match=r"expected \[B, T, 2\]"):
+    with pytest.raises(REFUSED, match=r"\[1, 3, 3\].*\[B, T, 2\]"):
         pattern.apply(torch.zeros(1, 3, 3, dtype=torch.int64))
     holes = torch.tensor([[True, False, True]])
-    with pytest.raises(REFUSED, match="holes"):
+    with pytest.raises(REFUSED, match="mask"):
         pattern.apply(torch.zeros(1, 3, 2, dtype=torch.int64), holes)
-    with pytest.raises(REFUSED, match="not one of"):
+    with pytest.raises(REFUSED, match="'zigzag'"):
         make_pattern("zigzag", (4, 4))
-    with pytest.raises(REFUSED, match="at least 1"):
+    with pytest.raises(REFUSED, match=r"\(4, 0\)"):
         make_pattern("delay", (4, 0))
-    with pytest.raises(REFUSED, match="coarse=3 is not in"):
+    with pytest.raises(REFUSED, match="coarse=3"):
         CoarseFirstPattern((4, 4), 3)

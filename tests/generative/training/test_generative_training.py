@@ -85,7 +85,7 @@ def test_splits_are_known_by_their_first_words(names, train, held_out):
 
 
 def test_nothing_is_trained_on_what_tests():
-    with pytest.raises(ValueError, match=r"only dev\.clean, test\.clean: .*--split"):
+    with pytest.raises(ValueError, match=r"dev\.clean, test\.clean.*--split"):
         choose_splits(["test.clean", "dev.clean"])
 
 
@@ -173,7 +173,7 @@ def test_latents_are_normalised_and_codes_cut(folder, tokenizer):
     make = make_collator(codes, tokenizer, crop_frames=None, seed=0, n_codebooks=2)
     assert next(validation_batches(codes, make(), batch_size=2))["codes"].shape[-1] == 2
     make = make_collator(codes, tokenizer, crop_frames=None, seed=0, n_codebooks=CODEBOOKS + 1)
-    with pytest.raises(ValueError, match="5"):
+    with pytest.raises(ValueError, match=r"\b4 .*\b5\b"):
         next(validation_batches(codes, make(), batch_size=2))
 
 
@@ -186,7 +186,7 @@ def test_data_that_will_not_do(folder, tokenizer, tmp_path):
     data = load_prepared(folder / "data", "codes")
     with pytest.raises(ValueError, match="1 source"):
         hold_out(data.train.select([0]), 0.1)
-    with pytest.raises(ValueError, match="between 0 and 1"):
+    with pytest.raises(ValueError, match=r"\b1\b"):
         load_prepared(folder / "data", "codes", held_out=1.0)
     check_source(data, tokenizer)
     other = make_tokenizer()
@@ -195,7 +195,7 @@ def test_data_that_will_not_do(folder, tokenizer, tmp_path):
     with pytest.raises(ValueError, match="--tokenizer"):
         check_source(data, other)
     data.manifest["complete"] = False
-    with pytest.raises(ValueError, match="interrupted"):
+    with pytest.raises(ValueError, match="preparation"):
         check_source(data, tokenizer)
 
 
@@ -285,7 +285,7 @@ def test_a_run_leaves_all_that_it_takes_to_go_on(folder, tmp_path, family):
     assert "birds, rain" in card
     # Elsewhere, with another tokenizer, it says so.
     shutil.rmtree(tmp_path / "model")
-    with pytest.raises(FileNotFoundError, match="not finished"):
+    with pytest.raises(FileNotFoundError, match=str(tmp_path)):
         load_run(tmp_path)
 
 

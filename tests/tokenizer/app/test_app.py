@@ -111,9 +111,9 @@ def test_rates_of_a_model(tokenizer, tmp_path):
 
 
 def test_models_must_be_fitted(tmp_path):
-    with pytest.raises(ValueError, match="needs a tokenizer"):
+    with pytest.raises(ValueError, match="tokenizer"):
         Page({}, (), tmp_path)
-    with pytest.raises(ValueError, match="x has no quantizer: run `latok fit`"):
+    with pytest.raises(ValueError, match=r"\bx .*`latok fit`"):
         Page({"x": LatentTokenizer.from_autoencoder(make_autoencoder())}, (), tmp_path)
 
 
@@ -168,7 +168,7 @@ def test_a_port_that_is_taken(tokenizer, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", FakeGradio)
     blocks = FakeBlocks(OSError("Cannot find empty port in range: 80-80."))
     monkeypatch.setattr("tokenizer.app.serving.build_page", lambda page: blocks)  # noqa: ARG005
-    with pytest.raises(OSError, match=r"^Port 80 of 127.0.0.1 is not free: choose another one.$"):
+    with pytest.raises(OSError, match=r"\b80 .*127\.0\.0\.1"):
         launch_app({"tiny": tokenizer}, port=80)
     blocks.error = ValueError("another")
     with pytest.raises(ValueError, match="another"):
@@ -192,7 +192,7 @@ def test_names_of_models():
         ("a", "x/y"),
         ("runs/3/model", "runs/3/model"),
     ]
-    with pytest.raises(ValueError, match="one name"):
+    with pytest.raises(ValueError, match=r"a=x, a=y.*--model"):
         named_models(["a=x", "a=y"])
 
 
@@ -226,7 +226,7 @@ def test_a_trained_run_generates(tokenizer, tmp_path):
         assert one.shape == (1, round(0.3 * RATE))
         np.testing.assert_array_equal(one, again)
         assert not np.array_equal(one, other)
-        with pytest.raises(ValueError, match="Unknown label"):
+        with pytest.raises(ValueError, match="label"):
             generator.generate(Wish(0.3, "snow"))
     write_audio(tmp_path / "start.wav", tone(0.2), RATE)
     wave, rate = generators[0].generate(Wish(0.4, prompt=tmp_path / "start.wav"))

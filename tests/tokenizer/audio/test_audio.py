@@ -181,7 +181,7 @@ def test_rates_of_any_numeric_type(rate):
 
 
 def test_rates_too_far_apart():
-    with pytest.raises(ValueError, match="from 1 Hz to 44100 Hz"):
+    with pytest.raises(ValueError, match=r"\b1 Hz .*44100 Hz"):
         open_audio(np.ones(10), sampling_rate=1, target_rate=44100)
 
 
@@ -208,7 +208,7 @@ def test_every_format_there_and_back(tmp_path, suffix, channels):
     path = tmp_path / f"a{suffix}"
     signal = np.stack([tone(300 * (c + 1), 48000, 48000, 0.3) for c in range(channels)])
     if suffix == ".mp3" and channels > 2:
-        with pytest.raises(ValueError, match=r"a\.mp3: MP3 holds 1 or 2 channels, not 6"):
+        with pytest.raises(ValueError, match=r"a\.mp3.*\b6\b"):
             write_audio(path, signal, 48000)
         assert list(tmp_path.iterdir()) == []
         return
@@ -329,14 +329,14 @@ def test_what_cannot_be_written(tmp_path, suffix):
 
 
 def test_where_nothing_can_be_written(tmp_path):
-    with pytest.raises(ValueError, match=r"unknown suffix '\.m4a'. Use \.wav, \.flac"):
+    with pytest.raises(ValueError, match=r"'\.m4a'.* \.wav, \.flac"):
         write_audio(tmp_path / "a.m4a", noise(1, 10), 8000)
-    with pytest.raises(ValueError, match="unknown suffix ''"):
+    with pytest.raises(ValueError, match="''"):
         write_audio(tmp_path / "a", noise(1, 10), 8000)
     with pytest.raises(FileNotFoundError, match="missing"):
         write_audio(tmp_path / "missing" / "a.wav", noise(1, 10), 8000)
     (tmp_path / "folder.wav").mkdir()
-    with pytest.raises(ValueError, match="is a folder"):
+    with pytest.raises(ValueError, match=r"folder\.wav"):
         write_audio(tmp_path / "folder.wav", noise(1, 10), 8000)
     with pytest.raises(ValueError, match=r"a\.flac.*9 channels"):
         write_audio(tmp_path / "a.flac", noise(9, 10), 8000)
@@ -345,13 +345,13 @@ def test_where_nothing_can_be_written(tmp_path):
 
 def test_blocks_of_another_shape_and_writing_after_the_end(tmp_path):
     writer = AudioWriter(tmp_path / "a.wav", 8000, 2)
-    with pytest.raises(RuntimeError, match="not open"):
+    with pytest.raises(RuntimeError, match=r"a\.wav"):
         writer.write(noise(2, 10))
     with writer:
         writer.write(noise(2, 10))
-        with pytest.raises(ValueError, match=r"shape \[1, 10\]; expected \[2, n\]"):
+        with pytest.raises(ValueError, match=r"\[1, 10\].*\[2, n\]"):
             writer.write(noise(1, 10))
-    with pytest.raises(RuntimeError, match="not open"):
+    with pytest.raises(RuntimeError, match=r"a\.wav"):
         writer.write(noise(2, 10))
     assert soundfile.info(tmp_path / "a.wav").frames == 10
 
@@ -373,7 +373,7 @@ def test_wav_files_stop_before_their_header_would_lie(tmp_path, monkeypatch):
 def test_wav_files_that_get_too_long_are_refused_at_the_start(tmp_path, monkeypatch, subtype, bits):
     monkeypatch.setattr(writing, "_WAV_LIMIT", 60_000 * bits // 8)
     path, options = tmp_path / "a.wav", {"subtype": subtype}
-    with pytest.raises(ValueError, match=r"a\.wav would pass 4 GiB.*\.flac"):
+    with pytest.raises(ValueError, match=r"a\.wav .*4 GiB.*\.flac"):
         AudioWriter(path, 8000, 2, num_samples=30_001, **options)
     AudioWriter(path, 8000, 2, num_samples=30_000, **options)
     AudioWriter(tmp_path / "a.flac", 8000, 2, num_samples=30_001)
@@ -407,7 +407,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path, suffix):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
     try:
-        with pytest.raises(OSError, match=r"Is the disk full\?"):
+        with pytest.raises(OSError, match="disk"):
             write_audio(tmp_path / f"a{suffix}", signal, 48_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

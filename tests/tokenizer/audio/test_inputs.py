@@ -361,19 +361,19 @@ def test_rows_and_batches_of_a_dataset(wav, form):
 
 
 def test_batches_with_one_bad_item_name_it(wav):
-    with pytest.raises(ValueError, match=r"rate of array \[4\] \(item 1 of the batch\)"):
+    with pytest.raises(ValueError, match=r"array \[4\] .*item 1\b"):
         open_batch([wav, np.zeros(4)], target_rate=RATE)
     with pytest.raises(FileNotFoundError, match=r"gone\.wav"):
         open_batch([wav, "gone.wav"], target_rate=RATE)
-    with pytest.raises(ValueError, match=r"NoneType None \(item 1 of the batch\)"):
+    with pytest.raises(ValueError, match=r"NoneType None .*item 1\b"):
         open_batch([wav, None], target_rate=RATE)
-    with pytest.raises(ValueError, match=r"no audio in .*item 1 of the batch"):
+    with pytest.raises(ValueError, match=r"item 1\b"):
         open_batch({"bytes": [wav.read_bytes(), None]}, target_rate=RATE)
-    with pytest.raises(ValueError, match="1 sampling rates were given for 2"):
+    with pytest.raises(ValueError, match=r"\b1 sampling rates .*\b2\b"):
         open_batch([np.zeros(4), np.zeros(4)], target_rate=RATE, sampling_rate=[8000])
-    with pytest.raises(ValueError, match="'sampling_rate' has 1 rows, but 'array' has 2"):
+    with pytest.raises(ValueError, match=r"'sampling_rate' .*\b1\b.*'array' .*\b2\b"):
         open_batch({"array": [[0.1], [0.2]], "sampling_rate": [8000]}, target_rate=RATE)
-    with pytest.raises(ValueError, match=r"no audio in the columns \['text'\]"):
+    with pytest.raises(ValueError, match=r"\['text'\]"):
         open_batch({"text": ["a"]}, target_rate=RATE)
 
 
@@ -386,29 +386,29 @@ def test_a_batch_is_not_one_piece(value):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (np.zeros((48000, 2)), r"48000 channels of 2 samples; .*array\.T"),
-        (np.zeros((65, 1000)), r"65 channels"),
+        (np.zeros((48000, 2)), r"\b48000 .*\b2\b.*array\.T"),
+        (np.zeros((65, 1000)), r"\b65\b"),
         (np.zeros((10, 9)), r"transpose"),
-        (np.zeros((1, 2, 3)), r"array \[1, 2, 3\] has 3 axes; expected \[N\] or \[C, N\]"),
-        (np.float32(1.0), r"Cannot read audio from float32"),
-        (np.zeros(()), r"0 axes"),
-        (np.zeros(0), r"array \[0\] holds no samples"),
-        (torch.zeros(2, 0), r"array \[2, 0\] holds no samples"),
-        (np.zeros(4, np.int64), "type int64: give floats, int16"),
-        (np.zeros(4, bool), "type bool"),
-        (np.zeros(4, complex), "type complex128"),
-        ([0, 1, 0], "type int64"),
-        ({"array": [[0.1, 0.2], [0.3]]}, "differ in length"),
-        ({"array": []}, "no samples"),
-        ({"array": None}, r"no audio in \['array'\]: expected a value under 'audio', 'array'"),
-        ({"path": None, "bytes": None}, "no audio"),
-        ({}, "no audio"),
-        ({"bytes": "text"}, "'bytes' holds str 'text', not bytes"),
-        ({"path": 3}, "'path' holds int 3, not a path"),
-        (3, "Cannot read audio from int 3"),
-        (None, "Cannot read audio from NoneType"),
+        (np.zeros((1, 2, 3)), r"\[1, 2, 3\].*\[C, N\]"),
+        (np.float32(1.0), "float32"),
+        (np.zeros(()), "0 axes"),
+        (np.zeros(0), r"array \[0\]"),
+        (torch.zeros(2, 0), r"array \[2, 0\]"),
+        (np.zeros(4, np.int64), "int64.* int16"),
+        (np.zeros(4, bool), "bool"),
+        (np.zeros(4, complex), "complex128"),
+        ([0, 1, 0], "int64"),
+        ({"array": [[0.1, 0.2], [0.3]]}, "channels"),
+        ({"array": []}, r"array \[0\]"),
+        ({"array": None}, r"\['array'\].*'audio', 'array'"),
+        ({"path": None, "bytes": None}, r"\['bytes', 'path'\]"),
+        ({}, r"'audio', 'array'"),
+        ({"bytes": "text"}, "'bytes' .*str 'text'"),
+        ({"path": 3}, "'path' .*int 3"),
+        (3, "int 3"),
+        (None, "NoneType"),
         (b"", "empty"),
-        (b"no audio at all", r"as audio: .*not recognised\. Supported: WAV, FLAC, Ogg"),
+        (b"no audio at all", "WAV, FLAC, Ogg"),
     ],
 )
 def test_what_is_no_audio(value, message):
@@ -419,36 +419,36 @@ def test_what_is_no_audio(value, message):
 def test_rates_that_are_missing_or_contradict(wav):
     x = floats()
     for value in (x, torch.from_numpy(x), [0.1, 0.2], {"array": x}, {"audio": x}):
-        with pytest.raises(ValueError, match=r"not known: pass sampling_rate="):
+        with pytest.raises(ValueError, match="sampling_rate="):
             open_audio(value, target_rate=RATE)
     for value in (wav, wav.read_bytes(), {"array": x, "sampling_rate": 16000}):
         assert open_audio(value, target_rate=RATE, sampling_rate=16000).source_rate == 16000
-        with pytest.raises(ValueError, match=r"sampling_rate=8000 was given, but .* 16000 Hz"):
+        with pytest.raises(ValueError, match=r"sampling_rate=8000 .* 16000 Hz"):
             open_audio(value, target_rate=RATE, sampling_rate=8000)
     for rate in (0, -1, 44100.5, float("nan")):
         with pytest.raises(ValueError, match="positive whole number"):
             open_audio(x, target_rate=RATE, sampling_rate=rate)
         with pytest.raises(ValueError, match="positive whole number"):
             open_audio({"array": x, "sampling_rate": rate}, target_rate=RATE)
-    with pytest.raises(ValueError, match="target sampling rate is 0"):
+    with pytest.raises(ValueError, match=r"target .*\b0\b"):
         open_audio(wav, target_rate=0)
 
 
 def test_files_that_are_no_audio(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"No such file: .*gone\.wav"):
+    with pytest.raises(FileNotFoundError, match=r"gone\.wav"):
         open_audio(tmp_path / "gone.wav", target_rate=RATE)
-    with pytest.raises(ValueError, match="is a folder"):
+    with pytest.raises(ValueError, match="folder"):
         open_audio(str(tmp_path), target_rate=RATE)
     for suffix in ("wav", "flac", "ogg", "mp3", "raw", "txt"):
         path = tmp_path / f"a.{suffix}"
         path.touch()
-        with pytest.raises(ValueError, match=rf"a\.{suffix}.*empty \(0 bytes\)"):
+        with pytest.raises(ValueError, match=rf"a\.{suffix}.*\b0 bytes"):
             open_audio(path, target_rate=RATE)
         path.write_text("This is a text.\n" * 100)
-        with pytest.raises(ValueError, match=rf"Cannot read .*a\.{suffix} as audio: .*Supported"):
+        with pytest.raises(ValueError, match=rf"a\.{suffix} .*WAV, FLAC"):
             open_audio(path, target_rate=RATE)
     soundfile.write(tmp_path / "none.wav", np.zeros((0, 2)), 8000)
-    with pytest.raises(ValueError, match=r"none\.wav holds no samples"):
+    with pytest.raises(ValueError, match=r"none\.wav"):
         open_audio(tmp_path / "none.wav", target_rate=RATE)
 
 
@@ -456,7 +456,7 @@ def test_a_file_with_samples_that_are_not_finite(tmp_path):
     path = tmp_path / "a.wav"
     soundfile.write(path, np.array([0.0, np.nan, 1.0]), 8000, subtype="FLOAT")
     source = open_audio(path, target_rate=RATE)
-    with pytest.raises(ValueError, match=r"a\.wav has a NaN or infinite sample.*sample 1\)"):
+    with pytest.raises(ValueError, match=r"a\.wav .*NaN .*sample 1\)"):
         source.read()
 
 
@@ -535,7 +535,7 @@ def test_files_that_are_cut_off_are_refused_after_what_is_left(
 def test_caf_that_is_cut_off_is_refused():
     data = encoded("CAF")
     assert read(data, 48000).shape == (2, 50_000)
-    with pytest.raises(ValueError, match="cut off: its header promises 200,004 bytes of samples"):
+    with pytest.raises(ValueError, match=r"200,004 .*199,004"):
         read(data[:-1000], 48000)
     with pytest.raises(ValueError, match="malformed"):
         read(data[:-10_000], 48000)
@@ -602,7 +602,7 @@ def test_odd_files_are_whole(channels):
         encoded("OGG", "VORBIS", channels) + bytes(100),
     ):
         assert read(data, 48000).shape == (channels, 50_000)
-    with pytest.raises(ValueError, match="cut off: its header promises 50,000 samples"):
+    with pytest.raises(ValueError, match="50,000 "):
         read((tag + mp3)[: len(mp3) // 2], 48000)
 
 

@@ -217,7 +217,7 @@ def test_config_and_weights_make_the_same_model(folders, name):
         assert torch.equal(again.decoder(z), model.decoder(z))
     del config["sampling_rate"]
     config["bogus"] = 1
-    with pytest.raises(ValueError, match=r"lacks \['sampling_rate'\], does not know \['bogus'\]"):
+    with pytest.raises(ValueError, match=r"\['sampling_rate'\].*\['bogus'\]"):
         build_autoencoder(config)
 
 
@@ -291,7 +291,7 @@ def test_loads_a_pipeline_and_hub_repositories_from_the_cache(folders, tmp_path)
     expected = load_autoencoder(folders / "encodec").state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in codec.state_dict().items())
     assert isinstance(load_autoencoder("someone/pipeline", **options), OobleckAutoencoder)
-    with pytest.raises(FileNotFoundError, match="Cannot load someone/absent"):
+    with pytest.raises(FileNotFoundError, match="someone/absent"):
         load_autoencoder("someone/absent", **options)
 
 
@@ -303,9 +303,9 @@ def test_half_precision_checkpoints_become_float32(folders, tmp_path):
 
 
 def test_refuses_what_it_cannot_load(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"No such checkpoint folder: .*nowhere"):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
         load_autoencoder(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"neither config.json nor vae/config.json"):
+    with pytest.raises(FileNotFoundError, match=r"vae/config\.json"):
         load_autoencoder(tmp_path)
     path = tmp_path / "config.json"
     for text, message in (
@@ -320,7 +320,7 @@ def test_refuses_what_it_cannot_load(tmp_path):
         with pytest.raises(ValueError, match=message):
             load_autoencoder(tmp_path)
     path.write_text('{"model_type": "dac"}')
-    with pytest.raises(FileNotFoundError, match="Cannot load"):
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
         load_autoencoder(tmp_path)
 
 
@@ -337,16 +337,16 @@ def test_refuses_checkpoints_that_lack_weights(folders, tmp_path, name, file, ke
     del weights[key]
     save_file(weights, tmp_path / file, metadata={"format": "pt"})
     (tmp_path / "config.json").write_bytes((folders / name / "config.json").read_bytes())
-    with pytest.raises(ValueError, match=f"lacks weights: {key}"):
+    with pytest.raises(ValueError, match=key):
         load_autoencoder(tmp_path)
 
 
 def test_refuses_networks_that_do_not_fit(folders):
     small = {"encoder_hidden_size": 2, "decoder_hidden_size": 8, "n_codebooks": 1}
-    with pytest.raises(ValueError, match="strides are not supported"):
+    with pytest.raises(ValueError, match=r"2 samples .*2 frames"):
         DacAutoencoder(DacModel(DacConfig(downsampling_ratios=[2, 1], **small)))
     config = load_autoencoder(folders / "oobleck").to_config()
-    with pytest.raises(ValueError, match="encoder_hidden_size=6 is not twice"):
+    with pytest.raises(ValueError, match=r"encoder_hidden_size=6 .*decoder_input_channels=4"):
         OobleckAutoencoder.from_config({**config, "encoder_hidden_size": 6})
 
 

@@ -214,9 +214,9 @@ def test_config_round_trip_and_refusals():
     again.load_state_dict(model.state_dict())
     x = signal(500)
     assert torch.equal(again.eval().encoder(x), model.encoder(x))
-    with pytest.raises(ValueError, match="latent_dim must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"latent_dim .* 0"):
         make(latent_dim=0)
-    with pytest.raises(ValueError, match="kernel_size must be odd, got 4"):
+    with pytest.raises(ValueError, match=r"kernel_size .* 4"):
         make(kernel_size=4)
     with pytest.raises(ValueError, match="bogus"):
         build_autoencoder({"kind": "lapped", **model.to_config(), "bogus": 1})

@@ -96,12 +96,12 @@ def test_short_form_of_a_quantizer():
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("vq", "known: rvq"),
+        ("vq", "'vq'.* rvq"),
         ("rvq:beam=4", "beam_width"),
         ("rvq:beam_width", "KIND:OPTION=VALUE"),
         ("rvq:beam_width=1,beam_width=2", "twice"),
         ("rvq:per_rate=maybe", "per_rate"),
-        ("rvq:dim=3", "no option 'dim'"),
+        ("rvq:dim=3", "'dim'"),
     ],
 )
 def test_bad_specifications_are_explained(text, part):
@@ -125,7 +125,7 @@ def test_files_of_quantizers(tmp_path):
         "rvq", "beam", "rvq:standardization=whiten", "rvq:beam_width=3",
     ]  # fmt: skip
     assert found[1].options == {"beam_width": 2}
-    with pytest.raises(ValueError, match="called 'rvq'"):
+    with pytest.raises(ValueError, match="'rvq'"):
         read_specs([str(as_json), "rvq"])
     with pytest.raises(FileNotFoundError, match=r"none\.toml"):
         read_specs(["none.toml"])
@@ -143,7 +143,7 @@ def test_codebooks_fill_each_rate():
     # Numbers that the options fix stay.
     assert parse_spec("rvq:num_codebooks=2").plan(DIM, [13, 4], 16) == {2: [2, 1]}
     assert parse_spec("rvq:codebook_size=4").plan(DIM, [13], 16) == {6: [6]}
-    with pytest.raises(ValueError, match=r"needs 4\.00 bits"):
+    with pytest.raises(ValueError, match=r"\b4\.00 bits"):
         spec.plan(DIM, [3.9], 16)
     assert codebooks_within((16, 4, 16), 6) == 2
 
@@ -349,9 +349,9 @@ def test_finetuned_decoders_are_measured_on_the_same_codes(model, audio, tmp_pat
 def test_what_cannot_be_compared_is_refused_first(model, audio, tmp_path):
     with pytest.raises(ValueError, match="Nothing to compare"):
         run(model, audio, tmp_path / "x", specs=[])
-    with pytest.raises(ValueError, match="called 'rvq'"):
+    with pytest.raises(ValueError, match="'rvq'"):
         run(model, audio, tmp_path / "x", specs=["rvq"], also=[Competitor("rvq", model)])
-    with pytest.raises(ValueError, match=r"needs 4\.00 bits"):
+    with pytest.raises(ValueError, match=r"\b4\.00 bits"):
         run(model, audio, tmp_path / "x", config=CompareConfig((100,), ENTRIES, FIT))
     other = LatentTokenizer.from_pretrained(model)
     other.config.autoencoder = {**other.config.autoencoder, "sampling_rate": 2 * RATE}

@@ -57,7 +57,7 @@ def test_what_has_no_utterance_is_left_out(name):
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match=r"Unknown metrics \['mos'\]"):
+    with pytest.raises(ValueError, match="'mos'"):
         PerceptualMetrics(["mos"])
     with pytest.raises(ValueError, match="shape"):
         PerceptualMetrics([])(tone(1.0), tone(2.0), 8000, "x")

@@ -115,13 +115,13 @@ def test_refusals(tmp_path):
     with pytest.raises(FileNotFoundError, match="latok export-onnx"):
         OnnxTokenizer(tmp_path)
     (tmp_path / "onnx.json").write_text(json.dumps({"format": 99}))
-    with pytest.raises(ValueError, match="format 99"):
+    with pytest.raises(ValueError, match=r"\b99\b"):
         OnnxTokenizer(tmp_path)
     other = make_tokenizer()
     quantizer = ProductQuantizer(DIM, 2, 4)
     quantizer.fitted.fill_(True)
     other.set_quantizer(quantizer)
-    with pytest.raises(ValueError, match=r"'pq'; only residual ones"):
+    with pytest.raises(ValueError, match="'pq'"):
         export_onnx(other, tmp_path / "no")
     assert not (tmp_path / "no").exists()
 
@@ -130,11 +130,11 @@ def test_refusals(tmp_path):
 def test_bad_input_to_the_runner(runner):
     for call, message in (
         (lambda: runner.encode_codes(np.zeros(5, np.float32), sampling_rate=1), "resample"),
-        (lambda: runner.encode_codes(np.zeros(0, np.float32)), "expected finite floats"),
+        (lambda: runner.encode_codes(np.zeros(0, np.float32)), "finite"),
         (lambda: runner.encode_codes(np.zeros(5, np.int16)), "int16"),
         (lambda: runner.encode_codes(np.ones(5, np.float32), n_codebooks=9), "n_codebooks=9"),
         (lambda: runner.encode_codes(np.ones(5, np.float32), gain=0.0), "positive"),
-        (lambda: runner.decode_codes({"codes": np.full((3, 2), 99)}), "not of these codebooks"),
+        (lambda: runner.decode_codes({"codes": np.full((3, 2), 99)}), "codebooks"),
         (lambda: runner.decode_latents({"latents": np.zeros((3, DIM))}, decoder="x"), "'x'"),
     ):
         with pytest.raises(ValueError, match=message):

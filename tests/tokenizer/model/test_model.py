@@ -268,7 +268,7 @@ def test_what_is_not_the_checkpoints_fault_is_reported_as_it_is(
 def test_newer_formats_are_refused(tokenizer):
     config = deepcopy(tokenizer.config)
     config.format_version = 99
-    with pytest.raises(ValueError, match=r"99.*Update"):
+    with pytest.raises(ValueError, match=r"\b99\b"):
         LatentTokenizer(config)
 
 
@@ -291,20 +291,17 @@ def test_unfitted_models_say_what_is_missing():
     [
         (lambda t: t.encode(torch.zeros(1, 2, 100)), r"\(1, 2, 100\).*\[B, 1, N\]"),
         (lambda t: t.encode(torch.full((1, 1, 100), torch.nan)), "NaN"),
-        (lambda t: t.encode(torch.zeros(1, 1, 0)), "without samples"),
-        (
-            lambda t: t.encode(torch.ones(1, 1, 9), torch.zeros(1, 9, dtype=torch.bool)),
-            "without samples",
-        ),
+        (lambda t: t.encode(torch.zeros(1, 1, 0)), "samples"),
+        (lambda t: t.encode(torch.ones(1, 1, 9), torch.zeros(1, 9, dtype=torch.bool)), "samples"),
         (lambda t: t.quantize(torch.zeros(1, 9, 5)), r"\(1, 9, 5\)"),
-        (lambda t: t.quantize(torch.zeros(1, DIM, 5), 5), r"n_codebooks=5 is not in 1\.\.4"),
+        (lambda t: t.quantize(torch.zeros(1, DIM, 5), 5), r"n_codebooks=5 .*4"),
         (lambda t: t.quantize(torch.zeros(1, DIM, 5), 0), r"n_codebooks=0"),
         (lambda t: t.dequantize(torch.zeros(1, 5, 5, dtype=torch.int64)), r"n_codebooks=5"),
         (lambda t: t.dequantize(torch.full((1, 2, 5), 16)), "16"),
         (lambda t: t.dequantize(torch.full((1, 2, 5), -1)), "-1"),
         (lambda t: t.decode(torch.full((1, DIM, 5), torch.inf), decoder="continuous"), "infinite"),
         (lambda t: t.decode(torch.zeros(1, 7, 5), decoder="continuous"), r"\(1, 7, 5\)"),
-        (lambda t: t.resolve_codebooks(2, 800), "not both"),
+        (lambda t: t.resolve_codebooks(2, 800), "both"),
     ],
 )
 def test_bad_tensors_are_refused(tokenizer, call, message):

@@ -66,9 +66,9 @@ def test_nan_and_infinity_are_refused_wherever_they_are(tokenizer, bad, place):
     wave = np.zeros(BLOCK_LENGTH + 2, dtype=np.float32)
     wave[place] = bad
     for encode in (tokenizer.encode_codes, tokenizer.encode_latents):
-        with pytest.raises(ValueError, match="NaN or infinite sample at"):
+        with pytest.raises(ValueError, match="NaN"):
             encode(wave, sampling_rate=RATE)
-    with pytest.raises(REFUSED, match="NaN or infinite"):
+    with pytest.raises(REFUSED, match="NaN"):
         tokenizer.encode(torch.from_numpy(wave)[None, None])
 
 
@@ -161,5 +161,5 @@ def test_a_model_with_weights_that_are_not_finite_is_refused(tmp_path):
     with torch.no_grad():
         broken.autoencoder.decoder.head.bias[3] = float("nan")
     broken.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"NaN or infinity, in autoencoder\.decoder\.head\.bias"):
+    with pytest.raises(ValueError, match=r"autoencoder\.decoder\.head\.bias"):
         LatentTokenizer.from_pretrained(tmp_path)

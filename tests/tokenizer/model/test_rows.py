@@ -168,10 +168,10 @@ def test_silence_stays_silent(tokenizer):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"num_samples": 3}, "no 'codes'"),
+        ({"num_samples": 3}, "'codes'"),
         ({"codes": np.zeros((2, 3, 4), int)}, r"\(2, 3, 4\)"),
-        ({"codes": np.zeros((3, 2), int), "num_samples": 99_999}, "99999.*cover 160"),
-        ({"codes": np.zeros((3, 2), int), "num_channels": 2}, "3 frames.*2 channel groups"),
+        ({"codes": np.zeros((3, 2), int), "num_samples": 99_999}, "99999.*160"),
+        ({"codes": np.zeros((3, 2), int), "num_channels": 2}, r"\b3 frames.*\b2\b"),
         ({"codes": np.zeros((0, 2), int)}, "0 frames"),
         ({"codes": np.full((3, 2), 99)}, "99"),
     ],

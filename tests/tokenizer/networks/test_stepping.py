@@ -197,8 +197,8 @@ def test_bad_chunks_are_refused():
     stream = tokenizer.stream_encoder()
     assert stream.gain.tolist() == [np.float32(tokenizer.default_gain)]
     for chunk, message in (
-        (np.zeros((2, 5), np.float32), r"\[2, 5\]; expected \[1, n\]"),
-        (np.zeros(5, np.int16), "int16; expected floats"),
+        (np.zeros((2, 5), np.float32), r"\[2, 5\].*\[1, n\]"),
+        (np.zeros(5, np.int16), "int16"),
         (np.array([0.0, np.nan]), "NaN"),
     ):
         with pytest.raises(REFUSED, match=message):
@@ -215,12 +215,12 @@ def test_bad_chunks_are_refused():
     decoder = tokenizer.stream_decoder()
     with pytest.raises(ValueError, match="no frames"):
         decoder.finish()
-    with pytest.raises(ValueError, match=r"expected \[1, t, n\]"):
+    with pytest.raises(ValueError, match=r"\[1, t, n\]"):
         decoder.push(np.zeros((2, 3, 4), np.int64))
-    with pytest.raises(ValueError, match="codes, which are integers"):
+    with pytest.raises(ValueError, match="integers"):
         decoder.push(np.zeros((1, 3, 4), np.float32))
     decoder.push(np.zeros((1, 3, 2), np.int64))
-    with pytest.raises(ValueError, match=r"expected \[1, t, 2\]"):
+    with pytest.raises(ValueError, match=r"\[1, t, 2\]"):
         decoder.push(np.zeros((1, 3, 4), np.int64))
 
 
@@ -229,5 +229,5 @@ def test_the_field_is_in_the_configuration_only_where_it_is_used():
     assert "envelope_dim" not in models("0").config.autoencoder
     assert models("1").config.autoencoder["lookahead"] == 1
     assert models("1").config.autoencoder["envelope_dim"] == 3
-    with pytest.raises(ValueError, match="lookahead must be at least 0, got -1"):
+    with pytest.raises(ValueError, match=r"lookahead .*-1"):
         LappedConfig(8000, 20, 6, 12, 2, 12, 2, lookahead=-1)

@@ -137,11 +137,11 @@ def test_levels_multiply_to_the_codebook_size():
 def test_refusals(quantizer):
     with pytest.raises(RuntimeError, match="not fitted"):
         make(quantizer.kind).encode(latents(3))
-    with pytest.raises(ValueError, match="13 dimensions of 12"):
+    with pytest.raises(ValueError, match=r"\b13\b.*\b12\b"):
         FactorizedQuantizer(DIM, COUNT, 32, codebook_dim=13)
     with pytest.raises(ValueError, match="at least 2"):
         ProjectedScalarQuantizer(DIM, COUNT, [4, 1])
-    with pytest.raises(ValueError, match="0 to 31"):
+    with pytest.raises(ValueError, match=r"\b31\b"):
         quantizer.decode(torch.full((2, 1), 32))
     with pytest.raises(REFUSED):
         quantizer.encode(latents(3)[:, :4])

@@ -263,9 +263,9 @@ def test_sampling_takes_one_pass_over_an_honest_source():
     source = _Counting(100_000, 100_000)
     assert sample_frames(source, 10, _generator()).shape == (10, 2)
     assert source.passes == 1
-    with pytest.raises(ValueError, match="announced 90 frames and yielded 100"):
+    with pytest.raises(ValueError, match=r"\b90\b.*\b100\b"):
         sample_frames(_Counting(90, 100), 10, _generator())
-    with pytest.raises(ValueError, match="announced 110 frames and yielded 100"):
+    with pytest.raises(ValueError, match=r"\b110\b.*\b100\b"):
         sample_frames(_Counting(110, 100), 10, _generator())
 
 

@@ -113,5 +113,5 @@ def test_the_rotation_is_faiss_own():
 
 
 def test_more_codebooks_than_channels_are_refused():
-    with pytest.raises(ValueError, match="13 codebooks cannot share 12 channels"):
+    with pytest.raises(ValueError, match=r"\b13\b.*\b12\b"):
         ProductQuantizer(DIM, 13, SIZE)

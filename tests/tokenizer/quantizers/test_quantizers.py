@@ -185,9 +185,9 @@ def test_without_faiss_only_fitting_fails(kind, monkeypatch):
 @pytest.mark.parametrize("kind", BY_FAISS)
 def test_faiss_wants_powers_of_two_and_enough_latents(kind):
     config = {"kind": kind, "dim": DIM, "num_codebooks": 2}
-    with pytest.raises(ValueError, match=r"codebook_size is 12; .*power of two"):
+    with pytest.raises(ValueError, match=r"codebook_size\D+12\b"):
         build_quantizer({**config, "codebook_size": 12})
-    with pytest.raises(ValueError, match=r"15 latents .*16 entries"):
+    with pytest.raises(ValueError, match=r"\b15\b.*\b16\b"):
         _fit(kind, _latents(15))
 
 
@@ -209,7 +209,7 @@ def test_bad_input_is_refused(fitted):
     unfitted = build_quantizer({"kind": fitted.kind, **fitted.to_config()})
     with pytest.raises(RuntimeError, match="not fitted"):
         unfitted.encode(x)
-    with pytest.raises(ValueError, match="7 dimensions, not 8"):
+    with pytest.raises(ValueError, match=r"\b7\b.*\b8\b"):
         unfitted.fit(TensorSource(x[:, :7]), generator=_generator())
     with pytest.raises(ValueError, match="finite"):
         unfitted.fit(TensorSource(torch.full((100, DIM), torch.inf)), generator=_generator())

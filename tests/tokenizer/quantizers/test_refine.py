@@ -90,7 +90,7 @@ def test_refinements_lower_held_out_error_at_all_rates(mode):
 
 def test_refinements_that_cannot_be_are_refused():
     for mode in ("channel", "whiten"):
-        with pytest.raises(ValueError, match=f"{mode}.*metric of its own"):
+        with pytest.raises(ValueError, match=mode):
             ResidualVectorQuantizer(4, 2, 4, mode, refinements=1)
     with pytest.raises(ValueError, match="refinements is -1"):
         ResidualVectorQuantizer(4, 2, 4, refinements=-1)

@@ -149,7 +149,7 @@ def test_errors_name_the_fault():
         Standardizer(6, "none").fit(x / 0)
     with pytest.raises(ValueError, match="none was given"):
         Standardizer(6, "decoder").fit(x)
-    with pytest.raises(ValueError, match="mode is 'channel'"):
+    with pytest.raises(ValueError, match="'channel'"):
         Standardizer(6, "channel").fit(x, _metric())
     with pytest.raises(ValueError, match=r"\[6, 6\]"):
         Standardizer(6, "decoder").fit(x, _metric(5))

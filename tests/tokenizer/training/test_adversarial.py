@@ -89,7 +89,7 @@ def test_channels_are_judged_one_by_one():
 
 
 def test_short_crops_are_refused():
-    with pytest.raises(ValueError, match="at least 1025 samples, got 1000"):
+    with pytest.raises(ValueError, match=r"\b1025\b.*\b1000\b"):
         Discriminators(channels=2)(torch.zeros(1, 1, 1000))
 
 

@@ -329,11 +329,11 @@ def test_refusals(monkeypatch):
         BottleneckConfig(codebook_dropout=1.5)
     with pytest.raises(ValueError, match="dead_share"):
         BottleneckConfig(dead_share=2.0)
-    with pytest.raises(ValueError, match=r"0 to 0\.4, what codebook_dropout leaves"):
+    with pytest.raises(ValueError, match=r"0\.4\b.*codebook_dropout"):
         BottleneckConfig(codebook_dropout=0.6, exact_share=0.5)
-    with pytest.raises(ValueError, match='must be below 1 for "factorized"'):
+    with pytest.raises(ValueError, match="factorized"):
         make("factorized", replace(CONFIG, codebook_decay=1.0))
-    with pytest.raises(ValueError, match="known: rvq, factorized, rfsq"):
+    with pytest.raises(ValueError, match="rvq, factorized, rfsq"):
         make_quantizer("vq", DIM, CONFIG)
     with pytest.raises(ValueError, match="power of two"):
         make_quantizer("rfsq", DIM, BottleneckConfig(codebook_size=1000))

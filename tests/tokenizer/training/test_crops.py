@@ -85,7 +85,7 @@ def test_dataset_clips_equal_files(folder, tmp_path):
         np.testing.assert_array_equal(a.read(100, 500), b.read(100, 500))
     no_audio = datasets.Dataset.from_dict({"text": ["x"]})
     no_audio.save_to_disk(tmp_path / "text")
-    with pytest.raises(ValueError, match="no column 'audio'"):
+    with pytest.raises(ValueError, match="'audio'"):
         scan(tmp_path / "text")
 
 
@@ -117,7 +117,7 @@ def test_split_is_even_and_complete(folder):
     train, held_out = split_clips(clips, 2)
     assert sorted(c.name for c in train + held_out) == sorted(c.name for c in clips)
     assert len(held_out) == 2
-    with pytest.raises(ValueError, match="hold out 4 of 4"):
+    with pytest.raises(ValueError, match=r"\b4 of 4\b"):
         split_clips(clips, 4)
 
 

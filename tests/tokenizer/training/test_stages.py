@@ -149,7 +149,7 @@ def test_a_run_is_continued_on_its_own_audio_and_model_only(audio, tmp_path):
         ("start", {"audio": audio, "shift": 1.0}),
         ("items_per_step", {"audio": audio, "loop": replace(LOOP, batch_size=3)}),
     ):
-        with pytest.raises(ValueError, match=f"was trained with .*'{refused}'"):
+        with pytest.raises(ValueError, match=f"'{refused}'"):
             train(out=tmp_path / "run", **{"pretrained": True, **options})
 
     tokenizer = make_tokenizer()
@@ -346,7 +346,7 @@ def test_refusals(audio, tmp_path):
     with pytest.raises(ValueError, match="mel_scales_per_step"):
         ReconstructionConfig(mel_scales_per_step=9)
     for overlap in (0, 33):
-        with pytest.raises(ValueError, match=f"mel_overlap must be 1 to 32, got {overlap}"):
+        with pytest.raises(ValueError, match=rf"mel_overlap .*\b{overlap}\b"):
             ReconstructionConfig(mel_overlap=overlap)
     with pytest.raises(ValueError, match="max_frames"):
         FitConfig(max_frames=0)

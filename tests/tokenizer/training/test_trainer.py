@@ -103,7 +103,7 @@ def test_batches_without_finite_gradient_are_skipped(tmp_path):
     good = toy_train(tmp_path / "a", replace(CONFIG, steps=6), ToyTask(nan_at=(2, 3)))
     assert torch.isfinite(good.weight).all()
     assert [x["train/skipped"] for x in read_log(tmp_path / "a") if "train/skipped" in x] == [0, 2]
-    with pytest.raises(RuntimeError, match="20 batches in a row"):
+    with pytest.raises(RuntimeError, match=r"\b20\b"):
         toy_train(tmp_path / "b", replace(CONFIG, steps=40), ToyTask(nan_at=range(5, 40)))
 
 
@@ -182,7 +182,7 @@ def test_a_run_is_continued_with_more_steps(tmp_path, monkeypatch):
         toy_train(tmp_path / "c", replace(config, steps=4, checkpoint_every=2))
     monkeypatch.undo()
     assert torch.equal(toy_train(tmp_path / "c", replace(config, steps=9)).weight, whole.weight)
-    with pytest.raises(ValueError, match=r"9 steps already, more than the 8"):
+    with pytest.raises(ValueError, match=r"\b9 steps.*\b8\b"):
         toy_train(tmp_path / "b", replace(config, steps=8))
 
 
@@ -232,7 +232,7 @@ def test_bad_settings_are_refused(name, value):
 
 def test_processes_that_would_train_alone_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RuntimeError, match=r"2 processes were started.*accelerate launch --cpu"):
+    with pytest.raises(RuntimeError, match=r"\b2 processes.*accelerate launch --cpu"):
         Trainer(ToyTask(), CONFIG, tmp_path / "run", description={}, progress=False)
     assert not (tmp_path / "run").exists()
 

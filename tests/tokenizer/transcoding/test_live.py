@@ -88,10 +88,10 @@ def test_raw_samples_and_what_follows_the_data():
 
 def test_bad_streams_are_refused(tokenizer, tmp_path):
     for data, message in (
-        (b"", "ends within its WAV header"),
-        (b"fLaC" + bytes(40), "not as a WAV file does"),
-        (wav(tone(0.01), "PCM_U8"), "8 bits cannot be read"),
-        (wav(tone(1.0), "PCM_16")[:-10], "ends 10 bytes before its WAV header says"),
+        (b"", "WAV"),
+        (b"fLaC" + bytes(40), "WAV"),
+        (wav(tone(0.01), "PCM_U8"), "8 bits"),
+        (wav(tone(1.0), "PCM_16")[:-10], r"\b10 bytes"),
     ):
         with pytest.raises(ValueError, match=message):
             encode_live(tokenizer, Pipe(data), tmp_path / "a.ltk", gain=GAIN)

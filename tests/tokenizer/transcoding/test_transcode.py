@@ -48,7 +48,7 @@ def test_fewer_codebooks_and_another_decoder(tokenizer, tmp_path):
     out, _ = soundfile.read(tmp_path / "a.wav", dtype="float32", always_2d=True)
     prefix = row | {"codes": row["codes"][:, :2]}
     np.testing.assert_array_equal(out.T, tokenizer.decode_codes(prefix, decoder="continuous"))
-    with pytest.raises(ValueError, match=rf"n_codebooks=9 is not in 1\.\.{CODEBOOKS}"):
+    with pytest.raises(ValueError, match=rf"n_codebooks=9 .*{CODEBOOKS}"):
         decode_file(tokenizer, tmp_path / "a.ltk", tmp_path / "b.wav", n_codebooks=9)
     assert not (tmp_path / "b.wav").exists()
 
