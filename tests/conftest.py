@@ -26,6 +26,10 @@ SLOW_PLACES = (
     "tests/datasets_scripts/preparation/test_prepare_processes.py",
     "tests/datasets_scripts/preparation/test_resuming.py",
     "tests/tokenizer/evaluation/test_perceptual.py",
+    "tests/tokenizer/evaluation/test_report.py",
+    "tests/tokenizer/autoencoders/test_detail.py::test_the_command_line_adds_fits_and_finetunes",
+    "tests/tokenizer/autoencoders/test_detail.py::test_exact_latents_carry_more",
+    "tests/tokenizer/autoencoders/test_detail.py::test_a_diffusion_model_makes_coded_latents_or_all",
 )
 
 

@@ -234,6 +234,7 @@ def run(family, folder, out, config=TINY, **options):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.slow
 def test_resuming_equals_never_having_stopped(folder, tmp_path, family, monkeypatch):
     whole = run(family, folder, tmp_path / "a")
     kind = type(whole)

@@ -114,6 +114,7 @@ def test_beam_width_of_the_search(beam_tokenizer, tokenizer, model, folder, tmp_
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_module_and_console_script_run(model):
     done = subprocess.run(
         [sys.executable, "-m", "tokenizer", "info", model],

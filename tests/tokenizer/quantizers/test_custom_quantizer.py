@@ -67,6 +67,7 @@ def test_the_example_is_short():
     assert len(EXAMPLE.read_text().splitlines()) <= 60
 
 
+@pytest.mark.slow
 def test_the_example_runs_from_class_to_decoded_audio(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / "model")
     command = [sys.executable, EXAMPLE, tmp_path / "out", tmp_path / "model"]
