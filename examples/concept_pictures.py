@@ -218,6 +218,30 @@ WALK_TRAIN = (
     ],
 )
 
+ROUTES = ("array", "file", "batch", "stream")
+# Four ways in, one grid, one shape of products; and what of a tile is used.
+EXACTNESS = (
+    900,
+    300,
+    [
+        *(box(20, 15 + 38 * i, 100, name, PALE, 30) for i, name in enumerate(ROUTES)),
+        *(arrow((120, 30 + 38 * i), (178, 76 + 7 * i)) for i in range(len(ROUTES))),
+        box(180, 52, 190, "tiles or steps on a grid\nfrom sample 0 on", BLUE, 70),
+        arrow((370, 87), (418, 87)),
+        box(420, 52, 200, "products of one shape,\none row at a time", BLUE, 70),
+        arrow((620, 87), (718, 87)),
+        cells(730, 67, ORANGE),
+        note(770, 130, "latents, codes, samples: equal bits"),
+        note(60, 231, "a tile"),
+        box(120, 206, 160, "context", PALE),
+        box(282, 206, 336, "the tile's frames", BLUE),
+        box(620, 206, 160, "context", PALE),
+        note(200, 268, "input only"),
+        note(450, 268, "input, and the only output that is used"),
+        note(700, 268, "input only"),
+    ],
+)
+
 
 DIAGRAMS = {
     "pipeline": PIPELINE,
@@ -225,6 +249,7 @@ DIAGRAMS = {
     "rooms": (980, 385, rooms()),
     "walk-encode": WALK_ENCODE,
     "walk-train": WALK_TRAIN,
+    "exactness": EXACTNESS,
 }
 
 

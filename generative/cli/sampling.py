@@ -20,7 +20,7 @@ def register(commands: Any) -> None:
         "run_folders", metavar="RUN", nargs="+", type=Path, help="folder of a finished run"
     )
     add_tokenizer(p, "the run's")
-    p.add_argument("--host", default="127.0.0.1", help="address; default: this machine alone")
+    p.add_argument("--host", default="127.0.0.1", help="address; default: only this machine")
     p.add_argument("--port", type=int, help="port to serve at; default: the first free from 7860")
     p.add_argument("--browser", action="store_true", help="open the page in the browser")
     add_device(p)

@@ -178,18 +178,20 @@ def register(commands: Any, command: str | None) -> None:  # noqa: ARG001
     """Adds the commands' parsers; none of their options needs torch."""
     p = add_command(commands, "demo", _demo, "hear a file at every rate")
     p.add_argument("audio", nargs="?", help="audio file; default: the example clip")
-    p.add_argument("--out", type=Path, default=Path("latok-demo"), help="default: latok-demo")
+    text = "folder to write; default: latok-demo"
+    p.add_argument("--out", type=Path, default=Path("latok-demo"), help=text)
     add_model(p)
 
     p = add_command(commands, "encode", _encode, "audio file to code file")
     p.add_argument("audio", help="audio file; - for standard input")
-    p.add_argument("out", nargs="?", help="default: the same name with .ltk; - for standard output")
+    text = "code file to write; default: the same name with .ltk; - for standard output"
+    p.add_argument("out", nargs="?", help=text)
     p.add_argument("--downmix", action="store_true", help="average the channels into one")
     text = "level (root mean square) that the audio is divided by; default: its own. With it, "
     add_option(p, "--gain", text + "standard input is encoded as it comes", type=float)
     text = "live input without WAV header, e.g. 44100:2:s16le (or s24le, s32le, f32le)"
     p.add_argument("--raw", metavar="RATE[:CHANNELS[:ENCODING]]", help=text)
-    text = "live: frames that are passed on together; default: 25"
+    text = "live: frames that are written together; default: 25"
     add_option(p, "--chunk-frames", text, type=int)
     add_rate(p)
     add_search(p)
@@ -197,10 +199,12 @@ def register(commands: Any, command: str | None) -> None:  # noqa: ARG001
 
     p = add_command(commands, "decode", _decode, "code file to audio file")
     p.add_argument("codes", help=".ltk file; - for standard input, decoded as it comes")
-    text = "default: the same name with .wav, if there is none yet; - for WAV on standard output"
+    text = "audio file to write; default: the same name with .wav; - for standard output"
     p.add_argument("out", nargs="?", help=text)
-    add_option(p, "--codebooks", "use only the first ones; default: all in the file", type=int)
-    text = "default: finetuned if there is one"
+    add_option(
+        p, "--codebooks", "decode only the first N codebooks; default: all in the file", type=int
+    )
+    text = "decoder to use; default: finetuned if there is one"
     p.add_argument("--decoder", choices=("continuous", "finetuned"), help=text)
     add_model(p)
 
@@ -209,7 +213,7 @@ def register(commands: Any, command: str | None) -> None:  # noqa: ARG001
     p.add_argument("what", nargs="?", help=text)
 
     p = add_command(commands, "export", _export, "a tokenizer with weights in half precision")
-    p.add_argument("model", help="tokenizer")
+    p.add_argument("model", help="tokenizer folder or hub id")
     p.add_argument("out", type=Path, help="folder to write")
 
     p = add_command(
@@ -217,5 +221,6 @@ def register(commands: Any, command: str | None) -> None:  # noqa: ARG001
     )
     p.add_argument("model", nargs="?", help="tokenizer; default: the bundled one")
     p.add_argument("--out", type=Path, required=True, help="folder to write")
-    p.add_argument("--codebooks", type=int, help="of the exported search; default: all")
-    p.add_argument("--beam-width", type=int, help="of the exported search; default: the model's")
+    p.add_argument("--codebooks", type=int, help="codebooks to export; default: all")
+    text = "hypotheses that the exported search keeps; default: the model's"
+    p.add_argument("--beam-width", type=int, help=text)

@@ -20,9 +20,9 @@ from tokenizer.errors import ExistingFileError
 
 # The fields of `CropTrainingConfig` that a comparison offers; its seed is that of the comparison.
 _LOOP_OPTIONS = {
-    "batch_size": "crops of a step",
-    "crop_seconds": "length of a crop",
-    "learning_rate": "at its peak",
+    "batch_size": "crops per step",
+    "crop_seconds": "length of a crop in seconds",
+    "learning_rate": "peak of the learning rate",
     "warmup_steps": "steps in which the learning rate rises",
     "mixed_precision": "no, fp16 or bf16",
     "num_workers": "processes that read audio",
@@ -135,7 +135,7 @@ def register(commands: Any, command: str | None) -> None:
     )
     text = "measure PESQ and STOI only where the path matches, e.g. '*speech*'; default: all"
     p.add_argument("--speech-clips", default="*", metavar="PATTERN", help=text)
-    p.add_argument("--json", type=Path, metavar="FILE", help="also write all figures of each clip")
+    p.add_argument("--json", type=Path, metavar="FILE", help="file for the figures of each clip")
     add_search(p)
     add_model(p)
 
@@ -172,7 +172,7 @@ def register(commands: Any, command: str | None) -> None:
         from tokenizer.training.config import CropTrainingConfig
         from tokenizer.training.quantizer import FitConfig
 
-        add_fields(p, FitConfig)
+        add_fields(p, FitConfig, title="latents")
         group = p.add_argument_group("finetuning, with --finetune")
         defaults = CropTrainingConfig(steps=1, learning_rate=4e-4)
         for name, text in _LOOP_OPTIONS.items():
@@ -195,7 +195,7 @@ def register(commands: Any, command: str | None) -> None:
     text = "rate of all tables but the first, in kbit/s and channel"
     add_option(p, "--focus", text, 16, type=float, metavar="KBPS")
     add_option(p, "--seconds", "cut longer clips to this length in seconds", 10, type=float)
-    add_option(p, "--title", "of the page", "Latent Tokenizer: listening page")
+    add_option(p, "--title", "title of the page", "Latent Tokenizer: listening page")
     add_model(p)
 
 

@@ -105,4 +105,8 @@ def add_rate(parser: argparse.ArgumentParser) -> None:
     """Adds ``--codebooks`` and ``--bitrate``, of which one may be given."""
     rate = parser.add_mutually_exclusive_group()
     rate.add_argument("--codebooks", type=int, help="number of codebooks; default: all")
-    rate.add_argument("--bitrate", type=float, help="kbit/s and channel, instead of --codebooks")
+    rate.add_argument(
+        "--bitrate",
+        type=float,
+        help="kbit/s and channel, instead of --codebooks; default: all codebooks",
+    )

@@ -33,7 +33,7 @@ class FitConfig:
             clips.
         sensitivity_batches: Segments over which the decoder's sensitivity is averaged, for the
             "decoder" mode.
-        seed: Of everything random.
+        seed: Seed of everything random.
     """
 
     segment_seconds: float = 10.0
