@@ -6,7 +6,9 @@ import argparse
 import inspect
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Collection
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar
@@ -23,8 +25,14 @@ def run_command(name: str, command: Callable[[], int | None]) -> int:
 
     That is 0 or the command's own code; 2 after a `UserError` or an error of the operating system,
     which are printed as one line, or raised with ``LATOK_DEBUG=1`` in the environment; 130 when
-    interrupted. Any other error is a bug and is raised.
+    interrupted. Any other error is a bug and is raised. SIGTERM and SIGHUP end it by SystemExit, so
+    that no partial files are left.
     """
+    if threading.current_thread() is threading.main_thread():
+        for name_of_signal in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name_of_signal, None)  # Windows has no SIGHUP.
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, _terminate)
     try:
         code = command()
         sys.stdout.flush()  # A closed pipe is reported here rather than at exit.
@@ -43,6 +51,11 @@ def run_command(name: str, command: Callable[[], int | None]) -> int:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
     return code or 0
+
+
+def _terminate(number: int, _: Any) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 def add_fields(

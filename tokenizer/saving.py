@@ -1,11 +1,13 @@
 """How files are written: under a temporary name beside the final one, which they get when whole.
 
 Nobody ever sees half a file, an error leaves what was there before, and the content is on the disk
-(``fsync``) before the name is. A process that is killed leaves a hidden ``.NAME.*.partial``.
+(``fsync``) before the name is. A process that is killed leaves a hidden ``.NAME.partial``, which
+the next one that writes NAME removes.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -13,24 +15,28 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
+from tokenizer.errors import ExistingFileError, FileError, InputError, MissingFileError, StateError
 
-from tokenizer.errors import FileError, InputError, MissingFileError
+if TYPE_CHECKING:  # Code files are written without torch.
+    from torch import Tensor
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is locked, and what killed processes left stays.
+    fcntl = None
 
 _SAVING, _OLD = ".saving-", ".old"
 _DESCRIPTIONS = ("config.json", "onnx.json")
 _BLOCK = 2**20
-# What transformers, diffusers, torch and safetensors raise for a model that is damaged or none.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What transformers, diffusers and torch raise for a model that is damaged or none.
 _UNREADABLE = (
-    SafetensorError, TypeError, KeyError, IndexError, AttributeError, AssertionError,
-    ArithmeticError,
+    TypeError, KeyError, IndexError, AttributeError, AssertionError, ArithmeticError,
 )  # fmt: skip
 
 
@@ -55,18 +61,60 @@ def writing(path: str | Path) -> Iterator[Path]:
     if target.exists() and not target.is_file():
         yield target
         return
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     try:
-        with partial.open("xb") as stream:
-            mode = os.fstat(stream.fileno()).st_mode
+        partial, stream = _create_partial(target)
     except OSError as error:
         raise FileError(f"Cannot write {path}: {error.strerror}.") from error
+    with stream:
+        try:
+            with _disk_errors(target):
+                yield partial
+            publish(partial, target, os.fstat(stream.fileno()).st_mode)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def run_folder(folder: str | Path) -> Iterator[Path]:
+    """Makes the folder of a run, which no other run uses meanwhile, and sweeps it.
+
+    RuntimeError if a living process works in it; the lock of a dead one counts for nothing. Of
+    processes that train together the first has the lock.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ExistingFileError(f"{folder} is a file: name a folder.")
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    if int(os.environ.get("RANK", "0")):
+        yield folder
+        return
+    lock = os.open(folder, os.O_RDONLY) if fcntl is not None else -1
     try:
-        with _disk_errors(target):
-            yield partial
-        _publish(partial, target, mode)
+        if _lock(lock) is False:
+            raise StateError(f"Another run works in {folder}: wait for it, or name another folder.")
+        for left in [*folder.rglob(".*.partial"), *folder.rglob(f"{_SAVING}*")]:
+            if left.is_dir():  # by a process that was killed
+                shutil.rmtree(left)
+            else:
+                left.unlink(missing_ok=True)
+        yield folder
     finally:
-        partial.unlink(missing_ok=True)
+        if lock >= 0:
+            os.close(lock)
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()  # Nothing was written.
+
+
+def in_run_folder(command: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The command of a run, which holds the folder of its ``--out`` as `run_folder` does."""
+
+    def run(options: Any) -> Any:
+        with run_folder(options.out):
+            return command(options)
+
+    return run
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -84,6 +132,8 @@ def save_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
     """Writes a safetensors file of tensors, made contiguous; errors as `writing`."""
+    from safetensors.torch import save_file
+
     contiguous = {name: value.detach().contiguous() for name, value in tensors.items()}
     with writing(path) as partial:
         save_file(contiguous, partial, metadata)
@@ -108,7 +158,7 @@ def writing_files(folder: str | Path) -> Iterator[Path]:
         mode = probe.stat().st_mode
         probe.unlink()
         for file in sorted(new.iterdir(), key=lambda path: path.name in _DESCRIPTIONS):
-            _publish(file, folder / file.name, mode)
+            publish(file, folder / file.name, mode)
 
 
 @contextmanager
@@ -119,7 +169,7 @@ def writing_folder(folder: str | Path) -> Iterator[Path]:
     `whole_folder` finds it.
     """
     folder = Path(folder)
-    new, old = (folder.with_name(folder.name + suffix) for suffix in (".new", _OLD))
+    old, new = folder.with_name(folder.name + _OLD), folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     try:
@@ -161,10 +211,12 @@ def load_pretrained(
     ValueError, which says what ``kind`` of model it should be, if the weights do not fit the
     configuration, or either is damaged.
     """
+    from safetensors import SafetensorError
+
     try:
         options |= {"output_loading_info": True, "use_safetensors": True}
         model, info = load(name, **options)
-    except _UNREADABLE as error:
+    except (SafetensorError, *_UNREADABLE) as error:
         # A model may come from anywhere, and the libraries do not validate its files. A missing
         # package or too little memory is not the model's fault: those errors pass.
         raise InputError(f"{name} is damaged, or not a {kind}: {error!r}.") from error
@@ -201,13 +253,50 @@ def _disk_errors(path: Path) -> Iterator[None]:
     """Turns safetensors' error for a full disk, which is a bare Exception, into an OSError."""
     try:
         yield
-    except SafetensorError as error:
-        raise FileError(f"Cannot write {path}: {error}. Is the disk full?") from error
+    except Exception as error:
+        full = isinstance(error, OSError) and error.errno in _FULL and not error.filename
+        if not full and type(error).__name__ != "SafetensorError":  # By name: its import is slow.
+            raise
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise FileError(f"Cannot write {path}: {reason}. Is the disk full?") from error
 
 
-def _publish(partial: Path, target: Path, mode: int) -> None:
+def _create_partial(target: Path) -> tuple[Path, IO[bytes]]:
+    """A new file to write what becomes the target; the lock on it tells that it is in use."""
+    for middle in ("", *(f".{secrets.token_hex(4)}" for _ in range(9))):
+        partial = target.with_name(f".{target.name}{middle}.partial")
+        with suppress(FileNotFoundError), partial.open("rb") as left:
+            if _lock(left.fileno()):
+                partial.unlink()  # A process that was killed left it.
+        with suppress(FileExistsError):
+            stream = partial.open("xb")
+            if _lock(stream.fileno()) is not False and partial.exists():
+                return partial, stream
+            stream.close()  # Another process took it for left over.
+    raise FileExistsError(errno.EEXIST, "too many processes write it")
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Locks a file until it is closed or its process ends; False if another one has locked it.
+
+    None where nothing can be locked.
+    """
+    try:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    except BlockingIOError:
+        return False
+    except OSError:  # A file system without locks.
+        pass
+    return None
+
+
+def publish(partial: Path, target: Path, mode: int | None = None) -> None:
+    """Gives a file that is whole its name, when its content is on the disk."""
     _flush(partial)
-    partial.chmod(mode)  # Safetensors makes files that nobody else may read.
+    if mode is not None:
+        partial.chmod(mode)  # Safetensors makes files that nobody else may read.
     partial.replace(target)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets_scripts.sources.tree import Tree
+from tokenizer.saving import writing
 
 
 class Folder(Tree):
@@ -57,8 +58,6 @@ class Folder(Tree):
         """Gives a local path to write to; it becomes the file when the block ends without error."""
         target = self._full(name)
         if self._fs is None:
-            from tokenizer.saving import writing  # Imports torch, which reading does not need.
-
             Path(target).parent.mkdir(parents=True, exist_ok=True)
             with writing(target) as partial:
                 yield partial

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from datasets_scripts.sources.archives import is_unpacking, unpack, zip_parts
 from datasets_scripts.sources.corpus import CorpusInfo, Download
 from tokenizer.errors import InputError, StateError
+from tokenizer.saving import publish, write_json
 
 _BLOCK = 2**20
 _TIMEOUT = 60.0  # seconds without a byte
@@ -67,7 +68,7 @@ def fetch(
                 ) from error
         time.sleep(pause * 2 ** (failures - 1))
     _verify(partial, download)
-    partial.replace(target)
+    publish(partial, target)
     _version_file(partial).unlink(missing_ok=True)
     return target
 
@@ -181,9 +182,7 @@ def fetch_all(
         parts = zip_parts(archive) if archive.suffix == ".zip" else [archive]
         done = _done(root, download)
         done.parent.mkdir(exist_ok=True)
-        partial = done.with_name(f".{done.name}.partial")
-        partial.write_text(json.dumps({"url": download.url, "checksum": download.checksum}) + "\n")
-        partial.replace(done)
+        write_json(done, {"url": download.url, "checksum": download.checksum})
         for part in parts:
             part.unlink()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from generative.cli.options import add, add_held_out, add_tokenizer
 from tokenizer.command import add_fields, take
+from tokenizer.saving import in_run_folder
 
 _SHARED = {
     "width": (384, "width of the hidden states, an even multiple of --heads"),
@@ -43,7 +44,7 @@ def register(commands: Any) -> None:
         ("train-diffusion", "diffusion", "a diffusion model on the latents"),
     ):
         p = commands.add_parser(name, help=f"train {what} of a prepared dataset")
-        p.set_defaults(run=partial(_train, family))
+        p.set_defaults(run=in_run_folder(partial(_train, family)))
         p.add_argument("data", type=Path, help="dataset of `python -m datasets_scripts prepare`")
         p.add_argument(
             "--out", type=Path, required=True, help="folder of the run; an unfinished one resumes"

@@ -1,6 +1,7 @@
 """A few faults of each kind; ``python tests/support/faults.py`` injects and counts many."""
 
 import pytest
+from call_faults import can_trace, cut_short, fail_each_call
 from faults import (
     OPERATIONS,
     Injection,
@@ -41,6 +42,15 @@ def test_killed_anywhere_and_started_again(injection, name, kills):
 def test_a_full_disk_and_an_interruption(injection, name):
     injection.at_steps(OPERATIONS[name], "full", full_from, 2)
     injection.at_steps(OPERATIONS[name], "interrupt", interrupt_at, 1)
+    assert lost(injection) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_trace(), reason="needs strace")
+@pytest.mark.parametrize(("name", "most"), [("encode", None), ("decode to flac", 7)])
+def test_each_call_that_changes_a_file_fails_once(injection, name, most):
+    assert fail_each_call(injection, OPERATIONS[name], most) >= 8
+    cut_short(injection, OPERATIONS[name], 2)
     assert lost(injection) == []
 
 

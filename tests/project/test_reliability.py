@@ -402,7 +402,7 @@ def test_a_disk_that_is_full_when_weights_are_saved_is_an_oserror(tokenizer, tmp
         raise SafetensorError("Error while serializing: I/O error: No space left on device")
 
     monkeypatch.setattr("transformers.modeling_utils.safe_save_file", full)
-    monkeypatch.setattr("tokenizer.saving.save_file", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     for save in (
         lambda: tokenizer.save_pretrained(tmp_path / "model"),
         lambda: save_checkpoint(tmp_path / "checkpoint", make_state(), {}),
@@ -410,7 +410,7 @@ def test_a_disk_that_is_full_when_weights_are_saved_is_an_oserror(tokenizer, tmp
         with pytest.raises(OSError, match="disk"):
             save()
     assert list((tmp_path / "model").iterdir()) == []
-    assert {path.suffix for path in tmp_path.iterdir()} <= {"", ".new"}
+    assert {path.suffix for path in tmp_path.iterdir()} <= {""}
     assert not (tmp_path / "checkpoint").exists()
 
 

@@ -125,6 +125,25 @@ OPERATIONS = {
             "decode", "latok", ("decode", "coded.ltk", "out.wav", "--model", "model"),
             ("out.wav",),
         ),
+        *(
+            Operation(
+                f"decode to {kind}", "latok",
+                ("decode", "coded.ltk", f"out.{kind}", "--model", "model"), (f"out.{kind}",),
+            )
+            for kind in ("flac", "ogg", "opus", "mp3")
+        ),
+        Operation(
+            "evaluate", "latok",
+            ("evaluate", "audio", "--model", "model", "--bitrates", "0.5", "--json", "out.json"),
+            ("out.json",), ("encode_x", "decode_x"),
+        ),
+        Operation("export", "latok", ("export", "model", "out"), ("out/model.safetensors",)),
+        Operation(
+            "report", "latok",
+            ("report", "audio", "--out", "out", "--model", "model", "--bitrates", "0.5", "0.3",
+             "--focus", "0.5"),
+            ("out/report.json",), ("encode_x", "decode_x", "bytes"),
+        ),
         Operation(
             "prepare", "prepare",
             ("prepare", "audiofolder", "audio", "--out", "out", "--codes", "--tokenizer", "model",
@@ -238,6 +257,7 @@ def start(
     extra: tuple[str, ...] = (),
     during: Callable[[int], None] | None = None,
     output: int | None = None,
+    gate: int | None = None,
 ) -> Outcome:
     """Runs an operation in a forked process.
 
@@ -248,12 +268,15 @@ def start(
         extra: More arguments.
         during: Called in this process with the other's id.
         output: Descriptor that standard output goes to, in place of what is kept.
+        gate: Descriptor that it reads a byte from before it begins.
     """
     said = place.parent / "said.txt"
     count = place.parent / "steps.txt"
     count.unlink(missing_ok=True)
     child = os.fork()
     if child == 0:
+        if gate is not None:
+            os.read(gate, 1)
         _child(operation, place, fault, extra, said, count, output)
     if during is not None:
         during(child)
@@ -392,6 +415,8 @@ def result(operation: Operation, place: Path) -> dict[str, str]:
         elif path.suffix == ".json":
             value = _without(json.loads(path.read_text()), (*operation.ignored, "_name_or_path"))
             found[name] = hashlib.sha256(json.dumps(value).encode()).hexdigest()
+        elif path.suffix in (".ogg", ".opus"):  # Their streams have random numbers.
+            found[name] = hashlib.sha256(soundfile.read(path)[0].tobytes()).hexdigest()
         else:
             found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
@@ -408,7 +433,7 @@ def half_written(place: Path) -> list[str]:
     wrong = []
     for path in sorted(place.rglob("*")):
         parts = path.relative_to(place).parts
-        hidden = any(p.startswith(".") or p.endswith((".new", ".old")) for p in parts)
+        hidden = any(p.startswith(".") or p.endswith(".old") for p in parts)
         if hidden or not path.is_file() or parts[0] in ("audio", "model", "raw"):
             continue
         try:
@@ -431,8 +456,8 @@ def _read(path: Path) -> None:
             json.loads(path.read_text())
         case ".ltk":
             CodeReader(path).close()
-        case ".wav":
-            soundfile.info(path)
+        case ".wav" | ".flac" | ".ogg" | ".opus" | ".mp3":
+            soundfile.read(path)
         case ".npy":
             np.load(path, mmap_mode="r", allow_pickle=False)
         case ".safetensors":

@@ -1,6 +1,7 @@
 """Files, folders and tensors are written as a whole or not at all."""
 
 import os
+import signal
 import stat
 import zlib
 from pathlib import Path
@@ -10,9 +11,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from tokenizer.command import run_command
 from tokenizer.errors import FileError
 from tokenizer.saving import (
     checksum,
+    run_folder,
     save_tensors,
     whole_folder,
     write_json,
@@ -123,3 +126,64 @@ def test_links_stay_links_and_pipes_stay_pipes(tmp_path):
     assert (tmp_path / "a").read_text() == "after"
     write_text(os.devnull, "text")
     assert not Path(os.devnull).is_file()
+
+
+def test_what_a_killed_writer_left_is_swept_and_a_living_one_is_left_alone(tmp_path):
+    def killed():
+        with writing(tmp_path / "a") as partial:
+            partial.write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert ends(killed) == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 1
+    with writing(tmp_path / "a") as first:
+        assert not first.read_text()
+        with writing(tmp_path / "a") as second:
+            second.write_text("second")
+        first.write_text("first")
+    assert content(tmp_path) == {"a": "first"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_terminated_command_leaves_nothing(tmp_path, number):
+    def terminated():
+        with run_folder(tmp_path / "run") as run, writing_folder(run / "b"), writing(run / "a"):
+            signal.raise_signal(number)
+
+    assert ends(lambda: run_command("name", terminated)) == 128 + number
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / ".checkpoint.partial").mkdir()
+    (tmp_path / ".saving-x").mkdir()
+    with run_folder(tmp_path) as folder:
+        assert [path.name for path in folder.iterdir()] == ["checkpoint"]
+        with pytest.raises(RuntimeError, match=str(tmp_path)), run_folder(tmp_path):
+            pass
+
+    def killed():
+        with run_folder(tmp_path):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    ends(killed)
+    with run_folder(tmp_path):
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError), run_folder(tmp_path / "file"):
+        pass
+
+
+def ends(run):
+    """The exit code of another process that runs a function."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            code = run()
+        except SystemExit as error:
+            code = error.code
+        finally:
+            os._exit(code or 0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,7 @@ class AudioWriter:
             self.file_rate = 48_000
         self._resampler = Resampler(self.sampling_rate, self.file_rate, num_channels)
         self._sound: soundfile.SoundFile | None = None
+        self._file: _CheckedFile | None = None
 
     def __enter__(self) -> AudioWriter:
         self._context = self._opened()
@@ -110,10 +112,16 @@ class AudioWriter:
 
     @contextmanager
     def _opened(self) -> Iterator[None]:
-        with writing(self.path) as self._partial:
+        with ExitStack() as stack:
+            self._partial = stack.enter_context(writing(self.path))
+            target: Any = self._partial
+            if target.is_file():
+                self._file = target = _CheckedFile(
+                    stack.enter_context(target.open("r+b", buffering=0))
+                )
             try:
                 self._sound = soundfile.SoundFile(
-                    self._partial,
+                    target,
                     "w",
                     samplerate=self.file_rate,
                     channels=self.num_channels,
@@ -128,13 +136,15 @@ class AudioWriter:
             try:
                 yield
                 self._put(self._resampler.finish())
-                if self._sound.frames == 0:
+                if (written := self._sound.frames) == 0:
                     raise InputError(f"Nothing to write to {self.path}: there are no samples.")
                 with self._explained():
                     self._sound.close()  # Writes the header and what the encoder held back.
             finally:
                 self._sound.close()
                 self._sound = None
+            if self._file is not None and (found := soundfile.info(self._partial).frames) < written:
+                raise FileError(f"Cannot write {self.path}: {found} of {written} samples arrived.")
 
     def write(self, block: np.ndarray | Tensor) -> None:
         """Appends samples, finite floats ``[C, n]``; ValueError if a WAV file gets too long."""
@@ -156,9 +166,35 @@ class AudioWriter:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except soundfile.LibsndfileError as error:
-            reason = error.error_string.rstrip(". ")
+            if self._file is not None and self._file.error is not None:
+                raise self._file.error
+        except (soundfile.LibsndfileError, OSError) as error:
+            reason = str(
+                getattr(error, "error_string", "") or getattr(error, "strerror", "")
+            ).rstrip(". ")
             raise FileError(f"Cannot write {self.path}: {reason}. Is the disk full?") from error
+
+
+class _CheckedFile:
+    """A file for libsndfile, most of whose encoders do not tell when a write fails.
+
+    The first error is kept in ``error``, where the caller looks, and libsndfile goes on.
+    """
+
+    def __init__(self, file: FileIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+    def write(self, data: bytes) -> int:
+        """Writes all of it, unless a write has failed."""
+        left = data
+        while left and self.error is None:
+            try:
+                left = left[self._file.write(left) :]
+            except OSError as error:
+                self.error = error
+        return len(data)
 
 
 def write_audio(

@@ -16,7 +16,7 @@ from tokenizer.cli.options import (
     tty,
 )
 from tokenizer.command import add_fields, take
-from tokenizer.errors import ExistingFileError
+from tokenizer.saving import in_run_folder
 
 # The fields of `CropTrainingConfig` that a comparison offers; its seed is that of the comparison.
 _LOOP_OPTIONS = {
@@ -61,8 +61,6 @@ def _compare(options: argparse.Namespace) -> None:
     from tokenizer.training.config import CropTrainingConfig
     from tokenizer.training.quantizer import FitConfig
 
-    if options.out.exists() and not options.out.is_dir():
-        raise ExistingFileError(f"{options.out} is a file: name a folder with --out.")
     specs = read_specs(options.quantizers)
     bitrates = [1000 * rate for rate in options.bitrates]
     if options.codebooks:
@@ -142,7 +140,7 @@ def register(commands: Any, command: str | None) -> None:
     p = add_command(
         commands,
         "compare",
-        _compare,
+        in_run_folder(_compare),
         "many quantizers on one representation",
         description="Fits quantizers to the latents of one autoencoder, and measures all of them "
         "at the same rates on other audio.",

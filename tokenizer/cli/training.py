@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tokenizer.cli.options import add_command, add_device, add_option
 from tokenizer.command import add_fields, take
 from tokenizer.errors import InputError
+from tokenizer.saving import in_run_folder
 
 if TYPE_CHECKING:
     from tokenizer.model.latent_tokenizer import LatentTokenizer
@@ -194,7 +195,7 @@ def _command(commands: Any, name: str, run: Any, text: str, model: str | None = 
     parser = add_command(
         commands,
         name,
-        run,
+        in_run_folder(run),
         text,
         description=f"{text[0].upper()}{text[1:]}.",
         usage=f"latok {name} {words} --out FOLDER [options]",

@@ -401,14 +401,19 @@ def test_integer_formats_round_to_the_nearest_step(tmp_path, suffix, bits, subty
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path, suffix):
+def test_a_full_disk_is_an_error_and_leaves_nothing_wherever_it_fills(tmp_path, suffix):
+    # Most encoders of libsndfile do not tell when a write fails, nor does closing.
     resource = pytest.importorskip("resource")
-    signal = noise(1, 100_000)
+    signal, path = noise(1, 20_000), tmp_path / f"a{suffix}"
+    write_audio(path, signal, 48_000)
+    size = path.stat().st_size
+    path.unlink()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
-    try:
-        with pytest.raises(OSError, match="disk"):
-            write_audio(tmp_path / f"a{suffix}", signal, 48_000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert list(tmp_path.iterdir()) == []
+    for room in [0, 1, 5000, *range(size - 1, 0, -size // 40)]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (min(room, size - 1), limits[1]))
+        try:
+            with pytest.raises(OSError, match="disk"):
+                write_audio(path, signal, 48_000)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert list(tmp_path.iterdir()) == []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +26,7 @@ from tokenizer.evaluation.report.sections import (
 from tokenizer.evaluation.report.sounds import Sounds, Way, make_sounds
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.model.loading import BUNDLED, load_tokenizer
+from tokenizer.saving import write_json, write_text, writing_folder
 from tokenizer.training.clips import Clip
 
 _MARK = "report.json"
@@ -92,34 +91,30 @@ def build_report(
     compared = None if comparison is None else read_comparison(comparison)
     sections = _sections(tokenizer, path, config, compared, comparison, end_to_end_models)
     ways = list(dict.fromkeys(c.way for section in sections for c in section.columns))
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    total = len(ways) * len(clips)
-    rate = tokenizer.sampling_rate
-    with tqdm(total=total, desc="sounds", unit="sound", disable=not progress) as bar:
-        sounds = make_sounds(clips, ways, partial, rate, config.seconds, device, bar.update)
-    curve_data = compared or _of_this_page(sounds, sections[0])
-    figures = [line for entry in curve_data["entries"] for line in entry_figures(entry)]
-    tables = [_table(section, sounds) for section in sections]
-    page = environment.get_template("page.html.j2").render(
-        title=config.title,
-        facts=_facts(tokenizer, path),
-        tables=tables,
-        curves=_curves(curve_data, figures, partial),
-        figures=figures,
-        held_out=None if compared is None else compared["held_out"],
-        heatmaps=_heatmaps(sounds, sections[0], compared, partial),
-        picture={"width": WIDTH, "height": HEIGHT, "range": RANGE_DB},
-        top=f"{tokenizer.sampling_rate / 2000:g} kHz",
-    )
-    (partial / "index.html").write_text(page, encoding="utf-8")
-    size = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
-    content = {"model": path, "fingerprint": tokenizer.fingerprint, "clips": sounds.names}
-    content |= {"tables": tables, "bytes": size}
-    (partial / _MARK).write_text(json.dumps(content, indent=1), encoding="utf-8")
-    shutil.rmtree(out, ignore_errors=True)
-    partial.replace(out)
+    with writing_folder(out) as folder:
+        total = len(ways) * len(clips)
+        rate = tokenizer.sampling_rate
+        with tqdm(total=total, desc="sounds", unit="sound", disable=not progress) as bar:
+            sounds = make_sounds(clips, ways, folder, rate, config.seconds, device, bar.update)
+        curve_data = compared or _of_this_page(sounds, sections[0])
+        figures = [line for entry in curve_data["entries"] for line in entry_figures(entry)]
+        tables = [_table(section, sounds) for section in sections]
+        page = environment.get_template("page.html.j2").render(
+            title=config.title,
+            facts=_facts(tokenizer, path),
+            tables=tables,
+            curves=_curves(curve_data, figures, folder),
+            figures=figures,
+            held_out=None if compared is None else compared["held_out"],
+            heatmaps=_heatmaps(sounds, sections[0], compared, folder),
+            picture={"width": WIDTH, "height": HEIGHT, "range": RANGE_DB},
+            top=f"{tokenizer.sampling_rate / 2000:g} kHz",
+        )
+        write_text(folder / "index.html", page)
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        content = {"model": path, "fingerprint": tokenizer.fingerprint, "clips": sounds.names}
+        content |= {"tables": tables, "bytes": size}
+        write_json(folder / _MARK, content)
     return content
 
 
