@@ -211,6 +211,7 @@ def test_inpainting_keeps_what_is_known(model, solver):
         draw(model, known=known)
 
 
+@pytest.mark.slow
 def test_training_learns_a_distribution(tokenizer):
     model = make_model(tokenizer, wild=False, condition_dropout=0.2).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)

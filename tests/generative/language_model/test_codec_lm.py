@@ -113,6 +113,7 @@ def test_ends_are_learned_only_where_they_are_known():
     assert float(model.code_nats(ended).stops.detach()) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_training_learns_a_pattern(name):
     # Codebook k of frame t is a function of t, the class and k: nothing is left to guess.

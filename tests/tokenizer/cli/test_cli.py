@@ -202,7 +202,9 @@ def test_three_stages(folder, tmp_path, capsys):
     assert "train/mel" in (tmp_path / "3" / "log.jsonl").read_text()
 
 
-@pytest.mark.parametrize("name", ["dac", "encodec", "oobleck"])
+@pytest.mark.parametrize(
+    "name", ["dac", *(pytest.param(n, marks=pytest.mark.slow) for n in ("encodec", "oobleck"))]
+)
 def test_other_libraries_models_become_tokenizers(folder, tmp_path, name):
     make_library_model(name).save_pretrained(tmp_path / "library")
     command = ["fit", tmp_path / "library", folder, "--out", tmp_path / "fit", "--codebooks", 3]

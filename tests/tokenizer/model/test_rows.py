@@ -11,6 +11,7 @@ from tokenizer import LatentTokenizer
 from tokenizer.audio import write_audio
 
 datasets = pytest.importorskip("datasets")
+SLOW = pytest.mark.slow
 
 
 def same(a: dict, b: dict) -> bool:
@@ -42,7 +43,7 @@ AROUND_FRAMES = sorted({n * HOP + d for n in range(4) for d in (-1, 0, 1)} - {-1
     [
         (AROUND_FRAMES, 1),
         (AROUND_FRAMES[::3], 3),
-        pytest.param(range(1, 3 * HOP + 1), 1, marks=pytest.mark.slow, id="all"),
+        pytest.param(range(1, 3 * HOP + 1), 1, marks=SLOW, id="all"),
     ],
 )
 def test_length_is_kept(tokenizer, lengths, channels):
@@ -217,7 +218,9 @@ def dataset_of(form: str, folder) -> "datasets.Dataset":
     return datasets.Dataset.from_dict({"audio": rows, "label": list(range(5))})
 
 
-@pytest.mark.parametrize("form", ["paths", "bytes", "arrays"])
+@pytest.mark.parametrize(
+    "form", [pytest.param("paths", marks=SLOW), "bytes", pytest.param("arrays", marks=SLOW)]
+)
 def test_dataset_map(tokenizer, tmp_path, form):
     data = dataset_of(form, tmp_path)
     rows = data.map(tokenizer.encode_codes)
