@@ -19,6 +19,7 @@ SLOW_PLACES = (
     "tests/examples/",
     "tests/project/test_clash.py",
     "tests/project/test_faults.py",
+    "tests/project/test_hostile",
     "tests/project/test_docs.py::test_page[docs/quickstart.md]",
     "tests/tokenizer/benchmarks/",
     "tests/generative/test_generative_cli.py",
@@ -27,10 +28,11 @@ SLOW_PLACES = (
     "tests/datasets_scripts/preparation/test_resuming.py",
     "tests/tokenizer/evaluation/test_perceptual.py",
     "tests/tokenizer/evaluation/test_report.py",
+    "tests/tokenizer/evaluation/test_comparison.py",
     "tests/tokenizer/training/test_adversarial.py",
     "tests/tokenizer/autoencoders/test_detail.py",
+    "tests/tokenizer/networks/test_stepping.py::test_any_chunks_give_the_codes_and_samples_of_the_whole",
     "tests/tokenizer/networks/test_stepping.py::test_latency_is_what_is_stated_to_the_sample",
-    "tests/project/test_hostile_calls.py",
 )
 
 

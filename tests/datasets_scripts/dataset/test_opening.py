@@ -61,6 +61,7 @@ def changed(value, path, new):
     return value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["manifest.json", "statistics.json"])
 def test_any_changed_value_is_accepted_or_one_clear_error(copy, name):
     whole = json.loads((copy / name).read_text())

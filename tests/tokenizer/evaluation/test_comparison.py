@@ -253,7 +253,6 @@ def test_summary_and_curves(compared, tmp_path):
     assert lines[0]["values"] == [r["continuous"]["si_sdr"] for r in result["entries"][0]["rates"]]
 
 
-@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(compared, model, audio, tmp_path, monkeypatch):
     class Killed(Exception):
         pass
@@ -312,7 +311,6 @@ def test_units_are_kept_by_what_was_asked(tmp_path):
         unit(path, {}, dict)
 
 
-@pytest.mark.slow
 def test_a_quantizer_for_each_rate(model, audio, tmp_path):
     result = run(model, audio, tmp_path, specs=["rvq:per_rate=true,name=each", "rvq"])
     each, shared = result["entries"]
@@ -370,7 +368,6 @@ def test_names_of_other_tokenizers():
     assert Competitor.parse("runs/a/model") == Competitor("a", "runs/a/model")
 
 
-@pytest.mark.slow
 def test_command(model, audio, tmp_path, capsys):
     out = tmp_path / "out"
     command = ["compare", model, *audio, "--out", out, "--codebooks", 2, 1, "--codebook-size", 16]
@@ -386,7 +383,6 @@ def test_command(model, audio, tmp_path, capsys):
     assert "beam_width" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_users_own_quantizers_take_part(model, audio, tmp_path, monkeypatch):
     class Coarse(ResidualVectorQuantizer):
         kind = "coarse"

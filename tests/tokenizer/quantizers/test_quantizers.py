@@ -152,6 +152,7 @@ def test_state_survives_saving_bit_for_bit(fitted, tmp_path):
     assert other.to_config() == fitted.to_config()
 
 
+@pytest.mark.slow
 def test_it_works_inside_a_tokenizer(name, tmp_path):
     tokenizer = LatentTokenizer.from_autoencoder(make_autoencoder())
     z = tokenizer.encode(torch.from_numpy(tone(4.0))[None]).latents[0].T
