@@ -13,7 +13,7 @@ import torch
 from made_audio import audio_folder
 
 from tokenizer import LatentTokenizer, ResidualVectorQuantizer, load_tokenizer, write_audio
-from tokenizer.autoencoders.oobleck import OobleckAutoencoder
+from tokenizer.autoencoders.adapter import OobleckAutoencoder
 from tokenizer.quantizers.sources import TensorSource
 
 parser = argparse.ArgumentParser()

@@ -7,6 +7,7 @@ from .audio.inputs import open_audio as open_audio
 from .audio.source import AudioSource as AudioSource
 from .audio.writing import write_audio as write_audio
 from .autoencoders.base import Autoencoder as Autoencoder, Decoder as Decoder, Encoder as Encoder
+from .autoencoders.own import register_autoencoder as register_autoencoder
 from .codefile import CodeFileError as CodeFileError
 from .devices import device_of as device_of
 from .export.diffusers_view import DiffusersView as DiffusersView

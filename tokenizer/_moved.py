@@ -12,6 +12,9 @@ from types import ModuleType
 from typing import Any
 
 MOVED = {
+    "tokenizer.autoencoders.dac": "tokenizer.autoencoders.adapter",
+    "tokenizer.autoencoders.encodec": "tokenizer.autoencoders.adapter",
+    "tokenizer.autoencoders.oobleck": "tokenizer.autoencoders.adapter",
     "tokenizer.checking": "tokenizer.model.validation",
     "tokenizer.comparison": "tokenizer.evaluation.comparison",
     "tokenizer.comparison.units": "tokenizer.evaluation.comparison.units",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from jaxtyping import Float
@@ -19,11 +20,12 @@ class Encoder(nn.Module, ABC):
     Attributes:
         context: Frames of neighbouring audio that one latent frame depends on, on either side;
             ``None`` if it depends on the whole signal (recurrent networks), which rules out tiles.
-        lookahead: Needed by those with a `stepper`.
+        lookahead: Frames after its own that it depends on, if these are fewer than ``context``.
+            Needed by those with a `stepper`.
     """
 
     context: int | None
-    lookahead: int
+    lookahead: int | None = None
 
     @abstractmethod
     def forward(self, audio: Float[Tensor, "B C N"]) -> Float[Tensor, "B D T"]:
@@ -44,11 +46,11 @@ class Decoder(nn.Module, ABC):
     Attributes:
         context: Neighbouring latent frames, on either side, that the samples of one frame depend
             on; ``None`` if they depend on all.
-        lookahead: Needed by those with a `stepper`.
+        lookahead: As for `Encoder`.
     """
 
     context: int | None
-    lookahead: int
+    lookahead: int | None = None
 
     @abstractmethod
     def forward(
@@ -85,6 +87,8 @@ class Autoencoder(nn.Module, ABC):
         num_channels: Audio channels that are coded jointly: 1, or 2 for stereo models.
         normalize: Whether the model expects audio of root mean square 1 (the tokenizer then
             carries the gain).
+        peak: The largest magnitude of audio that models with `normalize` expect, for those that go
+            by that in place of the root mean square.
     """
 
     kind: ClassVar[str]
@@ -95,6 +99,12 @@ class Autoencoder(nn.Module, ABC):
     latent_dim: int
     num_channels: int
     normalize: bool
+    peak: float | None = None
+
+    @property
+    def latent_statistics(self) -> tuple[Sequence[float], Sequence[float]] | None:
+        """Means and standard deviations of the latents, where the model brings them along."""
+        return None
 
     @property
     def coded_dim(self) -> int:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import tokenizer
 from tokenizer._clash import check_clash
-from tokenizer.cli import coding, judging, showing, training
+from tokenizer.cli import coding, judging, showing, training, wrapping
 from tokenizer.cli.options import expand_config
 from tokenizer.command import run_command
 
@@ -23,7 +23,7 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     version = getattr(tokenizer, "__version__", "unknown")
     parser.add_argument("--version", action="version", version=f"latent-tokenizer {version}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for group in (coding, judging, showing, training):
+    for group in (coding, judging, showing, training, wrapping):
         group.register(commands, command)
     return parser
 

@@ -145,7 +145,7 @@ def register(commands: Any, command: str | None) -> None:
         description="Fits quantizers to the latents of one autoencoder, and measures all of them "
         "at the same rates on other audio.",
     )
-    p.add_argument("model", help="tokenizer, or a DAC, EnCodec or Oobleck checkpoint")
+    p.add_argument("model", help="tokenizer, or an autoencoder of transformers or diffusers")
     p.add_argument("train", metavar="AUDIO_TRAIN", help="folder of audio to fit to")
     p.add_argument("held_out", metavar="AUDIO_EVAL", help="folder of audio to measure on")
     p.add_argument("--out", type=Path, required=True, help="folder; a run in it is resumed")

@@ -219,7 +219,7 @@ def register(commands: Any, command: str | None) -> None:
     parser = _command(commands, "train", _train, "stage 1: train an autoencoder")
     if command == "train":
         _train_options(parser)
-    model = "tokenizer, or a DAC, EnCodec or Oobleck checkpoint"
+    model = "tokenizer, or an autoencoder of transformers or diffusers"
     parser = _command(commands, "fit", _fit, "stage 2: fit a quantizer to the latents", model)
     if command == "fit":
         _fit_options(parser)

@@ -13,10 +13,11 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from tokenizer.autoencoders import Autoencoder, Decoder, build_autoencoder
+from tokenizer.autoencoders.own import as_autoencoder
 from tokenizer.errors import InputError, StateError
 from tokenizer.model.checkpoint import Checkpoint, module_bytes
 from tokenizer.model.config import FORMAT_VERSION, LatentTokenizerConfig
@@ -291,7 +292,7 @@ class TokenizerCore(Checkpoint):
         gains, latents = [], []
         for i, (item, length) in enumerate(zip(x, lengths, strict=True)):
             audio = item[:, :length]
-            measured = self.measure_gain(audio.double().square().mean())
+            measured = self.measure_gain(audio.double().square().mean(), audio.abs().max())
             gains.append(measured if fixed is None else fixed[i])
             tiles = encode_tiles(self.autoencoder, [audio[None] / gains[-1]])
             latents.append(check_finite(torch.cat(list(tiles), dim=-1)[0], "The audio's latents"))
@@ -303,11 +304,13 @@ class TokenizerCore(Checkpoint):
         mask = torch.arange(out.shape[-1], device=x.device) < ends[:, None]
         return EncodeOutput(out, torch.tensor(gains, device=x.device), mask)
 
-    def measure_gain(self, mean_square: Tensor | float) -> float:
-        """What audio of this mean square is divided by before it is encoded."""
+    def measure_gain(self, mean_square: Tensor | float, largest: Tensor | float) -> float:
+        """What audio of this mean square and largest magnitude is divided by before encoding."""
         if not self.autoencoder.normalize:
             return 1.0
-        return float(torch.tensor(float(mean_square) ** 0.5 + GAIN_FLOOR, dtype=torch.float32))
+        peak = self.autoencoder.peak
+        level = float(mean_square) ** 0.5 if peak is None else float(largest) / peak
+        return float(torch.tensor(level + GAIN_FLOOR, dtype=torch.float32))
 
     def check_gain(self, gain: Any, count: int) -> Float32[np.ndarray, " count"]:
         """A given gain, or `default_gain` for None, for each of ``count`` channels.
@@ -451,10 +454,20 @@ class TokenizerCore(Checkpoint):
     # Stages
 
     @classmethod
-    def from_autoencoder(cls: type[T], autoencoder: Autoencoder) -> T:
-        """Wraps a trained autoencoder; its codes come with `set_quantizer`."""
-        tokenizer = cls(LatentTokenizerConfig(autoencoder=_described(autoencoder)))
-        tokenizer.autoencoder.load_state_dict(autoencoder.state_dict())
+    def from_autoencoder(cls: type[T], autoencoder: Autoencoder | nn.Module) -> T:
+        """Wraps a trained autoencoder; its codes come with `set_quantizer`.
+
+        It may be a module of one's own, of a class that `register_autoencoder` knows.
+        """
+        model = as_autoencoder(autoencoder)
+        tokenizer = cls(LatentTokenizerConfig(autoencoder=_described(model)))
+        tokenizer.autoencoder.load_state_dict(model.state_dict())
+        if model.latent_statistics is not None:
+            mean, std = model.latent_statistics
+            tokenizer.latents_mean.copy_(torch.tensor(mean))
+            tokenizer.latents_std.copy_(torch.tensor(std))
+        if model.peak is not None:
+            tokenizer.config.default_gain = 1.0  # what a decoder makes of generated latents
         return tokenizer
 
     def set_quantizer(self: T, quantizer: Quantizer) -> T:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tokenizer.autoencoders.pretrained import load_autoencoder
+from tokenizer.autoencoders.adapter import READERS
+from tokenizer.autoencoders.pretrained import SUBFOLDERS, kind_of, load_autoencoder
+from tokenizer.errors import InputError
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.model.validation import read_config
 
@@ -17,12 +19,34 @@ def load_tokenizer(name: str | Path | None = None) -> LatentTokenizer:
     Args:
         name: A folder, a hub id ("user/model"), or None for the model that comes with the package.
     """
+    if name is not None and (kind := _library_kind(Path(name))) is not None:
+        reader = READERS[kind]
+        raise InputError(
+            f"{name} is a {reader.model} of {reader.library}, not yet a tokenizer: `latok wrap "
+            f"{name} --out T` makes one of its latents, `latok fit {name} AUDIO --out T` one with "
+            "codes."
+        )
     return LatentTokenizer.from_pretrained(BUNDLED if name is None else name)
 
 
-def load_for_fitting(name: str | Path) -> LatentTokenizer:
-    """Loads a tokenizer, or a DAC, EnCodec or Oobleck as a tokenizer without quantizer."""
+def load_for_fitting(name: str | Path, *, subfolder: str | None = None) -> LatentTokenizer:
+    """Loads a tokenizer, or another library's autoencoder as a tokenizer without quantizer.
+
+    ``subfolder`` says where in ``name`` that autoencoder is, unless `load_autoencoder` finds it.
+    """
     config = Path(name) / "config.json"
     if config.is_file() and read_config(config).get("model_type") == "latent_tokenizer":
         return LatentTokenizer.from_pretrained(name)
-    return LatentTokenizer.from_autoencoder(load_autoencoder(str(name)))
+    return LatentTokenizer.from_autoencoder(load_autoencoder(str(name), subfolder=subfolder))
+
+
+def _library_kind(folder: Path) -> str | None:
+    """The kind of another library's autoencoder in a folder; None if it is none or no folder."""
+    for place in ("", *SUBFOLDERS):
+        path = folder / place / "config.json"
+        if path.is_file():
+            try:
+                return kind_of(read_config(path))
+            except InputError:  # which is told where the folder is read
+                return None
+    return None

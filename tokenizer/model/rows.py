@@ -51,13 +51,23 @@ class SignalStream:
         self._tokenizer, self._source = tokenizer, source
         self.num_channels, self.num_samples = source.num_channels, 0
         gains = None if gain is None else tokenizer.check_gain(gain, source.num_channels)
-        squares = np.zeros(source.num_channels)
+        squares, largest = np.zeros(source.num_channels), np.zeros(source.num_channels)
         for block in source.blocks():  # Refuses a signal without samples.
             squares += np.square(block, dtype=np.float64).sum(-1)
+            np.maximum(largest, np.abs(block).max(-1, initial=0), out=largest)
             self.num_samples += block.shape[-1]
         if gains is None:
-            levels = [tokenizer.measure_gain(square / self.num_samples) for square in squares]
-            gains = np.array(levels, dtype=np.float32)
+            # Channels that are coded jointly have one gain: the balance between them is audible.
+            joint = tokenizer.autoencoder.num_channels
+            groups = np.arange(source.num_channels) // joint
+            level = {
+                group: tokenizer.measure_gain(
+                    squares[groups == group].mean() / self.num_samples,
+                    largest[groups == group].max(),
+                )
+                for group in set(groups.tolist())
+            }
+            gains = np.array([level[group] for group in groups.tolist()], dtype=np.float32)
         self.gain = gains
 
     def latents(self) -> Iterator[Tensor]:

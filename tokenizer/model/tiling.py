@@ -54,7 +54,7 @@ def encoder_pieces(autoencoder: Autoencoder, *, eager: bool = False) -> Pieces:
     if encoder.context is None:
         return _Whole(encoder, autoencoder.latent_dim)
     sizes, num_frames = (hop, 1), autoencoder.num_frames
-    return _Tiles(encoder, autoencoder.latent_dim, num_frames, sizes, encoder.context)
+    return _Tiles(encoder, autoencoder.latent_dim, num_frames, sizes, _reach(encoder))
 
 
 def decoder_pieces(
@@ -71,7 +71,14 @@ def decoder_pieces(
     if decoder.context is None:
         return _Whole(run, autoencoder.num_channels)
     sizes = (1, autoencoder.hop_length)
-    return _Tiles(run, autoencoder.num_channels, int, sizes, decoder.context)
+    return _Tiles(run, autoencoder.num_channels, int, sizes, _reach(decoder))
+
+
+def _reach(network: Encoder | Decoder) -> tuple[int, int]:
+    """Frames before and after its own that a frame depends on."""
+    context = network.context
+    assert context is not None
+    return context, context if network.lookahead is None else network.lookahead
 
 
 def lookahead(network: Encoder | Decoder, hop_length: int) -> int | None:
@@ -79,7 +86,7 @@ def lookahead(network: Encoder | Decoder, hop_length: int) -> int | None:
     stepper = network.stepper(0.0) if isinstance(network, Decoder) else network.stepper()
     if stepper is not None:
         return network.lookahead
-    return None if network.context is None else tile_frames(hop_length) + network.context
+    return None if network.context is None else tile_frames(hop_length) + _reach(network)[1]
 
 
 def encode_tiles(
@@ -181,7 +188,7 @@ class _Tiles(Pieces):
         num_rows: Rows of its output.
         num_frames: Latent frames of an input of so many values.
         sizes: Values per latent frame: ``(hop, 1)`` of an encoder, ``(1, hop)`` of a decoder.
-        context: Frames that the network sees on either side.
+        reach: Frames before and after its own that the network sees.
     """
 
     def __init__(
@@ -190,11 +197,12 @@ class _Tiles(Pieces):
         num_rows: int,
         num_frames: Callable[[int], int],
         sizes: tuple[int, int],
-        context: int,
+        reach: tuple[int, int],
     ) -> None:
         self._function, self._num_rows, self._num_frames = function, num_rows, num_frames
         self._size_in, self._size_out = sizes
-        self._tile, self._context = tile_frames(max(sizes)), context
+        self._tile = tile_frames(max(sizes))
+        self._before, self._after = reach
         self._buffer: Tensor | None = None
         self._origin = 0  # frame at which the buffer begins
         self._first = 0  # first frame of the next tile
@@ -204,10 +212,10 @@ class _Tiles(Pieces):
         tiles = [x.new_zeros(len(x), self._num_rows, 0)]
         # Strictly more than the tile and its context, so that this is not the end of the signal.
         while buffer.shape[-1] > (
-            (self._first - self._origin + self._tile + self._context) * self._size_in
+            (self._first - self._origin + self._tile + self._after) * self._size_in
         ):
             tiles.append(self._next(buffer, self._first + self._tile, None))
-            start = max(0, self._first - self._context)
+            start = max(0, self._first - self._before)
             buffer = buffer[..., (start - self._origin) * self._size_in :]
             self._origin = start
         self._buffer = buffer
@@ -220,8 +228,8 @@ class _Tiles(Pieces):
 
     def _next(self, buffer: Tensor, stop: int, num_frames: int | None) -> Tensor:
         """The tile that ends before frame ``stop`` of ``num_frames``, None where more may come."""
-        start = max(0, self._first - self._context)
-        end = stop + self._context
+        start = max(0, self._first - self._before)
+        end = stop + self._after
         x = buffer[..., (start - self._origin) * self._size_in :]
         if num_frames is None or end < num_frames:
             x = x[..., : (end - start) * self._size_in]
