@@ -51,12 +51,12 @@ NO_AUGMENTATION = Augmentation(
 
 
 def lowpass(audio: np.ndarray, sampling_rate: int, cutoff: float) -> np.ndarray:
-    """Removes what lies above a cut-off in Hz, with zero phase.
+    """Removes what lies above a cut-off in Hz from audio ``[..., N]``, with zero phase.
 
     The gain falls over 3% of the cut-off, like that of the lossy encoders that much audio has been
     through.
     """
     spectrum = np.fft.rfft(audio)
-    frequency = np.fft.rfftfreq(len(audio), 1 / sampling_rate)
+    frequency = np.fft.rfftfreq(audio.shape[-1], 1 / sampling_rate)
     gain = np.clip((cutoff * 1.03 - frequency) / (cutoff * 0.03), 0, 1)
-    return np.fft.irfft(spectrum * gain, len(audio)).astype(np.float32)
+    return np.fft.irfft(spectrum * gain, audio.shape[-1]).astype(np.float32)

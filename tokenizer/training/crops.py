@@ -19,9 +19,9 @@ MAX_UNREADABLE_IN_A_ROW = 20
 
 
 class CropDataset(Dataset):
-    """Random mono crops, one for every index.
+    """Random crops, one for every index.
 
-    An item is a dict: ``audio`` float32 ``[1, N]``, as loud as the listener gets it; ``gain``
+    An item is a dict: ``audio`` float32 ``[C, N]``, as loud as the listener gets it; ``gain``
     float32 ``[]``, the root mean square of the surroundings, by which a normalising autoencoder
     divides; ``unreadable`` float32 ``[]``, how many clips were drawn in vain, as they are damaged
     or gone, or not finite; and the ``index``.
@@ -30,6 +30,8 @@ class CropDataset(Dataset):
         clips: Where to crop from; each is drawn in proportion to its length.
         sampling_rate: Hz of the crops.
         crop_length: N in samples. Files that are shorter are padded with silence.
+        num_channels: C: as many as the model codes jointly. They are neighbours in a clip; a clip
+            with fewer gives its last channel again.
         window_seconds: Length of the surroundings that are read, filtered and measured.
         augmentation: What is done to them.
         seed: Decides every draw, together with the index.
@@ -45,10 +47,12 @@ class CropDataset(Dataset):
         augmentation: Augmentation,
         seed: int,
         length: int,
+        num_channels: int = 1,
         window_seconds: float = 4.0,
     ) -> None:
         self.clips, self.augmentation, self.seed, self.length = clips, augmentation, seed, length
         self.sampling_rate, self.crop_length = sampling_rate, crop_length
+        self.num_channels = num_channels
         self.window_seconds = max(window_seconds, crop_length / sampling_rate)
         durations = np.array([clip.num_samples / clip.sampling_rate for clip in clips])
         self._cumulative = np.cumsum(durations) / durations.sum()
@@ -64,13 +68,16 @@ class CropDataset(Dataset):
             clip = self.clips[min(which, len(self.clips) - 1)]
             slack = clip.num_samples / clip.sampling_rate - self.window_seconds
             start = rng.random() * max(slack, 0.0)
-            channel = int(rng.integers(clip.num_channels))
+            joint, last = self.num_channels, clip.num_channels - 1
+            channel = int(rng.integers(-(-clip.num_channels // joint))) * joint
+            window = (clip, start, self.window_seconds, self.sampling_rate)
             try:
-                audio = read_window(clip, start, self.window_seconds, self.sampling_rate, channel)
+                channels = [read_window(*window, min(channel + i, last)) for i in range(joint)]
+                audio = np.stack(channels)
             except (ValueError, RuntimeError, OSError) as error:
                 problem = f"{clip.name}: {error}"
                 continue
-            if len(audio) and np.isfinite(audio).all():
+            if audio.size and np.isfinite(audio).all():
                 return audio, failures
             problem = f"{clip.name} has no samples, or some that are not finite, at {start:.1f} s"
         raise StateError(
@@ -86,8 +93,8 @@ class CropDataset(Dataset):
         if rng.random() < a.mix:
             other, more = self._window(rng)
             unreadable += more
-            other = other[: len(audio)]
-            other = np.pad(other, (0, len(audio) - len(other)))
+            other = other[:, : audio.shape[1]]
+            other = np.pad(other, ((0, 0), (0, audio.shape[1] - other.shape[1])))
             level = np.sqrt(np.mean(audio**2)) / (np.sqrt(np.mean(other**2)) + 1e-6)
             audio = audio + min(level, 30) * 10 ** (rng.uniform(*a.mix_range) / 20) * other
         if rng.random() < a.lowpass:
@@ -100,11 +107,11 @@ class CropDataset(Dataset):
             audio = np.round(audio * 32767) / 32767
         gain = np.sqrt(np.mean(np.square(audio, dtype=np.float64))) + 1e-5
         gain *= 10 ** (rng.normal() * a.level_jitter / 20)
-        start = int(rng.integers(max(len(audio) - self.crop_length, 0) + 1))
-        crop = audio[start : start + self.crop_length]
-        crop = np.pad(crop, (0, self.crop_length - len(crop)))
+        start = int(rng.integers(max(audio.shape[1] - self.crop_length, 0) + 1))
+        crop = audio[:, start : start + self.crop_length]
+        crop = np.pad(crop, ((0, 0), (0, self.crop_length - crop.shape[1])))
         return {
-            "audio": torch.from_numpy(crop.astype(np.float32))[None],
+            "audio": torch.from_numpy(crop.astype(np.float32)),
             "gain": torch.tensor(gain, dtype=torch.float32),
             "unreadable": torch.tensor(unreadable, dtype=torch.float32),
             "index": torch.tensor(index),

@@ -166,7 +166,8 @@ def train_end_to_end(
             "latents. Add detail afterwards (docs/end-to-end.md), or train without a bottleneck."
         )
     run = CropRun(clips, out, **settings)
-    crops, loop = run.crops(autoencoder.sampling_rate)[0], run.loop
+    crops = run.crops(autoencoder.sampling_rate, num_channels=autoencoder.num_channels)[0]
+    loop = run.loop
     quantizer = make_quantizer(kind, autoencoder.latent_dim, config)
     begin = (autoencoder if pretrained else None, start)
     digests = [None if module is None else weights_digest(module) for module in begin]

@@ -122,7 +122,9 @@ class CropRun:
     num_held_out: int = 16
     progress: bool = True
 
-    def crops(self, sampling_rate: int, seed_offset: int = 0) -> tuple[CropDataset, CropDataset]:
+    def crops(
+        self, sampling_rate: int, seed_offset: int = 0, num_channels: int = 1
+    ) -> tuple[CropDataset, CropDataset]:
         """All augmented crops of the run, and `HELD_OUT_CROPS` plain ones of 4 s to validate on.
 
         The latter come from ``num_held_out`` other clips, but never more than a fifth of them; if
@@ -140,6 +142,7 @@ class CropRun:
                 augmentation=self.augmentation,
                 seed=loop.seed + seed_offset,
                 length=loop.steps * loop.accumulate * loop.batch_size * num_processes(),
+                num_channels=num_channels,
             ),
             CropDataset(
                 held_out,
@@ -148,6 +151,7 @@ class CropRun:
                 augmentation=NO_AUGMENTATION,
                 seed=1,
                 length=HELD_OUT_CROPS,
+                num_channels=num_channels,
             ),
         )
 
@@ -162,7 +166,9 @@ class ReconstructionTask(Task):
         self, module: nn.Module, autoencoder: Autoencoder, run: CropRun, seed_offset: int = 0
     ) -> None:
         self.module, self.autoencoder, self.run = module, autoencoder, run
-        self.crops, self.held_out = run.crops(autoencoder.sampling_rate, seed_offset)
+        self.crops, self.held_out = run.crops(
+            autoencoder.sampling_rate, seed_offset, autoencoder.num_channels
+        )
         self.adversary = make_adversary(run.adversarial, run.loop.mixed_precision, run.loop.seed)
         self.mel = MelDistance(autoencoder.sampling_rate)
 
@@ -213,10 +219,13 @@ class ReconstructionTask(Task):
         )
 
     def _target(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Audio with the autoencoder's number of channels, and what divides it to unit loudness."""
-        audio = batch["audio"].expand(-1, self.autoencoder.num_channels, -1)
-        gain = batch["gain"][:, None, None]
-        return audio, gain if self.autoencoder.normalize else torch.ones_like(gain)
+        """Audio, and what divides it to the level that the autoencoder wants."""
+        audio, gain = batch["audio"], batch["gain"][:, None, None]
+        if not self.autoencoder.normalize:
+            return audio, torch.ones_like(gain)
+        if self.autoencoder.peak is not None:
+            gain = audio.abs().amax((1, 2), keepdim=True) / self.autoencoder.peak + 1e-5
+        return audio, gain
 
     def losses(
         self, module: nn.Module, batch: dict[str, Tensor], generator: Generator
@@ -245,11 +254,18 @@ class ReconstructionTask(Task):
                 yield index, name, estimate[..., : audio.shape[-1]] * scale, audio
 
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """Mean mel distance and SNR in dB of each kind of `estimates`, on held-out crops."""
+        """Mean mel distance and SNR in dB of each kind of `estimates`, on held-out crops.
+
+        Of stereo also the SNR of the side channel, half the difference of left and right.
+        """
         sums: dict[str, float] = {}
         for _, name, estimate, audio in self._held_out(module, len(self.held_out)):
             mel, snr = self.mel(estimate, audio), -10 * waveform_distortion(estimate, audio)
-            for figure, value in ((f"mel_{name}", mel), (f"snr_{name}", snr)):
+            figures = {f"mel_{name}": mel, f"snr_{name}": snr}
+            if audio.shape[1] == 2:
+                sides = [(x[:, :1] - x[:, 1:]) / 2 for x in (estimate, audio)]
+                figures[f"snr_side_{name}"] = -10 * waveform_distortion(*sides)
+            for figure, value in figures.items():
                 sums[figure] = sums.get(figure, 0.0) + float(value)
         return {name: value / len(self.held_out) for name, value in sums.items()}
 

@@ -64,9 +64,7 @@ def test_latents_to_a_diffusion_model(root, tmp_path, name, capsys):
     assert call(latok_cli, "evaluate", audio, "--model", tok) == 0
     capsys.readouterr()
     assert call(latok_cli, "encode", audio / "0.wav", tmp_path / "0.ltk", "--model", tok) == 2
-    said = capsys.readouterr().err
-    assert "latok fit" in said
-    assert said.count("\n") == 1
+    assert "latok fit" in capsys.readouterr().err.splitlines()[-1]
 
     wave, rate = soundfile.read(audio / "0.wav", dtype="float32", always_2d=True)
     whole = tokenizer.encode_latents(wave.T, sampling_rate=rate)

@@ -202,3 +202,47 @@ def test_lowpass_removes_what_is_above_and_keeps_what_is_below(folder):
     level = replace(NO_AUGMENTATION, round_to_16_bit=1.0)
     rounded = crops(folder, level)[2]["audio"] * 32767
     torch.testing.assert_close(rounded, rounded.round(), atol=2e-3, rtol=0)
+
+
+def test_crops_keep_the_channels_that_a_model_codes_jointly(tmp_path):
+    wave = np.stack([tone(2.0, seed=0)[0], 0.3 * tone(2.0, seed=1)[0], tone(2.0, seed=2)[0]])
+    soundfile.write(tmp_path / "a.wav", wave.T, 8000, subtype="FLOAT")
+
+    def pair(first: np.ndarray, channels: tuple[int, int]) -> bool:
+        places = np.correlate(wave[channels[0]], first[0].astype(np.float64), "valid")
+        start = int(places.argmax())
+        return np.array_equal(wave[list(channels), start : start + 800], first)
+
+    dataset = CropDataset(
+        scan(tmp_path),
+        sampling_rate=8000,
+        crop_length=800,
+        augmentation=NO_AUGMENTATION,
+        seed=0,
+        length=16,
+        num_channels=2,
+        window_seconds=1.0,
+    )
+    found = []
+    for item in (dataset[i] for i in range(16)):
+        crop = item["audio"].numpy()
+        assert crop.shape == (2, 800)
+        signs = (crop, -crop)  # half of them are turned around
+        found += [c for c in ((0, 1), (2, 2)) if any(pair(crop, c) for crop in signs)]
+    assert len(found) == 16
+    assert set(found) == {(0, 1), (2, 2)}
+
+
+def test_augmented_crops_of_two_channels(folder):
+    dataset = CropDataset(
+        scan(folder),
+        sampling_rate=8000,
+        crop_length=4000,
+        augmentation=Augmentation(lowpass=1.0, mix=1.0, lowpass_range=(1000, 2000)),
+        seed=0,
+        length=8,
+        num_channels=2,
+    )
+    for item in (dataset[i] for i in range(8)):
+        assert item["audio"].shape == (2, 4000)
+        assert bool(item["audio"].isfinite().all())
