@@ -21,6 +21,7 @@ COLUMNS = (
 )  # fmt: skip
 
 BOTH = RowOptions(codes=True, latents=True, clips_per_shard=4)
+SHARDS_OF_TWO = RowOptions(codes=True, latents=True, segment_seconds=1, clips_per_shard=2)
 # So short that clips of different lengths do not go together, and many windows are needed.
 SMALL = Resources(batch_seconds=0.5, num_readers=3)
 

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 from models import RATE, tone
-from preparing import files_of, make_folder
+from preparing import SHARDS_OF_TWO, files_of
 
 from datasets_scripts import Resources, RowOptions, prepare_dataset
 from datasets_scripts.preparation.encoding import NumberedClip
@@ -19,8 +19,6 @@ from datasets_scripts.preparation.workers import encode_in_processes
 from datasets_scripts.sources.corpus import CorpusClip
 from tokenizer.autoencoders.lapped.model import LappedAutoencoder, LappedConfig
 from tokenizer.model.latent_tokenizer import LatentTokenizer
-
-OPTIONS = RowOptions(codes=True, latents=True, segment_seconds=1, clips_per_shard=3)
 
 
 @pytest.fixture(scope="module")
@@ -33,27 +31,17 @@ def quick():
     return context
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    root = tmp_path_factory.mktemp("audio")
-    make_folder(root, 30, longest=4.0)
-    (root / "a" / "clip004x.wav").write_bytes(b"")
-    return root
-
-
-@pytest.fixture(scope="module")
-def prepared(corpus, tokenizer, tmp_path_factory):
-    out = tmp_path_factory.mktemp("prepared") / "o"
-    prepare_dataset("audiofolder", corpus, out, tokenizer=tokenizer, options=OPTIONS)
-    return files_of(out)
-
-
 @pytest.mark.slow
-def test_two_processes_write_the_same_files(corpus, prepared, tokenizer, tmp_path):
+def test_two_processes_write_the_same_files(spoiled, spoiled_files, tokenizer, tmp_path):
     prepare_dataset(
-        "audiofolder", corpus, tmp_path / "o", tokenizer=tokenizer, options=OPTIONS, num_proc=2
+        "audiofolder",
+        spoiled,
+        tmp_path / "o",
+        tokenizer=tokenizer,
+        options=SHARDS_OF_TWO,
+        num_proc=2,
     )
-    assert files_of(tmp_path / "o") == prepared
+    assert files_of(tmp_path / "o") == spoiled_files
 
 
 @pytest.mark.slow
@@ -76,16 +64,16 @@ def test_errors_pass_from_process_to_process(tokenizer, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_device_that_is_not_there_is_named(corpus, tokenizer, tmp_path):
+def test_a_device_that_is_not_there_is_named(spoiled, tokenizer, tmp_path):
     how = {"tokenizer": tokenizer, "num_proc": 2, "device": "cuda:99"}
     with pytest.raises(RuntimeError, match="'cuda:99'"):
-        prepare_dataset("audiofolder", corpus, tmp_path / "o", **how)
+        prepare_dataset("audiofolder", spoiled, tmp_path / "o", **how)
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_is_named(corpus, prepared, tokenizer, tmp_path):
+def test_a_worker_that_dies_is_named(spoiled, spoiled_files, tokenizer, tmp_path):
     out = tmp_path / "o"
-    options = {"tokenizer": tokenizer, "options": OPTIONS}
+    options = {"tokenizer": tokenizer, "options": SHARDS_OF_TWO}
     killed = []
 
     def kill_one(frame, event, argument):  # noqa: ARG001
@@ -99,25 +87,25 @@ def test_a_worker_that_dies_is_named(corpus, prepared, tokenizer, tmp_path):
     sys.setprofile(kill_one)
     try:
         with pytest.raises(RuntimeError, match="-9"):
-            prepare_dataset("audiofolder", corpus, out, num_proc=2, **options)
+            prepare_dataset("audiofolder", spoiled, out, num_proc=2, **options)
     finally:
         sys.setprofile(None)
     assert killed
     assert multiprocessing.active_children() == []
     # It goes on from the last whole shard, with another number of processes too.
-    prepare_dataset("audiofolder", corpus, out, **options)
-    assert files_of(out) == prepared
+    prepare_dataset("audiofolder", spoiled, out, **options)
+    assert files_of(out) == spoiled_files
 
 
-def _prepare(corpus, out, tokenizer):
+def _prepare(spoiled, out, tokenizer):
     torch.set_num_threads(1)
-    prepare_dataset("audiofolder", corpus, out, tokenizer=tokenizer, options=OPTIONS)
+    prepare_dataset("audiofolder", spoiled, out, tokenizer=tokenizer, options=SHARDS_OF_TWO)
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_and_started_again(corpus, prepared, tokenizer, tmp_path, quick):
+def test_killed_at_random_and_started_again(spoiled, spoiled_files, tokenizer, tmp_path, quick):
     def start(out):
-        process = quick.Process(target=_prepare, args=(corpus, out, tokenizer))
+        process = quick.Process(target=_prepare, args=(spoiled, out, tokenizer))
         process.start()
         return process
 
@@ -146,7 +134,7 @@ def test_killed_at_random_moments_and_started_again(corpus, prepared, tokenizer,
                 break
             assert process.exitcode == -signal.SIGKILL
             kills += 1
-        assert files_of(out) == prepared
+        assert files_of(out) == spoiled_files
     assert kills >= 4
     assert kept >= 10
 

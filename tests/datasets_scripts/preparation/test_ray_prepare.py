@@ -10,14 +10,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from preparing import files_of, make_folder
+from preparing import SHARDS_OF_TWO, files_of, make_folder
 
-from datasets_scripts import RowOptions, prepare_dataset, prepare_with_ray
+from datasets_scripts import prepare_dataset, prepare_with_ray
 from datasets_scripts.dataset.storage import Folder
 from datasets_scripts.preparation.ray_prepare import connect
 
 ROOT = Path(__file__).parents[3]
-OPTIONS = RowOptions(codes=True, latents=True, segment_seconds=1, clips_per_shard=2)
 
 pytestmark = [
     pytest.mark.slow,
@@ -54,23 +53,8 @@ def cluster():
     cluster.shutdown()
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    root = tmp_path_factory.mktemp("audio")
-    make_folder(root, 40, longest=3.0)
-    (root / "a" / "clip004x.wav").write_bytes(b"")
-    return root
-
-
-@pytest.fixture(scope="module")
-def prepared(corpus, tokenizer, tmp_path_factory):
-    out = tmp_path_factory.mktemp("prepared") / "o"
-    prepare_dataset("audiofolder", corpus, out, tokenizer=tokenizer, options=OPTIONS)
-    return files_of(out)
-
-
 def test_a_worker_killed_in_the_middle_changes_nothing(
-    cluster, corpus, prepared, tokenizer, tmp_path
+    cluster, spoiled, spoiled_files, tokenizer, tmp_path
 ):
     assert len(cluster.nodes()) == 2
     out = tmp_path / "o"
@@ -92,19 +76,19 @@ def test_a_worker_killed_in_the_middle_changes_nothing(
     killer = threading.Thread(target=kill_one, daemon=True)
     killer.start()
     manifest = prepare_with_ray(
-        "audiofolder", corpus, out, tokenizer=tokenizer, options=OPTIONS, num_actors=2
+        "audiofolder", spoiled, out, tokenizer=tokenizer, options=SHARDS_OF_TWO, num_actors=2
     )
     killer.join(timeout=10)
     assert killed
-    assert files_of(out) == prepared
+    assert files_of(out) == spoiled_files
     assert [failure.id for failure in manifest.failures] == ["a/clip004x.wav"]
 
 
-def test_it_goes_on_from_and_to_addresses(cluster, corpus, prepared, tokenizer, tmp_path):
+def test_it_goes_on_from_and_to_addresses(cluster, spoiled, spoiled_files, tokenizer, tmp_path):
     assert cluster.is_initialized()
     address = f"file://{tmp_path}/o"
-    root = f"file://{corpus}"
-    how = {"tokenizer": tokenizer, "options": OPTIONS}
+    root = f"file://{spoiled}"
+    how = {"tokenizer": tokenizer, "options": SHARDS_OF_TWO}
     # Begun on one machine, stopped at the broken file, finished by the cluster.
     with pytest.raises(RuntimeError, match=r"--strict: a/clip004x\.wav"):
         prepare_dataset("audiofolder", root, address, strict=True, **how)
@@ -112,17 +96,17 @@ def test_it_goes_on_from_and_to_addresses(cluster, corpus, prepared, tokenizer, 
     prepare_with_ray("audiofolder", root, address, num_actors=1, **how)
     found = files_of(tmp_path / "o")
     assert {k: v for k, v in found.items() if k.startswith("data/")} == {
-        k: v for k, v in prepared.items() if k.startswith("data/")
+        k: v for k, v in spoiled_files.items() if k.startswith("data/")
     }
-    assert found["statistics.json"] == prepared["statistics.json"]
+    assert found["statistics.json"] == spoiled_files["statistics.json"]
 
 
-def test_errors_are_one_line(cluster, corpus, tokenizer, tmp_path):
+def test_errors_are_one_line(cluster, spoiled, tokenizer, tmp_path):
     assert cluster.is_initialized()
-    how = {"tokenizer": tokenizer, "options": OPTIONS, "num_actors": 1}
+    how = {"tokenizer": tokenizer, "options": SHARDS_OF_TWO, "num_actors": 1}
     out = tmp_path / "o"
     with pytest.raises(RuntimeError, match=r"^--strict: a/clip004x\.wav: "):
-        prepare_with_ray("audiofolder", corpus, out, strict=True, **how)
+        prepare_with_ray("audiofolder", spoiled, out, strict=True, **how)
     broken = tmp_path / "broken"
     make_folder(broken, 1)
     (broken / "metadata.csv").write_text("file,label\na/clip000.wav,x\n")
@@ -130,7 +114,7 @@ def test_errors_are_one_line(cluster, corpus, tokenizer, tmp_path):
         prepare_with_ray("audiofolder", broken, tmp_path / "q", **how)
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="GPU"):
-        prepare_with_ray("audiofolder", corpus, tmp_path / "p", tokenizer=tokenizer, device="cuda")
+        prepare_with_ray("audiofolder", spoiled, tmp_path / "p", tokenizer=tokenizer, device="cuda")
 
 
 def test_without_ray_it_says_what_to_install(monkeypatch):
