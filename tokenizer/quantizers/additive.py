@@ -6,10 +6,9 @@ quantization (2018).
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
@@ -148,19 +147,19 @@ class _LocalSearch:
         generator = torch.Generator().manual_seed(0)
         for _ in range(rounds):
             # No dependence on anything but the frame itself: the same shifts for all.
-            where = torch.randperm(len(self.books), generator=generator)[:_PERTURBED].tolist()
-            shift = torch.randint(1, len(self.books[0]), (len(where),), generator=generator)
-            tried, left = codes.clone(), residual
-            for k, by in zip(where, shift.tolist(), strict=True):
-                left = left + self.books[k].index_select(0, codes[:, k])
-                tried[:, k] = (codes[:, k] + by) % len(self.books[k])
-                left = left - self.books[k].index_select(0, tried[:, k])
-            tried, left = self._descend(tried, left)
-            found = left.square().sum(1)
-            better = (found < error)[:, None]
-            codes = torch.where(better, tried, codes)
-            residual = torch.where(better, left, residual)
-            error = torch.minimum(error, found)
+            places = torch.randperm(len(self.books), generator=generator)[:_PERTURBED].tolist()
+            shift = torch.randint(1, len(self.books[0]), (len(places),), generator=generator)
+            candidates, remainder = codes.clone(), residual
+            for k, step in zip(places, shift.tolist(), strict=True):
+                remainder = remainder + self.books[k].index_select(0, codes[:, k])
+                candidates[:, k] = (codes[:, k] + step) % len(self.books[k])
+                remainder = remainder - self.books[k].index_select(0, candidates[:, k])
+            candidates, remainder = self._descend(candidates, remainder)
+            new_error = remainder.square().sum(1)
+            better = (new_error < error)[:, None]
+            codes = torch.where(better, candidates, codes)
+            residual = torch.where(better, remainder, residual)
+            error = torch.minimum(error, new_error)
         return codes
 
     def _descend(self, codes: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
@@ -206,12 +205,11 @@ class FaissResidualQuantizer(ResidualVectorQuantizer):
         latents: LatentSource,
         *,
         generator: torch.Generator,
-        metric: Tensor | None = None,
-        group: dist.ProcessGroup | None = None,
         progress: bool = False,
+        **more: Any,
     ) -> FaissResidualQuantizer:
         """Trains with faiss; raises ImportError without it, ValueError for too few latents."""
-        if metric is not None or group is not None:
+        if any(value is not None for value in more.values()):
             raise InputError(f"The {self.kind} quantizer takes no metric, and fits on one process.")
         faiss = require_faiss()
         frames = self.training_sample(latents, self.max_points, generator).cpu()

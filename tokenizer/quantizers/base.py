@@ -254,6 +254,28 @@ class Quantizer(nn.Module, ABC):
         return codes
 
 
+class BeamQuantizer(Quantizer):
+    """A quantizer whose search keeps the ``beam_width`` best hypotheses; 1 is greedy."""
+
+    beam_width: int
+
+    @torch.no_grad()
+    def encode(
+        self,
+        latents: Float[Tensor, "M D"],
+        n_codebooks: int | None = None,
+        beam_width: int | None = None,
+    ) -> Int[Tensor, "M n"]:
+        """Codes of each frame by a beam, by default as wide as the constructor said."""
+        width = self.beam_width if beam_width is None else beam_width
+        check_at_least_one(beam_width=width)
+        return self._search(*self.checked_latents(latents, n_codebooks), width)
+
+    @abstractmethod
+    def _search(self, x: Float[Tensor, "M D"], n: int, width: int) -> Int[Tensor, "M n"]:
+        """Codes of the first n codebooks for checked frames."""
+
+
 def check_at_least_one(**numbers: int) -> None:
     """Raises ValueError for the first number beneath 1."""
     for name, value in numbers.items():

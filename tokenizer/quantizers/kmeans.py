@@ -141,8 +141,8 @@ def kmeans(
     centroids = share.rows(x, order[:k])
     for size, passes in _schedule(share.total, k, iterations):
         # In their own order, however many processes share them.
-        some = x if size == share.total else x[share.local(order[:size].sort().values)]
-        centroids = _lloyd(some, centroids, passes, tolerance, generator, share)
+        subset = x if size == share.total else x[share.local(order[:size].sort().values)]
+        centroids = _lloyd(subset, centroids, passes, tolerance, generator, share)
     return centroids + mean
 
 
@@ -154,6 +154,13 @@ def _schedule(total: int, k: int, iterations: int) -> list[tuple[int, int]]:
         sizes.append((size, iterations if not sizes else _MORE_PASSES))
         size *= 4
     return [*sizes, (total, 1 if sizes else iterations)]
+
+
+def sum_over(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """The sum over the processes of a group, in place; None is this process alone."""
+    if group is not None:
+        dist.all_reduce(x, group=group)
+    return x
 
 
 def _lloyd(
@@ -201,9 +208,7 @@ class _Share:
 
     def sum(self, x: Tensor) -> Tensor:
         """The sum over all processes, in place."""
-        if self._group is not None:
-            dist.all_reduce(x, group=self._group)
-        return x
+        return sum_over(x, self._group)
 
     def local(self, indices: Tensor) -> Tensor:
         """Which of this process' points are among these of all."""
@@ -213,9 +218,9 @@ class _Share:
     def rows(self, x: Tensor, indices: Tensor) -> Tensor:
         """Points of all processes."""
         own = indices - self.first
-        here = (own >= 0) & (own < self._count)
+        is_own = (own >= 0) & (own < self._count)
         out = torch.zeros(len(indices), x.shape[1], device=self._device)
-        out[here.to(self._device)] = x[self.local(indices)]
+        out[is_own.to(self._device)] = x[self.local(indices)]
         return self.sum(out)
 
     def draw(self, x: Tensor, weights: Tensor, n: int, generator: torch.Generator) -> Tensor:

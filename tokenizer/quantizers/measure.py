@@ -107,9 +107,9 @@ def measure(
     if not prefix_codes:
         searched = min(len(frames), _FRAMES_PER_SEARCH)
         # Spread over all: neighbours are alike.
-        some = frames[torch.arange(searched, device=frames.device) * len(frames) // searched]
+        subset = frames[torch.arange(searched, device=frames.device) * len(frames) // searched]
         for n in range(1, count + 1):
-            errors[n - 1] = _squared_error(some, decode(encode(some, n)))
+            errors[n - 1] = _squared_error(subset, decode(encode(subset, n)))
         errors *= len(frames) / searched
     mean = frames.mean(0, dtype=torch.float64)
     variance = _squared_error(frames, mean.float()) / len(frames)

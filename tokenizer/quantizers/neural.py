@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokenizer.errors import InputError
-from tokenizer.quantizers.base import FitContext, LatentSource, Quantizer, check_at_least_one
+from tokenizer.quantizers.base import BeamQuantizer, FitContext, LatentSource, check_at_least_one
 from tokenizer.quantizers.blocks import in_blocks
 from tokenizer.quantizers.kmeans import block_rows, largest_in_rows
 from tokenizer.quantizers.neural_training import NETWORK, Plan, Stage, network, train
@@ -28,7 +28,7 @@ _DECODED_ROWS = 256
 _CANDIDATES = 4096
 
 
-class ImplicitNeuralQuantizer(Quantizer):
+class ImplicitNeuralQuantizer(BeamQuantizer):
     """K codebooks in sequence; a small network adapts each to the estimate so far.
 
     The entry that codebook k adds to the estimate e is ``c + f_k(c, e)`` for a learned vector c and
@@ -151,17 +151,7 @@ class ImplicitNeuralQuantizer(Quantizer):
             getattr(self, name).copy_(value)
         return self.measure(latents, progress=progress)
 
-    @torch.no_grad()
-    def encode(
-        self,
-        latents: Float[Tensor, "M D"],
-        n_codebooks: int | None = None,
-        beam_width: int | None = None,
-    ) -> Int[Tensor, "M n"]:
-        """Codes of each frame by a beam, by default as wide as the constructor said."""
-        width = self.beam_width if beam_width is None else beam_width
-        check_at_least_one(beam_width=width)
-        x, n = self.checked_latents(latents, n_codebooks)
+    def _search(self, x: Float[Tensor, "M D"], n: int, width: int) -> Int[Tensor, "M n"]:
         mean, scale = self.mean.float(), self.scale.float()
         candidates = min(self.candidates, self.codebook_size)
         stages = [Stage(self._weights(k)) for k in range(n)]
@@ -205,8 +195,8 @@ def _search(x: Tensor, stages: list[Stage], width: int, candidates: int) -> Tens
         added_RHAD = stage.try_entries(entry, estimate).view(*entry_RHA.shape, dim)
         tried = (estimate_RHD[:, :, None] + added_RHAD).flatten(1, 2)
         score = -(x[:, None] - tried).square().sum(-1)
-        kept = min(width, hypotheses * candidates)
-        best = largest_in_rows(score, kept)
+        num_kept = min(width, hypotheses * candidates)
+        best = largest_in_rows(score, num_kept)
         estimate_RHD = tried.gather(1, best[..., None].expand(-1, -1, dim))
         parent = (best // candidates)[..., None]
         history = codes_RHn.gather(1, parent.expand(-1, -1, codes_RHn.shape[2]))

@@ -212,16 +212,16 @@ class _State:
         try:
             with safe_open(path, framework="pt", device=str(device)) as file:
                 metadata = file.metadata() or {}
-                was = json.loads(metadata["identity"])
+                stored = json.loads(metadata["identity"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, KeyError) as error:
             raise InputError(f"{path} is no checkpoint of a quantizer ({error}).") from None
-        changed = {key: was.get(key) for key in identity if was.get(key) != identity[key]}
+        changed = {key: stored.get(key) for key in identity if stored.get(key) != identity[key]}
         if changed:
-            now = {key: identity[key] for key in changed}
+            current = {key: identity[key] for key in changed}
             raise InputError(
-                f"{path} was trained with {changed}, not {now}. Use the same options and latents, "
-                "or delete it."
+                f"{path} was trained with {changed}, not {current}. Use the same options and "
+                "latents, or delete it."
             )
         weights = {name: tensors[f"weights.{name}"] for name in NETWORK}
         state = cls(weights, tensors["plain"], identity, plan.learning_rate)

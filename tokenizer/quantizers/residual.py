@@ -13,13 +13,13 @@ from tqdm import tqdm, trange
 
 from tokenizer.errors import InputError
 from tokenizer.quantizers.base import (
+    BeamQuantizer,
     FitContext,
     LatentSource,
-    Quantizer,
     check_at_least_one,
     check_values,
 )
-from tokenizer.quantizers.kmeans import kmeans, nearest
+from tokenizer.quantizers.kmeans import kmeans, nearest, sum_over
 from tokenizer.quantizers.measure import relative_errors
 from tokenizer.quantizers.refine import refine
 from tokenizer.quantizers.search import Stage, search
@@ -28,7 +28,7 @@ from tokenizer.quantizers.standardizer import Standardizer
 _MEASURE_BATCH = 16_384
 
 
-class ResidualVectorQuantizer(Quantizer):
+class ResidualVectorQuantizer(BeamQuantizer):
     """K codebooks, each fitted by k-means to the residual of those before it ("PostRVQ").
 
     Before each stage's k-means the residual is standardized (see `Standardizer` for the modes); the
@@ -140,13 +140,13 @@ class ResidualVectorQuantizer(Quantizer):
             drawing = torch.Generator().manual_seed(dist.get_rank(group))
         residual = self.training_sample(latents, self.max_points, drawing)
         # Stages work around the mean, where float32 is finest; the first codebook takes it back.
-        total, held = residual.sum(0, dtype=torch.float64), residual.new_tensor([len(residual)])
-        moments = _summed(torch.cat([total, held.double()]), group)
+        total = residual.sum(0, dtype=torch.float64)
+        moments = sum_over(torch.cat([total, total.new_tensor([len(residual)])]), group)
         mean = (moments[:-1] / moments[-1]).float()
         residual -= mean
         energy = residual.square().sum(dtype=torch.float64)
         size = self.codebook_size
-        chosen: list[Tensor] = []
+        codes_by_stage: list[Tensor] = []
         errors: list[Tensor] = []
         for k in tqdm(range(self.num_codebooks), "fit", unit="codebook", disable=not progress):
             standardizer = self._standardizer(k)
@@ -160,32 +160,19 @@ class ResidualVectorQuantizer(Quantizer):
             codes = nearest(u, centroids_u)
             residual -= centroids.index_select(0, codes)
             self.codebooks[k].copy_(centroids + mean if k == 0 else centroids)
-            chosen.append(codes)
+            codes_by_stage.append(codes)
             errors.append(residual.square().sum(dtype=torch.float64).cpu())
         if self.refinements:
-            self._refine(residual, torch.stack(chosen, 1), mean, progress)
+            self._refine(residual, torch.stack(codes_by_stage, 1), mean, progress)
         if self.refinements or group is not None or len(residual) < len(latents):
             self._measure(latents, mean, group, progress)
         else:
             # Of all latents these are the codes already.
-            counts = [torch.bincount(codes, minlength=size) for codes in chosen]
+            counts = [torch.bincount(codes, minlength=size) for codes in codes_by_stage]
             variance = float(energy) / len(residual)
             self._keep(torch.stack(counts), torch.stack(errors) / len(residual), variance, mean)
         self.fitted.fill_(True)
         return self
-
-    @torch.no_grad()
-    def encode(
-        self,
-        latents: Float[Tensor, "M D"],
-        n_codebooks: int | None = None,
-        beam_width: int | None = None,
-    ) -> Int[Tensor, "M n"]:
-        """Codes of each frame by a beam, by default as wide as the constructor said."""
-        width = self.beam_width if beam_width is None else beam_width
-        check_at_least_one(beam_width=width)
-        x, n = self.checked_latents(latents, n_codebooks)
-        return self._search(x, n, width)
 
     @torch.no_grad()
     def decode(self, codes: Int[Tensor, "M n"]) -> Float[Tensor, "M D"]:
@@ -234,9 +221,9 @@ class ResidualVectorQuantizer(Quantizer):
         ]
         return shift, None, stages
 
-    def _search(self, latents: Tensor, n: int, width: int) -> Tensor:
+    def _search(self, x: Float[Tensor, "M D"], n: int, width: int) -> Int[Tensor, "M n"]:
         shift, common, stages = self.search_space(n)
-        return search(latents - shift, stages, width, common)
+        return search(x - shift, stages, width, common)
 
     def _measure(
         self, latents: LatentSource, mean: Tensor, group: dist.ProcessGroup | None, progress: bool
@@ -261,9 +248,9 @@ class ResidualVectorQuantizer(Quantizer):
                 total += x.sum(0, dtype=torch.float64).cpu()
                 squares += float(x.square().sum(dtype=torch.float64))
                 bar.update(len(x))
-        counts = _summed(counts, group)
+        counts = sum_over(counts, group)
         sums = torch.cat([errors, total, errors.new_tensor([squares, len(latents)])])
-        sums = _summed(sums.to(mean.device), group).cpu()
+        sums = sum_over(sums.to(mean.device), group).cpu()
         errors, total = sums[:count], sums[count:-2]
         squares, frames = sums[-2:].tolist()
         variance = squares / frames - float((total / frames).square().sum())
@@ -273,10 +260,3 @@ class ResidualVectorQuantizer(Quantizer):
         """What was measured: counts of codes, mean squared errors of stages, the variance."""
         self.code_counts.copy_(counts)
         self.noise_levels.copy_(relative_errors(errors, variance, mean))
-
-
-def _summed(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """The sum over the processes of a group, in place."""
-    if group is not None:
-        dist.all_reduce(x, group=group)
-    return x

@@ -162,8 +162,10 @@ class FiniteScalarQuantizer(ScalarQuantizer):
     def _projection(self, k: int, residual: Float[Tensor, "M D"]) -> Float[Tensor, "D L"]:
         if k == 0:
             # All at once, of the latents themselves.
-            found = principal_directions(residual, self.num_codebooks * len(self.levels))
-            self.projections.copy_(found.view(self.dim, self.num_codebooks, -1).transpose(0, 1))
+            directions = principal_directions(residual, self.num_codebooks * len(self.levels))
+            self.projections.copy_(
+                directions.view(self.dim, self.num_codebooks, -1).transpose(0, 1)
+            )
         return self.projections[k]
 
 

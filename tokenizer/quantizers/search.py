@@ -145,8 +145,10 @@ def search(
         block = x[start : start + rows]
         if common is not None:
             block = common.project(filled(block, product))[: len(block)]
-        found = greedy(block, stages, scores) if width == 1 else beam(block, stages, width, scores)
-        codes[start : start + rows] = found
+        block_codes = (
+            greedy(block, stages, scores) if width == 1 else beam(block, stages, width, scores)
+        )
+        codes[start : start + rows] = block_codes
     return codes
 
 
@@ -182,16 +184,16 @@ def beam(
     steps = []
     for stage in stages:
         size = len(stage.centroids)
-        kept = min(width, hypotheses * size) if stage is not stages[-1] else 1
-        found = scores(stage, residual).view(rows, hypotheses, -1)
-        parent_RH, entry_RH, score_RH = _best(found, size, kept)
+        num_kept = min(width, hypotheses * size) if stage is not stages[-1] else 1
+        stage_scores = scores(stage, residual).view(rows, hypotheses, -1)
+        parent_RH, entry_RH, score_RH = _best(stage_scores, size, num_kept)
         steps.append((parent_RH, entry_RH))
         parents = (parent_RH + first_row * hypotheses).view(-1)
         residual = residual.index_select(0, parents)
         residual[:, :-2] -= stage.centroids.index_select(0, entry_RH.view(-1))
         # The distance to an entry is the length of what it leaves.
         residual[:, -1] = score_RH.view(-1)
-        hypotheses = kept
+        hypotheses = num_kept
     # Back from the best hypothesis, which comes first.
     hypothesis = torch.zeros_like(first_row)
     codes = []

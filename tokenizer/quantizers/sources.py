@@ -123,17 +123,17 @@ def sample_frames(source: LatentSource, n: int, generator: torch.Generator) -> F
     if n < 1:
         raise InputError(f"Cannot sample {n} frames; n must be at least 1.")
     total = len(source)
-    wanted = _distinct(total, min(n, total), generator)
-    sample = torch.empty(len(wanted), source.dim)
-    seen = 0
-    filled = 0
+    indices = _distinct(total, min(n, total), generator)
+    sample = torch.empty(len(indices), source.dim)
+    num_seen = 0
+    num_filled = 0
     for batch in source.batches(_SAMPLE_BATCH):
-        upto = int(torch.searchsorted(wanted, seen + len(batch)))
-        sample[filled:upto] = batch[wanted[filled:upto] - seen]
-        filled = upto
-        seen += len(batch)
-    if seen != total:
-        raise InputError(f"The source announced {total} frames and yielded {seen}.")
+        stop = int(torch.searchsorted(indices, num_seen + len(batch)))
+        sample[num_filled:stop] = batch[indices[num_filled:stop] - num_seen]
+        num_filled = stop
+        num_seen += len(batch)
+    if num_seen != total:
+        raise InputError(f"The source announced {total} frames and yielded {num_seen}.")
     return sample
 
 

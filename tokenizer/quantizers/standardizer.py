@@ -87,10 +87,10 @@ class Standardizer(nn.Module):
         if len(x) == 0 or not bool(x.isfinite().all()):
             raise InputError("A standardizer needs at least one vector, and all of them finite.")
         if (metric is not None) != (self.mode == "decoder"):
-            found = "none was given" if metric is None else "one was given"
+            state = "none was given" if metric is None else "one was given"
             raise InputError(
                 f"Standardization 'decoder' needs a metric [D, D] (metric=...) and the others take "
-                f"none; the mode is {self.mode!r} and {found}."
+                f"none; the mode is {self.mode!r} and {state}."
             )
         x = x.float()
         mean = x.mean(0, dtype=torch.float64)
