@@ -18,4 +18,4 @@ from .preparation.options import (
 )
 from .preparation.prepare import prepare_dataset as prepare_dataset
 from .preparation.ray_prepare import prepare_with_ray as prepare_with_ray
-from .sources.splits import SPLIT_WORDS as SPLIT_WORDS
+from .sources.corpus import SPLIT_WORDS as SPLIT_WORDS

@@ -83,10 +83,10 @@ def encode_seconds(tokenizer: LatentTokenizer, paths: list[Path], options: Any) 
     ]
     for process in processes:
         process.start()
-    found = [results.get() for _ in processes]
+    timings = [results.get() for _ in processes]
     for process in processes:
         process.join()
-    return np.array([max(wall for wall, _ in found), sum(used for _, used in found)])
+    return np.array([max(wall for wall, _ in timings), sum(used for _, used in timings)])
 
 
 def _cpu_seconds() -> float:

@@ -6,11 +6,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from datasets_scripts.sources.corpus import Corpus, CorpusClip, CorpusInfo, Missing
+from datasets_scripts.corpora import read_info
+from datasets_scripts.sources.corpus import (
+    SPLIT_WORDS,
+    Corpus,
+    CorpusClip,
+    CorpusInfo,
+    Missing,
+    split_of,
+)
 from datasets_scripts.sources.listing import MAX_TEXT, Listing, decode_text, not_text
-from datasets_scripts.sources.splits import SPLIT_WORDS, split_of
 from datasets_scripts.sources.tables import (
-    CAPTION_COLUMNS,
     COLUMN_OPTIONS,
     TableRow,
     TextColumns,
@@ -28,14 +34,8 @@ _METADATA = {
     "metadata.parquet": read_parquet,
 }
 
-INFO = CorpusInfo(
-    name="audiofolder",
-    title="A folder of audio",
-    homepage="https://huggingface.co/docs/datasets/audio_dataset",
-    licence="as its owner says",
-    label_kind="the column label, or the name of the file's folder",
-    caption_kind=f"the first of the columns {', '.join(CAPTION_COLUMNS)}; else NAME.txt beside"
-    " NAME.wav",
+INFO = read_info(
+    "audiofolder",
     options={
         "labels": "auto (default): names of folders where there is no metadata; folder: always;"
         " none: never",
@@ -86,26 +86,28 @@ def _find(root: str | Path) -> Tree:
 def _split_folders(tree: Tree, splits: str) -> dict[str, str]:
     """Splits to the folders that they are in."""
     folders, files = tree.list()
-    found: dict[str, str] = {}
+    split_folders: dict[str, str] = {}
     for folder in folders if splits == "auto" else ():
         split = split_of(folder)
         if split is None:
             continue
-        if split in found:
-            raise InputError(f"{tree} has {found[split]} and {folder}, which are both {split}.")
-        found[split] = folder
-    if not found:
+        if split in split_folders:
+            raise InputError(
+                f"{tree} has {split_folders[split]} and {folder}, which are both {split}."
+            )
+        split_folders[split] = folder
+    if not split_folders:
         return {"train": ""}
-    others = (folder for folder in folders if folder not in found.values())
+    others = (folder for folder in folders if folder not in split_folders.values())
     beside = [name for name in files if is_audio(name)] or [
         name for folder in others for name in _first_audio(tree, folder)
     ]
     if beside:
         raise InputError(
-            f"{tree} has the splits {', '.join(found.values())}, and beside them {beside[0]}: move"
-            " it, or use the option splits=none."
+            f"{tree} has the splits {', '.join(split_folders.values())}, and beside them"
+            f" {beside[0]}: move it, or use the option splits=none."
         )
-    return {split: found[split] for split in SPLIT_WORDS if split in found}
+    return {split: split_folders[split] for split in SPLIT_WORDS if split in split_folders}
 
 
 def _first_audio(tree: Tree, folder: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from datasets_scripts.corpora.info import read_info
+from datasets_scripts.corpora import read_info
 from datasets_scripts.sources.folder_corpus import TableCorpus
 from datasets_scripts.sources.tables import TableRows
 from datasets_scripts.sources.tree import Tree

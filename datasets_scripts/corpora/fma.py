@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from datasets_scripts.corpora.info import read_info
+from datasets_scripts.corpora import read_info
 from datasets_scripts.sources.corpus import Download
 from datasets_scripts.sources.folder_corpus import TableCorpus
 from datasets_scripts.sources.tables import TableRows, check_columns, csv_cells, named_cells

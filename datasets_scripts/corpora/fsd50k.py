@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from datasets_scripts.corpora.info import read_info
+from datasets_scripts.corpora import read_info
 from datasets_scripts.sources.folder_corpus import TableCorpus
 from datasets_scripts.sources.tables import TableRow, TableRows, read_csv
 from datasets_scripts.sources.tree import Tree

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from datasets_scripts.corpora import read_info
 from datasets_scripts.sources.corpus import (
     AudioBytes,
     ClipAudio,
@@ -16,24 +17,13 @@ from datasets_scripts.sources.corpus import (
     Missing,
     RemoteFile,
 )
-from datasets_scripts.sources.listing import not_text, not_texts
-from datasets_scripts.sources.tables import (
-    CAPTION_COLUMNS,
-    COLUMN_OPTIONS,
-    TextColumns,
-    as_row,
-    own_columns,
-)
+from datasets_scripts.sources.listing import not_text
+from datasets_scripts.sources.tables import COLUMN_OPTIONS, TextColumns, as_row, own_columns
 from datasets_scripts.sources.tree import is_address
 from tokenizer.errors import InputError, MissingPackageError, import_extra
 
-INFO = CorpusInfo(
-    name="hub_dataset",
-    title="A dataset of the Hugging Face hub",
-    homepage="https://huggingface.co/datasets",
-    licence="as its card says",
-    label_kind="the column label",
-    caption_kind=f"the first of the columns {', '.join(CAPTION_COLUMNS)}",
+INFO = read_info(
+    "hub_dataset",
     options={
         "config": "name of the dataset's configuration",
         "revision": "commit, branch or tag; give a commit to get the same rows for ever",
@@ -138,8 +128,8 @@ def _saved(root: str | Path) -> dict[str, Any] | None:
     folder = Path(root)
     if not any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
         return None
-    found = _datasets().load_from_disk(str(folder))
-    return dict(found) if isinstance(found, dict) else {str(found.split or "train"): found}
+    dataset = _datasets().load_from_disk(str(folder))
+    return dict(dataset) if isinstance(dataset, dict) else {str(dataset.split or "train"): dataset}
 
 
 def _info(root: str | Path, splits: tuple[str, ...], info: Any) -> CorpusInfo:
@@ -155,20 +145,20 @@ def _info(root: str | Path, splits: tuple[str, ...], info: Any) -> CorpusInfo:
     )
 
 
-def _audio_column(dataset: Any, asked: str | None) -> str:
-    if asked is not None:
-        _check_columns(dataset, [asked])
-        return asked
+def _audio_column(dataset: Any, requested: str | None) -> str:
+    if requested is not None:
+        _check_columns(dataset, [requested])
+        return requested
     features = dataset.features or {}
-    found = [name for name, kind in features.items() if type(kind).__name__ == "Audio"]
-    if not found and "audio" in (dataset.column_names or []):
-        found = ["audio"]
-    if not found:
+    audio_columns = [name for name, kind in features.items() if type(kind).__name__ == "Audio"]
+    if not audio_columns and "audio" in (dataset.column_names or []):
+        audio_columns = ["audio"]
+    if not audio_columns:
         raise InputError(
             f"The dataset has no column of audio, only {dataset.column_names}: use the option"
             " audio_column."
         )
-    return found[0]
+    return audio_columns[0]
 
 
 def _check_columns(dataset: Any, names: list[str]) -> None:
@@ -207,8 +197,7 @@ def _clips(
             yield Missing(clip_id, f"row {number} has no audio")
             continue
         fields = columns.fields(row, (id_column,))
-        unreadable = not_text(clip_id) or not_texts(clip_id, fields)
-        yield unreadable or CorpusClip(clip_id, content, **fields)
+        yield not_text(clip_id, fields) or CorpusClip(clip_id, content, **fields)
 
 
 def _named(value: Any, kind: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from datasets_scripts.corpora.info import read_info
+from datasets_scripts.corpora import read_info
 from datasets_scripts.sources.corpus import CorpusClip, Missing
 from datasets_scripts.sources.folder_corpus import FolderCorpus
 from datasets_scripts.sources.listing import Listing

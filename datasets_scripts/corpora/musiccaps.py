@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from datasets_scripts.corpora.info import read_info
+from datasets_scripts.corpora import read_info
 from datasets_scripts.sources.corpus import CorpusClip, CorpusInfo, Missing
 from datasets_scripts.sources.folder_corpus import FolderCorpus
 from datasets_scripts.sources.tables import TableRow, read_csv, without_empty

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from datasets_scripts.corpora.info import read_info
+from datasets_scripts.corpora import read_info
 from datasets_scripts.sources.corpus import CorpusClip, Missing
 from datasets_scripts.sources.folder_corpus import FolderCorpus
 from datasets_scripts.sources.listing import Listing
@@ -65,13 +65,13 @@ def _speakers(tree: Tree) -> dict[str, TableRow]:
     # "p280  25  F    French  France   (mic2 files unavailable)", the last two as they please.
     if not tree.has(_SPEAKERS):
         return {}
-    found = {}
+    speakers = {}
     for line in list(tree.lines(_SPEAKERS))[1:]:
         cells = re.sub(r"\(.*", "", line).split(maxsplit=4)
         names = ("age", "gender", "accent", "region")
         if cells:
-            found[cells[0]] = {k: v.strip() for k, v in zip(names, cells[1:], strict=False)}
-    return found
+            speakers[cells[0]] = {k: v.strip() for k, v in zip(names, cells[1:], strict=False)}
+    return speakers
 
 
 CORPUS = Vctk()

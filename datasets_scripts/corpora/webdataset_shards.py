@@ -16,23 +16,19 @@ from itertools import groupby, islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from datasets_scripts.corpora import read_info
 from datasets_scripts.sources.corpus import (
+    SPLIT_WORDS,
     AudioBytes,
     Corpus,
     CorpusClip,
     CorpusInfo,
     Missing,
     TarMember,
+    split_of,
 )
-from datasets_scripts.sources.listing import MAX_TEXT, decode_text, not_text, not_texts
-from datasets_scripts.sources.splits import SPLIT_WORDS, split_of
-from datasets_scripts.sources.tables import (
-    CAPTION_COLUMNS,
-    COLUMN_OPTIONS,
-    TextColumns,
-    as_row,
-    own_columns,
-)
+from datasets_scripts.sources.listing import MAX_TEXT, decode_text, not_text
+from datasets_scripts.sources.tables import COLUMN_OPTIONS, TextColumns, as_row, own_columns
 from datasets_scripts.sources.tree import Tree, checked_name, is_address, is_audio
 from tokenizer.errors import InputError, MissingFileError
 
@@ -44,13 +40,8 @@ MAX_AUDIO_BYTES = 2**30
 # Shards that the braces of a pattern may name.
 MAX_SHARDS = 100_000
 
-INFO = CorpusInfo(
-    name="webdataset_shards",
-    title="WebDataset shards",
-    homepage="https://github.com/webdataset/webdataset",
-    licence="as their owner says",
-    label_kind="the file .cls of a sample, or label in its .json",
-    caption_kind=f"the file .txt of a sample, or {', '.join(CAPTION_COLUMNS)} in its .json",
+INFO = read_info(
+    "webdataset_shards",
     options={"audio": "ending of the audio in samples that have several, such as mic1.flac"}
     | COLUMN_OPTIONS,
 )
@@ -124,12 +115,12 @@ def _shards(root: str | Path) -> tuple[Tree, dict[str, list[str]]]:
                 f"No such folder: {root}. Name a folder of .tar shards, or a pattern of them."
             )
         names = sorted(name for name in tree.walk() if name.endswith(_SUFFIXES))
-    found: dict[str, list[str]] = {}
+    by_split: dict[str, list[str]] = {}
     for name in names:
-        found.setdefault(_split(name), []).append(name)
-    if not found:
+        by_split.setdefault(_split(name), []).append(name)
+    if not by_split:
         raise MissingFileError(f"There are no shards ({', '.join(_SUFFIXES)}) in {root}.")
-    return tree, {split: found[split] for split in SPLIT_WORDS if split in found}
+    return tree, {split: by_split[split] for split in SPLIT_WORDS if split in by_split}
 
 
 def _split(name: str) -> str:
@@ -149,15 +140,17 @@ def _expand(pattern: str) -> tuple[str, list[str]]:
     if not tree.is_folder():
         raise MissingFileError(f"No such folder: {folder}")
     names = [name for name in tree.walk() if name.endswith(_SUFFIXES)]
-    found = set()
-    for one in islice(_braces(rest), MAX_SHARDS + 1):
-        if len(found) == MAX_SHARDS:
+    shards = set()
+    for expanded in islice(_braces(rest), MAX_SHARDS + 1):
+        if len(shards) == MAX_SHARDS:
             raise InputError(f"The pattern {pattern!r} names more than {MAX_SHARDS:,} shards.")
-        matching = [name for name in names if _matches(name, one)]
+        matching = [name for name in names if _matches(name, expanded)]
         if not matching:
-            raise MissingFileError(f"There is no shard {one} in {folder}, which {pattern} names.")
-        found.update(matching)
-    return folder, sorted(found)
+            raise MissingFileError(
+                f"There is no shard {expanded} in {folder}, which {pattern} names."
+            )
+        shards.update(matching)
+    return folder, sorted(shards)
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -168,27 +161,27 @@ def _matches(name: str, pattern: str) -> bool:
 
 def _braces(pattern: str) -> Iterator[str]:
     """Expands ``{a,b}`` and ``{000..127}``."""
-    found = re.search(r"\{([^{}]*)\}", pattern)
-    if found is None:
+    braces = re.search(r"\{([^{}]*)\}", pattern)
+    if braces is None:
         if "{" in pattern or "}" in pattern:
             raise InputError(f"The pattern {pattern!r} has a brace without its other half.")
         yield pattern
         return
-    numbers = re.fullmatch(r"(\d+)\.\.(\d+)", found[1])
+    numbers = re.fullmatch(r"(\d+)\.\.(\d+)", braces[1])
     if numbers:
         first, last = int(numbers[1]), int(numbers[2])
         width = len(numbers[1]) if numbers[1].startswith("0") else 0
         if first > last:
-            raise InputError(f"{found[0]} in the pattern {pattern!r} counts backwards.")
+            raise InputError(f"{braces[0]} in the pattern {pattern!r} counts backwards.")
         if last - first >= MAX_SHARDS:
             raise InputError(
-                f"{found[0]} in the pattern {pattern!r} names more than {MAX_SHARDS:,} shards."
+                f"{braces[0]} in the pattern {pattern!r} names more than {MAX_SHARDS:,} shards."
             )
         choices = [f"{number:0{width}d}" for number in range(first, last + 1)]
     else:
-        choices = found[1].split(",")
+        choices = braces[1].split(",")
     for choice in choices:
-        yield from _braces(pattern[: found.start()] + choice + pattern[found.end() :])
+        yield from _braces(pattern[: braces.start()] + choice + pattern[braces.end() :])
 
 
 # What `tarfile` and `gzip` raise for archives that are none, the last ones for headers that lie.
@@ -281,7 +274,7 @@ def _sample(
         content = TarMember(Path(tree.path(shard)), chosen.offset, chosen.size, chosen.name)
     else:
         content = AudioBytes(chosen.content, f"{tree.path(shard)}: {chosen.name}")
-    return not_texts(clip_id, fields) or CorpusClip(clip_id, content, **fields)
+    return not_text(clip_id, fields) or CorpusClip(clip_id, content, **fields)
 
 
 def _fields(members: list[_Member], audio: str, columns: TextColumns) -> dict[str, Any]:

@@ -60,7 +60,8 @@ class _Collator:
     def _crop(self, row: Mapping[str, Any]) -> tuple[np.ndarray, bool]:
         """The frames ``[t, ...]`` of one channel group, cropped; whether the clip ends there.
 
-        A row is a whole clip, or its last segment, unless it says ``last: False``.
+        A row is a whole clip, or its last segment, unless it says ``last: False``. It may say for
+        which ``epoch`` the crop is drawn, instead of `set_epoch`.
         """
         values = row.get(self.column)
         if values is None:
@@ -77,7 +78,8 @@ class _Collator:
                 f" of {groups} channel group(s). Set joint_channels= to what the tokenizer codes"
                 " jointly."
             )
-        rng = np.random.default_rng([self.seed, int(self._epoch), _row_key(row, frames)])
+        epoch = int(row.get("epoch", self._epoch))
+        rng = np.random.default_rng([self.seed, epoch, _row_key(row, frames)])
         length = len(frames) // groups
         group = int(rng.integers(groups))
         start, kept = 0, min(self.crop_frames or length, length)
@@ -172,18 +174,11 @@ class CodesCollator(_Collator):
 class LatentsCollator(_Collator):
     """Makes batches of normalised latents for a diffusion model; a ``collate_fn``.
 
-    Batches are as those of `CodesCollator`, with ``latents`` float32 ``[B, T, D]`` instead of
-    ``codes``: mean 0 and deviation 1 where the dataset has the given statistics; 0 where padded. A
-    row without latents, or not D of them, or some that are not finite, raises ValueError.
-
-    Args:
-        mean: ``[D]``, subtracted from every frame; the tokenizer's ``latents_mean``, or that of the
-            dataset's ``statistics.json``.
-        std: ``[D]``, divided by.
-        crop_frames: Longer rows are cropped to so many frames, at a random place. Default: none.
-        seed: Of the crops.
-        labels: Names of the classes; their order gives ``label`` its meaning. Default: no labels.
-        joint_channels: How many channels the tokenizer codes jointly (2 for stereo models).
+    Arguments and batches are as those of `CodesCollator`, with ``latents`` float32 ``[B, T, D]``
+    instead of ``codes``, 0 where padded. ``mean`` ``[D]`` is subtracted from every frame, and
+    ``std`` ``[D]`` divided by: the tokenizer's ``latents_mean`` and ``latents_std``, or those of
+    the dataset's ``statistics.json``. A row without latents, or not D of them, or some that are not
+    finite, raises ValueError.
     """
 
     column = "latents"
@@ -289,24 +284,26 @@ class LengthBucketSampler(Sampler[list[int]]):
         order = rng.permutation(len(self.lengths))
         rows = self.batch_size or max(1.0, (self.max_frames or 0) / float(self.lengths.mean()))
         bucket = max(1, round(BATCHES_PER_BUCKET * self.num_replicas * rows))
-        made: list[list[int]] = []
+        batches: list[list[int]] = []
         for first in range(0, len(order), bucket):
             piece = order[first : first + bucket]
-            made += self._cut(piece[np.argsort(self.lengths[piece], kind="stable")])
-        made += [made[i % len(made)] for i in range(-len(made) % self.num_replicas)]
-        steps = [made[i : i + self.num_replicas] for i in range(0, len(made), self.num_replicas)]
+            batches += self._cut(piece[np.argsort(self.lengths[piece], kind="stable")])
+        batches += [batches[i % len(batches)] for i in range(-len(batches) % self.num_replicas)]
+        steps = [
+            batches[i : i + self.num_replicas] for i in range(0, len(batches), self.num_replicas)
+        ]
         return [steps[i][self.rank] for i in rng.permutation(len(steps))]
 
     def _cut(self, rows: np.ndarray) -> list[list[int]]:
         """Cuts rows, sorted by length, into batches."""
-        found: list[list[int]] = [[]]
+        batches: list[list[int]] = [[]]
         for row in rows.tolist():
-            size = len(found[-1]) + 1
+            size = len(batches[-1]) + 1
             frames = size * int(self.lengths[row])
             if size > (self.batch_size or size) or frames > (self.max_frames or frames):
-                found.append([])
-            found[-1].append(row)
-        return found
+                batches.append([])
+            batches[-1].append(row)
+        return batches
 
     def _current(self) -> list[list[int]]:
         if self._made is None or self._made[0] != self.epoch:
@@ -343,7 +340,7 @@ def frame_lengths(
     if column not in dataset.column_names:
         raise InputError(f"The dataset has no column {column!r}, only {dataset.column_names}.")
     names = [name for name in (column, "num_channels") if name in dataset.column_names]
-    found = [np.zeros(0, dtype=np.int64)]
+    parts = [np.zeros(0, dtype=np.int64)]
     for table in dataset.select_columns(names).with_format("arrow").iter(1000):
         values = table[column].combine_chunks()
         storage = getattr(values, "storage", values)
@@ -352,6 +349,6 @@ def frame_lengths(
         lengths = pc.list_value_length(storage).to_numpy(zero_copy_only=False)  # pyright: ignore
         if "num_channels" in names:
             lengths = lengths // -(-table["num_channels"].to_numpy() // joint_channels)
-        found.append(lengths.astype(np.int64))
-    lengths = np.concatenate(found)
+        parts.append(lengths.astype(np.int64))
+    lengths = np.concatenate(parts)
     return lengths if crop_frames is None else np.minimum(lengths, crop_frames)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from datasets_scripts.dataset.manifest import MANIFEST, STATISTICS, Manifest
@@ -15,66 +16,6 @@ _MAX_FAILURES = 20
 
 # The hub's size categories: rows of at most three digits, of four, ...
 _SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
-
-_TEMPLATE = """\
----
-pretty_name: {pretty_name}
-license: other
-license_name: {license_name}
-tags:
-- audio
-- latent-tokenizer
-size_categories:
-- {size}
-configs:
-- config_name: default
-  data_files:
-{files}
-dataset_info:
-- config_name: default
-  splits:
-{counts}
----
-
-# {info.title}, as tokens
-
-{info.title} as {contents}, {manifest.frame_rate:.2f} frames a second, made by {tokenizer} \
-(fingerprint `{manifest.fingerprint}`). {row}.
-
-| column | |
-|---|---|
-| `id` | unique in its split |
-| `source_id`, `start` | the clip of the corpus, and the row's first sample in it |
-| `codes` | {manifest.code_dtype} `[T, K]`{no_codes} |
-| `latents` | float16 `[T, D]`{no_latents} |
-| `gain` | root mean square of each channel, which the decoder multiplies by |
-| `num_samples`, `num_channels` | of the audio, at {manifest.sampling_rate} Hz |
-| `label`, `caption` | {label}; {caption} |
-| `metadata` | what else the corpus says, as JSON |
-| `fingerprint` | of the tokenizer |
-
-```python
-from datasets import load_dataset
-from tokenizer import load_tokenizer
-
-ds = load_dataset("THIS_FOLDER_OR_REPOSITORY", split={first_split})
-audio = load_tokenizer({load}).decode_{kind}(ds[0])  # float32 [C, N]
-```
-
-## Statistics
-
-| split | rows | hours | bits per code |
-|---|---|---|---|
-{statistics}
-
-More is in `{STATISTICS}` (use of each codebook; `latents_mean` and `latents_std`) and \
-`{MANIFEST}` (checksums). `python -m datasets_scripts verify` checks both.
-
-{failures}## Source and licence
-
-{info.title}: {info.homepage}. Licence of the audio: {info.licence}. The licence of these tokens \
-follows from it.
-{citation}"""
 
 
 def make_card(info: CorpusInfo, manifest: Manifest, statistics: Mapping[str, Any]) -> str:
@@ -98,7 +39,8 @@ def make_card(info: CorpusInfo, manifest: Manifest, statistics: Mapping[str, Any
     row = "A row is a clip"
     if o["segment_seconds"] is not None:
         row = f"A row is a segment of {o['segment_seconds']:g} s, or what is left of a clip"
-    return _TEMPLATE.format(
+    template = Path(__file__).with_name("card_template.txt").read_text(encoding="utf-8")
+    return template.format(
         info=info,
         manifest=manifest,
         pretty_name=_quoted(info.title + ", as tokens"),

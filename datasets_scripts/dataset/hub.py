@@ -15,10 +15,7 @@ def push_dataset(folder: str | Path, repo: str, *, private: bool = False) -> str
     """Uploads a prepared dataset of this machine, as it is, to the hub as "user/name".
 
     Log in first: ``hf auth login``. What the hub has already is not uploaded again. ``private``
-    counts if the repository is made now.
-
-    Returns:
-        The address of the repository.
+    counts if the repository is made now. Returns its address.
 
     Raises:
         ValueError: If there is no complete dataset in the folder.
@@ -57,10 +54,10 @@ def save_to_disk(folder: str | Path, out: str | Path) -> None:
     parent.mkdir(parents=True, exist_ok=True)
     # The cache would hold everything a second time, and longer than it is needed.
     with tempfile.TemporaryDirectory(dir=parent, prefix=".saving-") as partial:
-        found: Any = datasets.load_dataset(
+        dataset: Any = datasets.load_dataset(
             "parquet", data_files=files, cache_dir=f"{partial}/cache"
         )
-        found.save_to_disk(f"{partial}/saved")
+        dataset.save_to_disk(f"{partial}/saved")
         Path(f"{partial}/saved").replace(out)
 
 

@@ -119,14 +119,15 @@ class Manifest:
 
     def __post_init__(self) -> None:
         parse(_Options, self.options, "options")
-        sizes = {
-            "sampling_rate": self.sampling_rate,
-            "hop_length": self.hop_length,
-            "frame_rate": self.frame_rate,
-            "latent_dim": self.latent_dim,
-            "channels_coded_jointly": self.channels_coded_jointly,
-            **{f"codebook_sizes[{i}]": size for i, size in enumerate(self.codebook_sizes)},
-        }
+        names = (
+            "sampling_rate",
+            "hop_length",
+            "frame_rate",
+            "latent_dim",
+            "channels_coded_jointly",
+        )
+        sizes = {name: getattr(self, name) for name in names}
+        sizes |= {f"codebook_sizes[{i}]": size for i, size in enumerate(self.codebook_sizes)}
         for name, size in sizes.items():
             if size <= 0:
                 raise InputError(f"{name} is {size}; it must be positive.")
@@ -208,7 +209,7 @@ def write_progress(folder: Folder, record: ShardRecord, statistics: Mapping[str,
 def read_progress(folder: Folder, split: str) -> dict[int, ShardRecord]:
     """The records of a split's shards that are whole, by index."""
     written = set(folder.names(DATA))
-    found = {}
+    records = {}
     for name in folder.names(PROGRESS):
         if name.rpartition("-")[0] != split:
             continue
@@ -217,8 +218,8 @@ def read_progress(folder: Folder, split: str) -> dict[int, ShardRecord]:
         record = None if value is None else parse(ShardRecord, value, path)
         # The record follows the shard, but somebody may have removed that.
         if record is not None and record.file.rpartition("/")[2] in written:
-            found[record.index] = record
-    return found
+            records[record.index] = record
+    return records
 
 
 def read_shard_statistics(folder: Folder, record: ShardRecord) -> dict[str, Any]:

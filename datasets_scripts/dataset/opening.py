@@ -62,9 +62,9 @@ def read_statistics(folder: Folder, manifest: Manifest) -> dict[str, Any] | None
         return None
     where = folder.path(STATISTICS)
     value = folder.read_json(STATISTICS)
-    found: _AllSummaries = parse(_AllSummaries, value, where)
+    summaries: _AllSummaries = parse(_AllSummaries, value, where)
     dim = manifest.latent_dim if manifest.options["latents"] else 0
-    for name, split in found.splits.items():
+    for name, split in summaries.splits.items():
         sizes = tuple(map(len, split.sums.code_counts))
         if (sizes, len(split.sums.latents_sum)) != (manifest.codebook_sizes, dim):
             raise InputError(
@@ -72,18 +72,17 @@ def read_statistics(folder: Folder, manifest: Manifest) -> dict[str, Any] | None
                 f" {len(split.sums.latents_sum)} dimensions, those of {MANIFEST} are"
                 f" {list(manifest.codebook_sizes)} and {dim}."
             )
-    if found.latents_mean is not None and len(found.latents_mean) != dim:
-        raise InputError(f"{where}: latents_mean has {len(found.latents_mean)} values, not {dim}.")
+    if summaries.latents_mean is not None and len(summaries.latents_mean) != dim:
+        raise InputError(
+            f"{where}: latents_mean has {len(summaries.latents_mean)} values, not {dim}."
+        )
     return value
 
 
 def open_prepared(address: str | Path) -> Manifest:
-    """Validates a prepared dataset before its rows are read: manifest, statistics, columns.
+    """Validates a prepared dataset before its rows are read, and returns its manifest.
 
-    Codes and latents themselves are checked by the collators, batch by batch.
-
-    Returns:
-        The manifest.
+    That is manifest, statistics and columns; collators check codes and latents batch by batch.
 
     Raises:
         FileNotFoundError: If there is no manifest, or a shard is missing.
@@ -116,6 +115,6 @@ def _check_columns(folder: Folder, shard: ShardRecord, expected: Any) -> None:
     for field in expected:
         if field.name not in schema.names:
             raise InputError(f"{path} has no column {field.name!r}, only {schema.names}.")
-        found = schema.field(field.name).type
-        if found != field.type:
-            raise InputError(f"{path}: column {field.name!r} is {found}; expected {field.type}.")
+        actual = schema.field(field.name).type
+        if actual != field.type:
+            raise InputError(f"{path}: column {field.name!r} is {actual}; expected {field.type}.")

@@ -129,9 +129,9 @@ def _column(field: Any, rows: Sequence[Mapping[str, Any]]) -> Any:
 
 def read_rows(batch: Any, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Rows of a ``pyarrow.RecordBatch`` of a shard, with codes and latents as NumPy arrays."""
-    found = {name: _values(batch.column(name)) for name in columns}
+    values_by_column = {name: _values(batch.column(name)) for name in columns}
     for i in range(len(batch)):
-        yield {name: values[i] for name, values in found.items()}
+        yield {name: values[i] for name, values in values_by_column.items()}
 
 
 def _values(column: Any) -> list[Any]:

@@ -56,8 +56,7 @@ class Statistics:
         self.frames += 0 if values is None else len(values)
         if codes is not None:
             columns = zip(self.codebook_sizes, np.asarray(codes).T, strict=True)
-            new = [np.bincount(column, minlength=size) for size, column in columns]
-            self.code_counts = _sums(self.code_counts, new)
+            self._count([np.bincount(column, minlength=size) for size, column in columns])
         if latents is not None and self.latent_dim:
             values = np.asarray(latents, dtype=np.float64)
             self.latents_sum += values.sum(0)
@@ -69,9 +68,15 @@ class Statistics:
         theirs = other.codebook_sizes, other.latent_dim
         if ours != theirs:
             raise InputError(f"Statistics of codebooks and dimensions {ours} and {theirs}.")
+        self._add(other)
+
+    def _add(self, sums: Statistics | Sums) -> None:
         for name in ("rows", "num_samples", "frames", "latents_sum", "latents_square_sum"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.code_counts = _sums(self.code_counts, other.code_counts)
+            setattr(self, name, getattr(self, name) + getattr(sums, name))
+        self._count(sums.code_counts)
+
+    def _count(self, counts: Sequence[Any]) -> None:
+        self.code_counts = [a + b for a, b in zip(self.code_counts, counts, strict=True)]
 
     def to_json(self) -> dict[str, Any]:
         """The sums as JSON values."""
@@ -89,11 +94,7 @@ class Statistics:
         """The inverse of `to_json`; other keys are ignored. Raises ValueError if it is not."""
         sums: Sums = parse(Sums, value, "statistics")
         statistics = cls([len(counts) for counts in sums.code_counts], len(sums.latents_sum))
-        statistics.rows, statistics.frames = sums.rows, sums.frames
-        statistics.num_samples = sums.num_samples
-        statistics.code_counts = [np.array(counts, np.int64) for counts in sums.code_counts]
-        statistics.latents_sum = np.array(sums.latents_sum, np.float64)
-        statistics.latents_square_sum = np.array(sums.latents_square_sum, np.float64)
+        statistics._add(sums)
         return statistics
 
     def summary(self, sampling_rate: int) -> dict[str, Any]:
@@ -117,10 +118,6 @@ class Statistics:
             "latents_mean": mean.tolist() or None,
             "latents_std": np.sqrt(np.maximum(variance, 0.0)).tolist() or None,
         }
-
-
-def _sums(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> list[np.ndarray]:
-    return [one + other for one, other in zip(a, b, strict=True)]
 
 
 def _use(counts: np.ndarray) -> dict[str, Any]:

@@ -15,7 +15,6 @@ import numpy as np
 from datasets_scripts.preparation.options import Resources, RowOptions
 from datasets_scripts.preparation.read_ahead import ReadAhead
 from datasets_scripts.preparation.reading import ClipReader, Piece
-from datasets_scripts.preparation.segments import segment_length
 from datasets_scripts.sources.corpus import CorpusClip, Missing
 from tokenizer import LatentTokenizer
 
@@ -60,8 +59,8 @@ def encode_clips(
     encoder = _Encoder(tokenizer, options)
     # With none at all, no event would ever be taken.
     batch = max(1, round(resources.batch_seconds * tokenizer.sampling_rate))
-    window, rate, seconds = WINDOW_BATCHES * batch, tokenizer.sampling_rate, options.segment_seconds
-    segment = None if seconds is None else segment_length(seconds, rate, tokenizer.hop_length)
+    window, rate = WINDOW_BATCHES * batch, tokenizer.sampling_rate
+    segment = options.segment_length(rate, tokenizer.hop_length)
     reader = ClipReader(rate, segment, options.downmix, longest=window)
 
     def read(numbered: NumberedClip) -> Iterator[Piece]:

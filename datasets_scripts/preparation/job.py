@@ -1,27 +1,32 @@
-"""What a preparation consists of, checked before anything is written."""
+"""A preparation, from the checks before anything is written to the manifest of a whole split."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from datasets_scripts.corpora import describe_corpus, find_corpus
+from datasets_scripts.dataset.card import CARD, make_card
 from datasets_scripts.dataset.manifest import (
     MANIFEST,
     PROGRESS,
+    STATISTICS,
     Manifest,
     ShardRecord,
     read_manifest,
+    read_progress,
+    read_shard_statistics,
 )
+from datasets_scripts.dataset.opening import read_statistics
 from datasets_scripts.dataset.shards import DATA, split_name
 from datasets_scripts.dataset.storage import Folder
-from datasets_scripts.dataset.summary import Statistics
+from datasets_scripts.dataset.summary import Statistics, total
 from datasets_scripts.preparation.options import Request, RowOptions
-from datasets_scripts.preparation.planning import Plan, check_same
-from datasets_scripts.sources.corpus import CorpusClip, CorpusInfo, Missing
+from datasets_scripts.preparation.planning import Plan
+from datasets_scripts.sources.corpus import CorpusInfo
 from tokenizer import LatentTokenizer, device_of, load_tokenizer
-from tokenizer.errors import InputError
+from tokenizer.errors import InputError, StateError
 
 
 @dataclass(frozen=True)
@@ -43,20 +48,16 @@ class Job:
     def plan(self, split: str, done: dict[int, ShardRecord]) -> Plan:
         """The clips of a split that are still to do."""
         known = {index: (record.clips, record.clip_ids) for index, record in done.items()}
-        return Plan(split, self._items(split), self.options.clips_per_shard, known)
+        items = find_corpus(self.info.name).prepare(self.root, split, **self.corpus_options)
+        return Plan(split, items, self.options.clips_per_shard, known)
 
     def check_finished(self) -> None:
         """Raises ValueError if a split that is whole has other clips in the corpus by now."""
         for split in self.splits:
             name = split_name(split)
             if name in self.header.splits:
-                records = (record for record in self.header.shards if record.split == name)
-                then = [(record.clips, record.clip_ids) for record in records]
-                check_same(split, self._items(split), self.options.clips_per_shard, then)
-
-    def _items(self, split: str) -> Iterator[CorpusClip | Missing]:
-        corpus = find_corpus(self.info.name)
-        return corpus.prepare(self.root, split, **self.corpus_options)
+                shards = (shard for shard in self.header.shards if shard.split == name)
+                self.plan(split, {shard.index: shard for shard in shards}).check_whole()
 
     def no_statistics(self) -> Statistics:
         """Sums over no rows, of the right sizes."""
@@ -120,3 +121,62 @@ def _load(tokenizer: str | Path | LatentTokenizer | None) -> tuple[LatentTokeniz
     if isinstance(tokenizer, LatentTokenizer):
         return tokenizer, str(tokenizer.name_or_path) or "unnamed"
     return load_tokenizer(tokenizer), None if tokenizer is None else str(tokenizer)
+
+
+def finish_split(job: Job, split: str, num_shards: int) -> Job:
+    """Moves the records of a split that is whole into the manifest, with statistics and card.
+
+    Returns the job with the new manifest. Raises RuntimeError if a shard is not there, or the split
+    has no rows at all.
+    """
+    name = split_name(split)
+    records_by_index = read_progress(job.folder, name)
+    if missing := sorted(set(range(num_shards)) - set(records_by_index)):
+        raise StateError(f"Shards {missing} of {split!r} were not written: run it again.")
+    records = [records_by_index[index] for index in range(num_shards)]
+    failures = tuple(failure for record in records for failure in record.failures)
+    if not sum(record.rows for record in records):
+        first = f" The first: {failures[0].id}: {failures[0].reason}" if failures else ""
+        raise StateError(
+            f"No clip of {job.info.name}'s split {split!r} in {job.root} could be prepared.{first}"
+            f" Remove {job.folder} before you try again."
+        )
+    parts = (Statistics.from_json(read_shard_statistics(job.folder, record)) for record in records)
+    sums = total(parts, job.no_statistics())
+    header = replace(
+        job.header,
+        splits=(*job.header.splits, name),
+        shards=(*job.header.shards, *records),
+        failures=(*job.header.failures, *failures),
+    )
+    header = replace(header, complete=set(map(split_name, job.splits)) <= set(header.splits))
+    statistics = add_split(read_statistics(job.folder, header), name, sums, header.sampling_rate)
+    job.folder.write_json(STATISTICS, statistics)
+    job.folder.write(CARD, make_card(job.info, header, statistics))
+    # What makes the split count comes last, and then nothing is left to do but to clean up.
+    job.folder.write_json(MANIFEST, header.to_json())
+    clean_up(job.folder, name)
+    return replace(job, header=header)
+
+
+def add_split(
+    existing: dict[str, Any] | None, split: str, sums: Statistics, sampling_rate: int
+) -> dict[str, Any]:
+    """The content of ``statistics.json`` with one split more.
+
+    `Statistics.summary` over all splits, and under ``splits`` for each its summary and sums.
+    """
+    splits = dict((existing or {}).get("splits", {}))
+    splits[split] = sums.summary(sampling_rate) | {"sums": sums.to_json()}
+    parts = (Statistics.from_json(part["sums"]) for part in splits.values())
+    everything = total(parts, Statistics(sums.codebook_sizes, sums.latent_dim))
+    return everything.summary(sampling_rate) | {"splits": splits}
+
+
+def clean_up(folder: Folder, split: str) -> None:
+    """Removes the records of a split that the manifest has."""
+    for name in folder.names(PROGRESS):
+        if name.rpartition("-")[0] == split:
+            folder.remove(f"{PROGRESS}/{name}")
+    if not folder.names(PROGRESS):
+        folder.remove_folder(PROGRESS)

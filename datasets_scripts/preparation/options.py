@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets_scripts.preparation.segments import segment_length
 from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,9 +46,23 @@ class RowOptions:
     def resolved(self, tokenizer: LatentTokenizer) -> RowOptions:
         """The same with the number of codebooks spelt out; checks that the tokenizer has them."""
         n = tokenizer.resolve_codebooks(self.n_codebooks, self.bitrate) if self.codes else None
-        if self.segment_seconds is not None:
-            segment_length(self.segment_seconds, tokenizer.sampling_rate, tokenizer.hop_length)
+        self.segment_length(tokenizer.sampling_rate, tokenizer.hop_length)
         return replace(self, n_codebooks=n, bitrate=None)
+
+    def segment_length(self, sampling_rate: int, hop_length: int) -> int | None:
+        """Samples of a segment: whole latent frames, so that no frame is coded twice.
+
+        Raises ValueError if that is less than a frame, or no finite number of them.
+        """
+        if self.segment_seconds is None:
+            return None
+        frames = self.segment_seconds * sampling_rate / hop_length
+        if not math.isfinite(frames) or round(frames) < 1:
+            raise InputError(
+                f"segment_seconds={self.segment_seconds:g} must be finite, and at least a frame"
+                f" ({hop_length / sampling_rate:g} s); leave it out for a row a clip."
+            )
+        return round(frames) * hop_length
 
     def to_json(self) -> dict[str, Any]:
         """The attributes by name; of a `resolved` one, whose bitrate is spelt out."""

@@ -1,12 +1,9 @@
-"""Which clips a run has to prepare: all of a split, less those whose shards are whole already.
-
-And whether a split that is finished still consists of the clips that it was made of.
-"""
+"""Which clips a run has to prepare: all of a split, less those whose shards are whole already."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby, zip_longest
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NoReturn
 
 from datasets_scripts.preparation.encoding import NumberedClip
 from datasets_scripts.sources.corpus import CorpusClip, Missing
@@ -61,40 +58,13 @@ class Plan:
             if shard >= self.num_shards or clips != expected:
                 self._refuse(shard)
 
-    def _refuse(self, shard: int) -> None:
+    def check_whole(self) -> None:
+        """Raises ValueError unless ``done`` has all shards, of the clips that there are now."""
+        if sum(1 for _ in self):
+            self._refuse(len(self._done) - 1)
+
+    def _refuse(self, shard: int) -> NoReturn:
         raise InputError(
             f"The corpus is not what it was when shard {shard} of {self._split!r} was written:"
             " clips were added, removed or renamed since. Prepare it into another --out."
         )
-
-
-def check_same(
-    split: str,
-    items: Iterable[CorpusClip | Missing],
-    clips_per_shard: int,
-    then: Sequence[tuple[int, str]],
-) -> None:
-    """Raises ValueError if a finished split was made of other clips than the corpus yields now.
-
-    ``then`` has for each shard of the split its number of clips, and the `IdHash` of their ids.
-    """
-    now = list(_shards(items, clips_per_shard))
-    different = [i for i, (a, b) in enumerate(zip_longest(now, then)) if a != b]
-    if different:
-        before, after = (sum(clips for clips, _ in shards) for shards in (then, now))
-        raise InputError(
-            f"The corpus is not what it was: {split!r} had {before} clips when it was prepared and"
-            f" has {after} now, others from shard {different[0]} on. Prepare it into another --out."
-        )
-
-
-def _shards(
-    items: Iterable[CorpusClip | Missing], clips_per_shard: int
-) -> Iterator[tuple[int, str]]:
-    """The number of clips of each shard, and the `IdHash` of their ids."""
-    for _, group in groupby(enumerate(items), key=lambda pair: pair[0] // clips_per_shard):
-        ids, clips = IdHash(), 0
-        for _, item in group:
-            ids.add(item.id)
-            clips += 1
-        yield clips, ids.hexdigest()

@@ -24,8 +24,7 @@ from datasets_scripts.dataset.manifest import (
 )
 from datasets_scripts.dataset.shards import shard_name, split_name, writing_shard
 from datasets_scripts.preparation.encoding import Encoded, NumberedClip, encode_clips
-from datasets_scripts.preparation.finishing import clean_up, finish_split
-from datasets_scripts.preparation.job import Job, start_job
+from datasets_scripts.preparation.job import Job, clean_up, finish_split, start_job
 from datasets_scripts.preparation.options import Request, Resources
 from datasets_scripts.preparation.workers import encode_in_processes
 from datasets_scripts.sources.ids import IdHash

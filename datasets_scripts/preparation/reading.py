@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from datasets_scripts.preparation.segments import cut
 from datasets_scripts.sources.corpus import CorpusClip, Missing
 from tokenizer import AudioSource, open_audio
 from tokenizer.errors import InputError
@@ -56,23 +55,23 @@ class ClipReader:
         first = round((item.start or 0) * self.target_rate)
         end = None if item.end is None else round(item.end * self.target_rate)
         blocks = trim(source.blocks(), first, end)
-        held: list[np.ndarray] = []
-        num_held = 0
+        kept: list[np.ndarray] = []
+        weight = 0
         if self.segment is not None:
             for start, samples in cut(blocks, self.segment):
-                num_held += samples.size
+                weight += samples.size
                 yield self._piece(start, samples)
         else:
             for block in blocks:
-                held.append(block)
-                num_held += block.size
-                if num_held > self.longest and whole_file:
+                kept.append(block)
+                weight += block.size
+                if weight > self.longest and whole_file:
                     yield Piece(0, self.longest + 1, audio, weight=0)
                     return
-        if not num_held:
+        if not weight:
             raise InputError(f"{item.audio} ends before the clip begins, at {item.start or 0:g} s.")
-        if held:
-            yield self._piece(0, np.concatenate(held, axis=-1))
+        if kept:
+            yield self._piece(0, np.concatenate(kept, axis=-1))
 
     def _piece(self, start: int, samples: np.ndarray) -> Piece:
         audio = {"array": samples, "sampling_rate": self.target_rate}
@@ -106,6 +105,31 @@ def trim(
         place = stop
         if end is not None and place >= end:
             return
+
+
+def cut(
+    blocks: Iterable[Float32[np.ndarray, "C _"]], length: int
+) -> Iterator[tuple[int, Float32[np.ndarray, "C n"]]]:
+    """Cuts a signal that arrives in blocks of any size into segments of ``length`` samples.
+
+    Yields the place of each one's first sample, and its samples; the last segment has what is left,
+    down to a single sample, so that nothing is lost.
+    """
+    pending: list[np.ndarray] = []
+    num_pending = start = 0
+    for block in blocks:
+        pending.append(block)
+        num_pending += block.shape[-1]
+        if num_pending < length:
+            continue
+        samples = np.concatenate(pending, axis=-1)
+        while samples.shape[-1] >= length:
+            yield start, np.ascontiguousarray(samples[:, :length])
+            start += length
+            samples = samples[:, length:]
+        pending, num_pending = [samples], samples.shape[-1]
+    if num_pending:
+        yield start, np.ascontiguousarray(np.concatenate(pending, axis=-1))
 
 
 def _torchcodec(audio: Path | dict[str, Any]) -> Any:

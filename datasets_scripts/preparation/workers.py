@@ -217,8 +217,8 @@ def _work(
     sender.start()
     try:
         # In here: a worker that died of its device would not have said so.
-        here: Any = tokenizer.to(device_of(device))  # pyright: ignore[reportArgumentType]
-        for event in encode_clips(here, received(), options, resources):
+        local_tokenizer: Any = tokenizer.to(device_of(device))  # pyright: ignore[reportArgumentType]
+        for event in encode_clips(local_tokenizer, received(), options, resources):
             sender.put(event)
     except (BrokenPipeError, EOFError, KeyboardInterrupt):
         return  # The parent has gone, or is about to end this.

@@ -115,8 +115,8 @@ def zip_parts(archive: Path) -> list[Path]:
 
     Raises FileNotFoundError if one in between is not there.
     """
-    found = [p for p in archive.parent.glob(f"{archive.stem}.z*") if p.suffix[2:].isdigit()]
-    parts = sorted(found, key=lambda part: int(part.suffix[2:]))
+    numbered = [p for p in archive.parent.glob(f"{archive.stem}.z*") if p.suffix[2:].isdigit()]
+    parts = sorted(numbered, key=lambda part: int(part.suffix[2:]))
     for number, part in enumerate(parts, start=1):
         if int(part.suffix[2:]) != number:
             raise MissingFileError(f"{archive} lacks its part {archive.stem}.z{number:02d}.")

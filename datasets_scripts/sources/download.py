@@ -152,13 +152,13 @@ def _verify(file: Path, download: Download) -> None:
         return
     algorithm, _, expected = download.checksum.partition(":")
     with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, algorithm).hexdigest()
-    if found != expected.lower():
+        actual = hashlib.file_digest(stream, algorithm).hexdigest()
+    if actual != expected.lower():
         file.unlink()
         _version_file(file).unlink(missing_ok=True)
         raise StateError(
-            f"{download.name} has the {algorithm} checksum {found}, not {expected} as published: it"
-            f" is deleted. Fetch it again; if that does not help, {download.url} has another"
+            f"{download.name} has the {algorithm} checksum {actual}, not {expected} as published:"
+            f" it is deleted. Fetch it again; if that does not help, {download.url} has another"
             " version."
         )
 

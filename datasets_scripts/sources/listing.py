@@ -25,7 +25,7 @@ class Listing:
 
         ``where`` it is listed is for the reason; ``fields`` are those of `CorpusClip`.
         """
-        if (unreadable := not_text(clip_id) or not_texts(clip_id, fields)) is not None:
+        if (unreadable := not_text(clip_id, fields)) is not None:
             return unreadable
         if clip_id in self._seen:
             return Missing(clip_id, f"{where} lists it a second time")
@@ -35,28 +35,23 @@ class Listing:
         return CorpusClip(clip_id, self._tree.audio(file), **fields)
 
 
-def not_texts(clip_id: str, fields: Mapping[str, Any]) -> Missing | None:
-    """Reports a clip with a label, caption or metadata that UTF-8 cannot hold.
+def not_text(clip_id: str, fields: Mapping[str, Any] | None = None) -> Missing | None:
+    """Reports a clip whose id, label, caption or metadata UTF-8 cannot hold.
 
-    JSON may hold halves of characters (surrogates). Written to a dataset, one would end the run,
-    and every run after it.
+    Names of files and JSON may hold halves of characters (surrogates). Written to a dataset, one
+    would end the run, and every run after it.
     """
+    fields = fields or {}
     metadata = fields.get("metadata") or {}
     try:
+        clip_id.encode()
         for text in (fields.get("label"), fields.get("caption"), *metadata, *metadata.values()):
             (text or "").encode()
-    except UnicodeEncodeError:
+    except UnicodeEncodeError as error:
+        if error.object == clip_id:
+            shown = clip_id.encode("utf-8", "backslashreplace").decode()
+            return Missing(shown, "its name is not text in UTF-8: rename the file")
         return Missing(clip_id, "its label, caption or metadata is not text in UTF-8")
-    return None
-
-
-def not_text(name: str) -> Missing | None:
-    """Reports a file whose name is not UTF-8 (Python then has surrogates in it)."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        shown = name.encode("utf-8", "backslashreplace").decode()
-        return Missing(shown, "its name is not text in UTF-8: rename the file")
     return None
 
 

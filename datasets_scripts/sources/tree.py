@@ -157,9 +157,9 @@ def find_tree(
     tree = Tree(root)
     markers = (marker,) if isinstance(marker, str) else tuple(marker)
     for folder in ("", *folders):
-        found = Tree(tree.path(folder)) if folder else tree
-        if any(map(found.exists, markers)):
-            return found
+        candidate = Tree(tree.path(folder)) if folder else tree
+        if any(map(candidate.exists, markers)):
+            return candidate
     expected = " or ".join(markers)
     if not tree.is_folder():
         raise MissingFileError(f"No such folder: {root}, where {info.title} should be.")

@@ -14,8 +14,7 @@ from preparing import BOTH, assert_same_rows, files_of, rows_of, write
 from datasets_scripts import Resources, RowOptions, prepare_dataset, read_manifest, verify_dataset
 from datasets_scripts.dataset.storage import Folder
 from datasets_scripts.preparation.encoding import NumberedClip, by_length, encode_clips
-from datasets_scripts.preparation.reading import trim
-from datasets_scripts.preparation.segments import cut, segment_length
+from datasets_scripts.preparation.reading import cut, trim
 from datasets_scripts.sources.corpus import CorpusClip, Missing
 from datasets_scripts.sources.ids import SeenIds
 
@@ -401,7 +400,7 @@ def test_seen_ids_agree_with_a_set():
 @pytest.mark.parametrize("seconds", [float("inf"), float("-inf"), float("nan"), 1e308, 0, -1])
 def test_segments_last_a_finite_time(seconds):
     with pytest.raises(ValueError, match="segment_seconds"):
-        segment_length(seconds, RATE, HOP)
+        RowOptions(segment_seconds=seconds).segment_length(RATE, HOP)
 
 
 @pytest.mark.parametrize("seconds", [float("inf"), float("nan"), 0, -1])
