@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tokenizer import LatentTokenizer
 from tokenizer.errors import InputError
+from tokenizer.saving import save_pretrained
 
 # Seconds: a day.
 _LONGEST = 86_400
@@ -178,6 +179,30 @@ def encoder_fingerprint(tokenizer: LatentTokenizer) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+class ConditionedModel:
+    """What both families share; ``config`` holds the names of classes and their levels."""
+
+    config: Any
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes that it can be conditioned on."""
+        return tuple(self.config.labels)
+
+    def gain(self, label: str | None) -> float | None:
+        """Median level of the training rows of a class (None: of all rows); None if unknown."""
+        gains = self.config.gains or {}
+        return gains.get(label or "", gains.get(""))
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Saves configuration and weights; an error leaves the files of before.
+
+        Arguments are those of the library's class; other files in the folder stay.
+        """
+        save = super().save_pretrained  # pyright: ignore[reportAttributeAccessIssue]
+        save_pretrained(save, save_directory, **kwargs)
 
 
 @runtime_checkable

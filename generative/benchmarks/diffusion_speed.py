@@ -13,6 +13,7 @@ import time
 import numpy as np
 import torch
 
+from generative.cli.options import add
 from generative.diffusion.latent_diffusion import LatentDiffusion
 from generative.protocol import DiffusionSampling
 from generative.runs.generation import generate, make_request
@@ -31,10 +32,8 @@ def main() -> None:
         ("threads", 2, "CPU threads"),
         ("repetitions", 3, "repetitions"),
     ):
-        meaning = f"{text}; default: {default:g}"
-        parser.add_argument(f"--{name}", type=type(default), default=default, help=meaning)
-    solvers = ("euler", "dpm++")
-    parser.add_argument("--solver", choices=solvers, default="euler", help="default: euler")
+        add(parser, f"--{name}", None, default, text)
+    add(parser, "--solver", None, "euler", "integrator", choices=("euler", "dpm++"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)

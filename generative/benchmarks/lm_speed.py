@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from generative.cli.options import add
 from generative.language_model.codec_lm import CodecLM, CodecLMConfig
 from generative.protocol import CodeSampling
 
@@ -94,8 +95,7 @@ def main() -> None:
         ("threads", 2, "CPU threads"),
         ("repetitions", 3, "repetitions, of which the fastest counts"),
     ):
-        meaning = f"{text}; default: {default}"
-        parser.add_argument(f"--{name}", type=int, default=default, help=meaning)
+        add(parser, f"--{name}", None, default, text)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     frames, short = options.frames, max(options.frames // 10, 4)

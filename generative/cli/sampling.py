@@ -115,8 +115,8 @@ def _app(options: argparse.Namespace) -> None:
     from tokenizer import launch_app
 
     models, generators = app_parts(options.run_folders, options.tokenizer, options.device)
-    where = {"host": options.host, "port": options.port, "open_browser": options.browser}
-    app = launch_app(models, generators, **where)
+    server = {"host": options.host, "port": options.port, "open_browser": options.browser}
+    app = launch_app(models, generators, **server)
     print(f"Open {app.address} in a browser. Ctrl-C ends it.", flush=True)
     app.wait()
 

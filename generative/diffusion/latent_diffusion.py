@@ -30,12 +30,13 @@ from generative.protocol import (
     MAX_DEPTH,
     MAX_WIDTH,
     Batch,
+    ConditionedModel,
     GenerationRequest,
     TokenRow,
     check_prompt_length,
 )
 from tokenizer.errors import InputError
-from tokenizer.saving import load_pretrained, save_pretrained
+from tokenizer.saving import load_pretrained
 
 # What hundreds of frames share, such as level and timbre, is visible through more noise than a
 # single frame. It is decided at high noise, so more steps belong there (Esser et al., 2024, section
@@ -93,7 +94,7 @@ def draw_noise(
     return torch.stack([torch.randn(shape[1:], generator=each) for each in generator])
 
 
-class LatentDiffusion(ModelMixin, ConfigMixin):
+class LatentDiffusion(ConditionedModel, ModelMixin, ConfigMixin):
     """A diffusion transformer, its conditions and the statistics of the latents.
 
     Args:
@@ -153,11 +154,6 @@ class LatentDiffusion(ModelMixin, ConfigMixin):
         self.register_buffer("latents_mean", torch.zeros(latent_dim))
         self.register_buffer("latents_std", torch.ones(latent_dim))
 
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Names of the classes."""
-        return tuple(self.config["labels"])
-
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
@@ -174,15 +170,6 @@ class LatentDiffusion(ModelMixin, ConfigMixin):
             # Weights may be stored in half precision; the model computes in float32.
             model = model.float()
         return (model, info) if want_info else model  # pyright: ignore[reportReturnType]
-
-    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, save_directory: str | Path, **kwargs: Any
-    ) -> None:
-        """Saves configuration and weights; an error leaves the files of before.
-
-        Arguments are as for ``diffusers.ModelMixin``; other files in the folder stay.
-        """
-        save_pretrained(super().save_pretrained, save_directory, **kwargs)
 
     def set_statistics(self, mean: Float[Tensor, " D"], std: Float[Tensor, " D"]) -> None:
         """Sets the mean and deviation of the latents, usually the tokenizer's."""
@@ -317,11 +304,6 @@ class LatentDiffusion(ModelMixin, ConfigMixin):
             {"latents": item.cpu().numpy()} | request.shared_columns(self.gain(label))
             for item, label in zip(latents, request.labels, strict=True)
         ]
-
-    def gain(self, label: str | None) -> float | None:
-        """Median level of the training rows of a class (None: of all rows); None if unknown."""
-        gains = self.config["gains"] or {}
-        return gains.get(label or "", gains.get(""))
 
     def _prompts(self, request: GenerationRequest) -> tuple[Tensor | None, Tensor | None]:
         if not any(prompt is not None for prompt in request.prompts):

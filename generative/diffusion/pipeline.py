@@ -125,9 +125,6 @@ class LatentDiffusionPipeline(DiffusionPipeline):
                 timestep and ``{"latents": [B, T, D]}``, normalised. A dict that it returns may
                 replace them.
 
-        Returns:
-            Audio, its rate and the latents.
-
         Raises:
             ValueError: If the model does not know a label, or arguments do not fit each other.
         """

@@ -92,9 +92,8 @@ def embed_rows(
     rate = tokenizer.sampling_rate
     for clip, row in enumerate(rows):
         for latents in row_latents(row, tokenizer):
-            normalized = tokenizer.normalize_latents(latents.T[None].to(tokenizer.device))[
-                0
-            ].T.cpu()
+            batch = latents.T[None].to(tokenizer.device)
+            normalized = tokenizer.normalize_latents(batch)[0].T.cpu()
             pieces = list(_segments(normalized, round(segment_seconds * tokenizer.frame_rate)))
             points["latents"] += [statistics(piece) for piece in pieces]
             waves = _segments(_decode(latents, row, tokenizer), round(segment_seconds * rate))

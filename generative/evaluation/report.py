@@ -16,37 +16,7 @@ from tokenizer.errors import MissingFileError
 from tokenizer.evaluation.report.pages import page_environment
 from tokenizer.saving import write_text
 
-TEMPLATE = """{% extends "base.html.j2" %}
-{% block content %}
-<header><h1>{{ title }}</h1></header>
-<main>
-{% for section in sections %}
-<section>
-<h2>{{ section.title }}</h2>
-{% if section.facts %}
-<table class="numbers">
-{% for name, value in section.facts %}
-<tr><th scope="row">{{ name }}</th><td>{{ value }}</td></tr>
-{% endfor %}
-</table>
-{% endif %}
-{% if section.curve %}
-<figure><img alt="Loss over the steps" src="{{ section.curve }}"></figure>
-{% endif %}
-<div class="pictures">
-{% for clip in section.clips %}
-<figure>
-<figcaption>{{ clip.text }}</figcaption>
-{% if clip.picture %}<img alt="Spectrogram of {{ clip.text }}" src="{{ clip.picture }}">{% endif %}
-<audio controls preload="none" src="{{ clip.audio }}" aria-label="{{ clip.text }}"></audio>
-</figure>
-{% endfor %}
-</div>
-</section>
-{% endfor %}
-</main>
-{% endblock %}
-"""
+TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 
 def write_report(
@@ -70,7 +40,7 @@ def write_report(
     Raises:
         FileNotFoundError: If a folder holds no ``samples.json``, or a file is missing.
     """
-    template = page_environment().from_string(TEMPLATE)
+    template = page_environment().from_string(TEMPLATE.read_text(encoding="utf-8"))
     sections = [_clips_section(Path(folder)) for folder in folders]
     sections += [_run_section(Path(run)) for run in runs]
     for path in map(Path, evaluations):
@@ -116,12 +86,9 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         if isinstance(value, dict):
             facts += _flatten(value, f"{prefix}{name} / ")
         elif not isinstance(value, list):
-            facts.append((prefix + name, _show(value)))
+            shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+            facts.append((prefix + name, shown))
     return facts
-
-
-def _show(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _data(content: bytes, kind: str) -> str:

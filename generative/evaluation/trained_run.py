@@ -35,18 +35,10 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Generates clips of the classes of held-out rows, and compares them with these rows.
 
-    Args:
-        run: A finished run, or an export.
-        folder: The prepared dataset that it was trained on.
-        tokenizer: Folder or hub id. Default: the run's.
-        clips: Number of clips to generate; their classes are those of the held-out rows, in turn.
-        seconds: Length of each clip.
-        guidance_scale: Scale of classifier-free guidance; 1 for none.
-        steps: Evaluations of a diffusion model.
-        seed: Seed of the clips.
-        held_out: As for the training.
-        device: Torch device.
-        progress: Whether to show a bar.
+    The run, or an export, and the tokenizer (by default the run's) are loaded by `load_run`;
+    ``folder`` and ``held_out`` are those of the training. ``clips`` of ``seconds`` each are
+    generated, whose classes are those of the held-out rows, in turn. ``steps`` are the evaluations
+    of a diffusion model.
 
     Returns:
         The figures of `evaluate_generations` and, under ``bits``, for language models those of

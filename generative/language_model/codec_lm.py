@@ -30,9 +30,9 @@ from generative.language_model.config import CodecLMConfig
 from generative.language_model.llama_steps import LlamaSteps
 from generative.language_model.patterns import CodePattern, make_pattern
 from generative.language_model.sampling import StepLogits, generate_codes
-from generative.protocol import Batch, CodeSampling, GenerationRequest, TokenRow
+from generative.protocol import Batch, CodeSampling, ConditionedModel, GenerationRequest, TokenRow
 from tokenizer.errors import InputError, MissingFileError
-from tokenizer.saving import load_pretrained, save_pretrained
+from tokenizer.saving import load_pretrained
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class CodeNats:
     stop_count: Int[Tensor, ""]
 
 
-class CodecLM(PreTrainedModel):
+class CodecLM(ConditionedModel, PreTrainedModel):
     """A causal language model of the tokenizer's codes, made from a `CodecLMConfig`."""
 
     config_class = CodecLMConfig
@@ -71,11 +71,6 @@ class CodecLM(PreTrainedModel):
             dropout=config.condition_dropout,
         )
         self.post_init()
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Names of the classes that it can be conditioned on."""
-        return tuple(self.config.labels)
 
     @property
     def num_codebooks(self) -> int:
@@ -216,7 +211,7 @@ class CodecLM(PreTrainedModel):
         guidance_scale: float | int = 1.0,
         prompts: Sequence[Int[Tensor, "_ K"] | None] = (),
     ) -> list[Int[Tensor, "_ K"]]:
-        """Samples codes.
+        """Samples codes of each item, int64 on the CPU.
 
         Args:
             conditions: ``label`` int64 ``[B]`` and ``caption``, a list of B.
@@ -225,19 +220,9 @@ class CodecLM(PreTrainedModel):
             sampling: Temperature, top-k, top-p, cache and stop.
             guidance_scale: Scale of classifier-free guidance; 1 for none.
             prompts: Codes that each item begins with, or None; empty means None for all.
-
-        Returns:
-            Codes of each item, int64 on the CPU.
         """
-        return generate_codes(
-            self,
-            conditions,
-            num_frames,
-            generator,
-            sampling=sampling or CodeSampling(),
-            guidance_scale=guidance_scale,
-            prompts=prompts,
-        )
+        sampling, scale = sampling or CodeSampling(), float(guidance_scale)
+        return generate_codes(self, conditions, num_frames, generator, sampling, scale, prompts)
 
     def generate_rows(
         self, request: GenerationRequest, generator: torch.Generator
@@ -276,20 +261,7 @@ class CodecLM(PreTrainedModel):
             rows.append(row)
         return rows
 
-    def gain(self, label: str | None) -> float | None:
-        """Median level of the training rows of a class (None: of all rows); None if unknown."""
-        return self.config.gains.get(label or "", self.config.gains.get(""))
-
-    # Saving and loading
-
-    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, save_directory: str | Path, **kwargs: Any
-    ) -> None:
-        """Saves ``config.json`` and ``model.safetensors``; an error leaves the files of before.
-
-        Arguments are as for ``transformers.PreTrainedModel``; other files in the folder stay.
-        """
-        save_pretrained(super().save_pretrained, save_directory, **kwargs)
+    # Loading
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]

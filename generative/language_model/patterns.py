@@ -121,10 +121,6 @@ class CodePattern(ABC):
     def stop_frame(self, step: int) -> int | None:
         """Number of frames of a sequence that stops at this step; None if it cannot stop here."""
 
-    def num_steps(self, num_frames: int) -> int:
-        """S: length of the sequence, including the stop."""
-        return len(self.layout(num_frames).frames)
-
     def apply(
         self, codes: Int[Tensor, "B T K"], mask: Bool[Tensor, "B T"] | None = None
     ) -> Int[Tensor, "B S W"]:

@@ -33,9 +33,8 @@ def generate_codes(
     conditions: Mapping[str, Any],
     num_frames: int | Sequence[int],
     generator: torch.Generator,
-    *,
     sampling: CodeSampling,
-    guidance_scale: float | int,
+    guidance_scale: float,
     prompts: Sequence[Tensor | None],
 ) -> list[Tensor]:
     """See `generative.CodecLM.generate`."""
@@ -73,7 +72,7 @@ def generate_codes(
             "label": conditions["label"][unfinished],
             "caption": [captions[i] for i in unfinished],
         }
-        pieces = window.run(part, generator, sampling, float(guidance_scale))
+        pieces = window.run(part, generator, sampling, guidance_scale)
         for i, start, end, piece in zip(unfinished, starts, ends, pieces, strict=True):
             codes[i] = torch.cat([codes[i][:start], piece])
             if len(codes[i]) < end:

@@ -19,17 +19,17 @@ def run_generator(
     """A generator for the page from a trained run, and the run's tokenizer; see `load_run`."""
     model, tok, info = load_run(run, tokenizer, device)
 
-    def make(wish: Any) -> tuple[np.ndarray, int]:
+    def make(settings: Any) -> tuple[np.ndarray, int]:
         request = make_request(
             tok,
-            wish.seconds,
-            labels=[wish.label],
-            captions=[wish.caption] if wish.caption else (),
-            prompt=wish.prompt,
+            settings.seconds,
+            labels=[settings.label],
+            captions=[settings.caption] if settings.caption else (),
+            prompt=settings.prompt,
             n_codebooks=info.get("n_codebooks"),
-            guidance_scale=wish.guidance,
+            guidance_scale=settings.guidance,
         )
-        clip = next(generate(model, tok, request, seed=wish.seed))
+        clip = next(generate(model, tok, request, seed=settings.seed))
         return clip.audio, tok.sampling_rate
 
     has_text = model.conditioner.text is not None

@@ -7,8 +7,7 @@ checkpoint sees the batches that it would have seen.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,12 +29,9 @@ def make_collator(
     seed: int,
     n_codebooks: int | None = None,
     latent_dim: int | None = None,
-) -> Callable[[], Any]:
-    """Returns a function that makes a collator of `datasets_scripts` for this data.
-
-    Of a frame it keeps the first ``n_codebooks`` or ``latent_dim`` values; None keeps all.
-    """
-    shared = {
+) -> FrameCollator:
+    """Returns a collator for this data, of the first ``n_codebooks`` or ``latent_dim`` values."""
+    shared: Any = {
         "crop_frames": crop_frames,
         "seed": seed,
         "labels": data.labels,
@@ -43,35 +39,27 @@ def make_collator(
     }
     if data.column == "latents":
         mean, std = tokenizer.latents_mean.cpu(), tokenizer.latents_std.cpu()
-        return partial(FirstLatents, mean[:latent_dim], std[:latent_dim], **shared)
-    sizes = tokenizer.codebook_sizes
-    return partial(FirstCodebooks, n_codebooks, codebook_sizes=sizes, **shared)
+        latents = LatentsCollator(mean[:latent_dim], std[:latent_dim], **shared)
+        return FrameCollator(latents, latent_dim)
+    codes = CodesCollator(codebook_sizes=tokenizer.codebook_sizes, **shared)
+    return FrameCollator(codes, n_codebooks)
 
 
-class FirstLatents(LatentsCollator):
-    """A collator of latents that keeps as many numbers of a frame as it has means for."""
+class FrameCollator:
+    """Collates the first ``width`` values of each row's frames; all for None."""
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
-        """See `LatentsCollator`."""
-        dim = len(self.mean)
-        cut = [{**row, "latents": np.asarray(row["latents"])[..., :dim]} for row in rows]
-        return super().__call__(cut)
+    def __init__(self, collator: CodesCollator | LatentsCollator, width: int | None) -> None:
+        self.collator, self.width = collator, width
 
+    def __call__(self, rows: Sequence[TokenRow]) -> Batch:
+        """A batch; ValueError for rows that do not fit."""
+        return self.collator([self._cut(row, self.collator.column) for row in rows])
 
-class FirstCodebooks(CodesCollator):
-    """A collator of codes that keeps the first ``n_codebooks``, or all for None."""
-
-    def __init__(self, n_codebooks: int | None, **options: Any) -> None:
-        super().__init__(**options)
-        self.n_codebooks = n_codebooks
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Batch:
-        """See `CodesCollator`."""
-        batch = super().__call__(rows)
-        available = batch["codes"].shape[-1]
-        if available < (self.n_codebooks or 1):
-            raise InputError(f"The rows have {available} codebooks, not {self.n_codebooks}.")
-        return batch | {"codes": batch["codes"][..., : self.n_codebooks]}
+    def _cut(self, row: TokenRow, column: str) -> TokenRow:
+        values = np.asarray(row[column])
+        if values.shape[-1] < (self.width or 1):
+            raise InputError(f"A row has {column} of width {values.shape[-1]}, not {self.width}.")
+        return row | {column: values[..., : self.width]}
 
 
 class _EpochRows(Dataset):
@@ -87,7 +75,7 @@ class _EpochRows(Dataset):
 
 def training_batches(
     data: PreparedData,
-    make: Callable[[], Any],
+    collator: FrameCollator,
     config: TrainingConfig,
     *,
     first: int = 0,
@@ -98,31 +86,14 @@ def training_batches(
     """Yields endless batches of one process, epoch after epoch, from the ``first``-th on."""
     crop = {"crop_frames": config.crop_frames, "joint_channels": joint_channels}
     lengths = frame_lengths(data.train, data.column, **crop)
-    share = {"num_replicas": world_size, "rank": rank}
-    sampler = LengthBucketSampler(lengths, batch_size=config.batch_size, seed=config.seed, **share)
+    ranks = {"num_replicas": world_size, "rank": rank}
+    sampler = LengthBucketSampler(lengths, batch_size=config.batch_size, seed=config.seed, **ranks)
     yield from DataLoader(
         _EpochRows(data.train),
         batch_sampler=_plan(sampler, first),  # pyright: ignore[reportArgumentType]
-        collate_fn=_OwnCollator(make),
+        collate_fn=collator,
         num_workers=config.num_workers,
     )
-
-
-class _OwnCollator:
-    """Collates with one collator per process.
-
-    A collator keeps its epoch in memory that workers share, but workers that prefetch may be in
-    different epochs at the same time.
-    """
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self.make, self.collator = make, None
-
-    def __call__(self, rows: Sequence[TokenRow]) -> Batch:
-        if self.collator is None:
-            self.collator = self.make()
-        self.collator.set_epoch(rows[0]["epoch"])
-        return self.collator(rows)
 
 
 def _plan(sampler: LengthBucketSampler, first: int) -> Iterator[list[tuple[int, int]]]:
@@ -136,7 +107,7 @@ def _plan(sampler: LengthBucketSampler, first: int) -> Iterator[list[tuple[int, 
 
 
 def validation_batches(
-    data: PreparedData, collator: Any, *, batch_size: int, max_rows: int = 64
+    data: PreparedData, collator: FrameCollator, *, batch_size: int, max_rows: int = 64
 ) -> Iterator[Batch]:
     """Yields at most ``max_rows`` held-out rows, evenly spread; the same crops at every call.
 
@@ -144,7 +115,6 @@ def validation_batches(
     """
     count = len(data.held_out)
     indices = [math.floor(i * count / min(count, max_rows)) for i in range(min(count, max_rows))]
-    collator.set_epoch(0)
     for start in range(0, len(indices), batch_size):
         rows = [data.held_out[i] for i in indices[start : start + batch_size]]
         labels = [row.get("label") if row.get("label") in data.labels else None for row in rows]

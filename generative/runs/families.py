@@ -16,7 +16,12 @@ import numpy as np
 import torch
 
 from generative.protocol import Batch
-from generative.runs.batches import make_collator, training_batches, validation_batches
+from generative.runs.batches import (
+    FrameCollator,
+    make_collator,
+    training_batches,
+    validation_batches,
+)
 from generative.runs.generation import generate, make_request, save_clips
 from generative.runs.loading import RUN_FILE, tokenizer_identity
 from generative.runs.model_card import write_card
@@ -50,7 +55,7 @@ class PreparedTask(ModelTask):
         self.data, self.tokenizer, self.config = data, tokenizer, config
         self.info, self.preview_seconds = info, preview_seconds
 
-    def _make(self, seed: int) -> Callable[[], Any]:
+    def _collator(self, seed: int) -> FrameCollator:
         return make_collator(
             self.data,
             self.tokenizer,
@@ -64,7 +69,7 @@ class PreparedTask(ModelTask):
         """See `training_batches`."""
         return training_batches(
             self.data,
-            self._make(self.config.seed),
+            self._collator(self.config.seed),
             self.config,
             first=first,
             rank=rank,
@@ -74,7 +79,7 @@ class PreparedTask(ModelTask):
 
     def validation(self) -> Iterator[Batch]:
         """See `validation_batches`."""
-        collator = self._make(self.config.seed + 1)()
+        collator = self._collator(self.config.seed + 1)
         return validation_batches(self.data, collator, batch_size=self.config.batch_size)
 
     def show(self, step: int, folder: Path, log: RunLog) -> None:
@@ -108,11 +113,11 @@ def check_source(data: PreparedData, tokenizer: LatentTokenizer) -> None:
     """
     if not data.manifest.get("complete", True):
         raise InputError("The dataset's preparation was interrupted: run it again, it goes on.")
-    made_by = {data.manifest.get(name) for name in ("fingerprint", "codes_fingerprint")} - {None}
-    found = {tokenizer.fingerprint}
+    expected = {data.manifest.get(name) for name in ("fingerprint", "codes_fingerprint")} - {None}
+    fingerprints = {tokenizer.fingerprint}
     if tokenizer.quantizer is not None:
-        found.add(tokenizer.codes_fingerprint)
-    if made_by and not made_by & found:
+        fingerprints.add(tokenizer.codes_fingerprint)
+    if expected and not expected & fingerprints:
         raise InputError(
             f"The dataset was prepared with tokenizer {data.manifest.get('fingerprint')}, this is"
             f" {tokenizer.fingerprint}. Name the right one with --tokenizer."
@@ -145,9 +150,6 @@ def train_diffusion(
         preview_seconds: Length of the samples made while training.
         progress: Whether to show a bar.
         options: Of `LatentDiffusion`: width, depth, ...
-
-    Returns:
-        The trained model.
     """
     from generative.diffusion.latent_diffusion import LatentDiffusion
 
@@ -179,19 +181,8 @@ def train_language_model(
 ) -> Any:
     """Trains a `CodecLM` on the codes of a prepared dataset; resumes.
 
-    Args:
-        folder: The dataset.
-        out: Folder of the run.
-        config: How long and how fast.
-        tokenizer: Folder or hub id of the one that made the codes. Default: the bundled one.
-        n_codebooks: How many of the dataset's codebooks to learn. Default: all.
-        held_out: Share of the sources to validate on, where the dataset has no split for it.
-        preview_seconds: Length of the samples made while training.
-        progress: Whether to show a bar.
-        options: Of `CodecLMConfig`: pattern, width, depth, ...
-
-    Returns:
-        The trained model.
+    As `train_diffusion`, but ``n_codebooks`` says how many of the dataset's codebooks to learn
+    (default: all), and ``options`` are those of `CodecLMConfig`: pattern, width, depth, ...
     """
     from generative.language_model.codec_lm import CodecLM
     from generative.language_model.config import CodecLMConfig

@@ -54,19 +54,11 @@ def make_request(
     codes: CodeSampling | None = None,
     diffusion: DiffusionSampling | None = None,
 ) -> GenerationRequest:
-    """Makes a request for clips whose length is given in seconds.
+    """Makes a request for clips of so many seconds, a prompt included.
 
-    Args:
-        tokenizer: Decodes the clips.
-        seconds: Length of each clip, the prompt included.
-        labels: Class or None for each clip.
-        captions: Text or None for each clip.
-        prompt: Audio (a path, array, ...) that every clip begins with.
-        sampling_rate: Hz, for a prompt that is a bare array.
-        n_codebooks: How many codebooks a language model has; None for diffusion models.
-        guidance_scale: Scale of classifier-free guidance; 1 for none.
-        codes: Settings of language models.
-        diffusion: Settings of diffusion models.
+    ``prompt`` is audio (a path, array, ...) that every clip begins with, at ``sampling_rate`` Hz if
+    it is a bare array. ``n_codebooks`` says how many codebooks a language model has, and is None
+    for diffusion models. Other arguments are the attributes of `GenerationRequest`.
 
     Raises:
         ValueError: If the length is not a positive number of at most a day.
@@ -126,15 +118,10 @@ def generate(
     snap_codebooks: int | None = None,
     batch_size: int = 8,
 ) -> Iterator[GeneratedClip]:
-    """Yields a clip for every label of a request.
+    """Yields a clip for every label of a request, made by a `GenerativeModel`.
 
-    Args:
-        model: A `GenerativeModel`.
-        tokenizer: Decodes.
-        request: What to generate.
-        seed: The same seed and batch size give the same clips.
-        snap_codebooks: See `decode`.
-        batch_size: Clips generated together.
+    ``batch_size`` clips are generated together; the same seed and batch size give the same clips.
+    For ``snap_codebooks`` see `decode`.
     """
     for row, label, caption in generate_rows(model, request, seed=seed, batch_size=batch_size):
         yield GeneratedClip(row, decode(tokenizer, row, snap_codebooks), label, caption)
@@ -168,17 +155,10 @@ def save_clips(
     description: dict[str, Any] | None = None,
     pictures: bool = True,
 ) -> list[dict[str, Any]]:
-    """Writes each clip as WAV and PNG, and a ``samples.json`` that describes them.
+    """Writes each clip as WAV and, with ``pictures``, PNG, and a ``samples.json`` about them.
 
-    Args:
-        clips: May be a generator; each clip is written before the next one is taken.
-        folder: Created if needed.
-        sampling_rate: Hz.
-        description: More entries for ``samples.json``.
-        pictures: Whether to draw spectrograms.
-
-    Returns:
-        The entries of ``samples.json``.
+    Each clip is written before the next one is taken. Returns the entries of ``samples.json``,
+    which also holds the ``description``.
     """
     entries: list[dict[str, Any]] = []
     for index, clip in enumerate(clips):

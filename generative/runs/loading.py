@@ -39,35 +39,32 @@ def load_model(folder: str | Path) -> Any:
 def load_run(
     run: str | Path, tokenizer: str | Path | None = None, device: str = "cpu"
 ) -> tuple[Any, LatentTokenizer, dict[str, Any]]:
-    """Loads a finished training run or an export.
+    """Loads the model, the tokenizer and the description of a finished run or an export.
 
     Args:
         run: Its folder.
         tokenizer: Folder or hub id. Default: the one that the run was trained with.
         device: Torch device of model and tokenizer.
 
-    Returns:
-        The model, the tokenizer and the run's description.
-
     Raises:
         FileNotFoundError: If there is no such run, or it is not finished.
         ValueError: If the tokenizer is not the run's, or the device does not exist.
     """
-    where = device_of(device)
-    root = Path(run)
-    described = root / RUN_FILE
-    if not described.exists():
-        raise MissingFileError(f"No run in {root}: there is no {RUN_FILE}.")
-    info = json.loads(described.read_text())
+    torch_device = device_of(device)
+    folder = Path(run)
+    run_file = folder / RUN_FILE
+    if not run_file.exists():
+        raise MissingFileError(f"No run in {folder}: there is no {RUN_FILE}.")
+    info = json.loads(run_file.read_text())
     if not isinstance(info, dict) or not {"tokenizer", "column", "identity"} <= info.keys():
-        raise InputError(f"{described} is damaged, or no description of a run.")
-    if not (root / "model").exists():
+        raise InputError(f"{run_file} is damaged, or no description of a run.")
+    if not (folder / "model").exists():
         raise MissingFileError(
-            f"The run in {root} is not finished. Start its training again: it resumes."
+            f"The run in {folder} is not finished. Start its training again: it resumes."
         )
     name = tokenizer if tokenizer is not None else info["tokenizer"]
-    if tokenizer is None and (root / "tokenizer").exists():
-        name = root / "tokenizer"
+    if tokenizer is None and (folder / "tokenizer").exists():
+        name = folder / "tokenizer"
     tok = load_tokenizer(name)
     identity = tokenizer_identity(tok, info["column"])
     if identity != info["identity"]:
@@ -76,8 +73,8 @@ def load_run(
             f" ({info['tokenizer'] or 'bundled'}), this is {identity}. Name the right one with"
             " --tokenizer."
         )
-    model = load_model(root / "model")
-    return model.to(where), tok.to(where), info  # pyright: ignore[reportArgumentType]
+    model = load_model(folder / "model")
+    return model.to(torch_device), tok.to(torch_device), info  # pyright: ignore[reportArgumentType]
 
 
 def tokenizer_identity(tokenizer: LatentTokenizer, column: str) -> str:
@@ -93,22 +90,18 @@ def export_run(
     The export of a diffusion model is also a `diffusers` pipeline:
     ``LatentDiffusionPipeline.from_pretrained`` loads it.
 
-    Args:
-        run: A finished run.
-        out: Folder to write.
-        tokenizer: Folder or hub id. Default: the run's.
-        half: Whether to round matrices to float16, for half the size; the model still computes in
-            float32.
+    ``half`` rounds matrices to float16, for half the size; the model still computes in float32.
+    The tokenizer is a folder or hub id, by default the run's.
 
     Raises:
         FileNotFoundError: If the run is not finished.
         ValueError: If ``out`` is the run itself.
     """
-    root = Path(out)
-    if root.resolve() == Path(run).resolve():
+    folder = Path(out)
+    if folder.resolve() == Path(run).resolve():
         raise InputError(f"{out} is the run itself: name another folder.")
     model, tok, info = load_run(run, tokenizer)
-    root.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     if half:
         for parameter in model.parameters():
             if parameter.ndim > 1:  # Norms, biases and statistics stay in float32.
@@ -118,13 +111,13 @@ def export_run(
         from generative.diffusion.pipeline import LatentDiffusionPipeline
 
         scheduler = make_scheduler(shift=model.config["shift"])
-        LatentDiffusionPipeline(model, scheduler, tok).save_pretrained(root)
+        LatentDiffusionPipeline(model, scheduler, tok).save_pretrained(folder)
     else:
-        model.save_pretrained(root / "model")
-        tok.save_pretrained(root / "tokenizer")
+        model.save_pretrained(folder / "model")
+        tok.save_pretrained(folder / "tokenizer")
     card = Path(run) / "model" / "README.md"
     if card.exists():
-        shutil.copyfile(card, root / "README.md")
+        shutil.copyfile(card, folder / "README.md")
     # Paths of the machine that trained it are left out.
-    described = info | {"tokenizer": None, "data": Path(info["data"]).name}
-    write_json(root / RUN_FILE, described)
+    description = info | {"tokenizer": None, "data": Path(info["data"]).name}
+    write_json(folder / RUN_FILE, description)

@@ -217,7 +217,7 @@ def test_transformers_generates_the_same(name):
         inputs_embeds=torch.cat([condition, start], dim=1),
         attention_mask=torch.ones(2, 2, dtype=torch.int64),
         logits_processor=LogitsProcessorList([SlotRanges(model.pattern, frames)]),
-        max_new_tokens=model.pattern.num_steps(frames),
+        max_new_tokens=len(model.pattern.layout(frames).frames),
         do_sample=False,
         eos_token_id=-1,
         pad_token_id=model.pattern.vocabulary.pad,

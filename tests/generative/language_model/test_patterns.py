@@ -57,7 +57,7 @@ def test_a_batch_is_its_items_one_by_one(case):
     together = pattern.apply(codes.masked_fill(~mask[..., None], 99), mask)
     for item, length, tokens in zip(codes, mask.sum(1).tolist(), together, strict=True):
         alone = pattern.apply(item[None, :length])[0]
-        assert len(alone) == pattern.num_steps(length)
+        assert len(alone) == len(pattern.layout(length).frames)
         assert torch.equal(tokens[: len(alone)], alone)
         assert bool((tokens[len(alone) :] == pattern.vocabulary.pad).all())
 

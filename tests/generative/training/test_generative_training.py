@@ -117,15 +117,15 @@ def test_a_class_held_out_as_a_whole_is_validated_without_it(tokenizer, tmp_path
     write_prepared(tmp_path, tokenizer, [rows[3] | {"label": "wind"}, rows[0]], split="validation")
     data = load_prepared(tmp_path, "codes")
     assert data.labels == LABELS
-    make = make_collator(data, tokenizer, crop_frames=None, seed=0)
-    (batch,) = validation_batches(data, make(), batch_size=2)
+    collator = make_collator(data, tokenizer, crop_frames=None, seed=0)
+    (batch,) = validation_batches(data, collator, batch_size=2)
     assert batch["label"].tolist() == [-1, LABELS.index(rows[0]["label"])]
 
 
 def batches_of(data, tokenizer, count, num_workers=0, **options):
     config = TrainingConfig(steps=1, batch_size=3, crop_frames=20, seed=4, num_workers=num_workers)
-    make = make_collator(data, tokenizer, crop_frames=20, seed=4)
-    return list(islice(training_batches(data, make, config, **options), count))
+    collator = make_collator(data, tokenizer, crop_frames=20, seed=4)
+    return list(islice(training_batches(data, collator, config, **options), count))
 
 
 @pytest.mark.parametrize("column", ["codes", "latents"])
@@ -161,8 +161,8 @@ def test_processes_share_an_epoch(folder, tokenizer):
 
 def test_latents_are_normalised_and_codes_cut(folder, tokenizer):
     data = load_prepared(folder / "data", "latents", held_out=0.25)
-    make = make_collator(data, tokenizer, crop_frames=None, seed=0)
-    first, again = (list(validation_batches(data, make(), batch_size=3)) for _ in range(2))
+    collator = make_collator(data, tokenizer, crop_frames=None, seed=0)
+    first, again = (list(validation_batches(data, collator, batch_size=3)) for _ in range(2))
     assert sum(len(b["mask"]) for b in first) == 4
     assert all(torch.equal(a["latents"], b["latents"]) for a, b in zip(first, again, strict=True))
     row = data.held_out[0]
@@ -170,11 +170,11 @@ def test_latents_are_normalised_and_codes_cut(folder, tokenizer):
     wanted = (stored - tokenizer.latents_mean) / tokenizer.latents_std
     torch.testing.assert_close(first[0]["latents"][0, : len(wanted)], wanted)
     codes = load_prepared(folder / "data", "codes", held_out=0.25)
-    make = make_collator(codes, tokenizer, crop_frames=None, seed=0, n_codebooks=2)
-    assert next(validation_batches(codes, make(), batch_size=2))["codes"].shape[-1] == 2
-    make = make_collator(codes, tokenizer, crop_frames=None, seed=0, n_codebooks=CODEBOOKS + 1)
+    collator = make_collator(codes, tokenizer, crop_frames=None, seed=0, n_codebooks=2)
+    assert next(validation_batches(codes, collator, batch_size=2))["codes"].shape[-1] == 2
+    collator = make_collator(codes, tokenizer, crop_frames=None, seed=0, n_codebooks=CODEBOOKS + 1)
     with pytest.raises(ValueError, match=r"\b4 .*\b5\b"):
-        next(validation_batches(codes, make(), batch_size=2))
+        next(validation_batches(codes, collator, batch_size=2))
 
 
 def test_data_that_will_not_do(folder, tokenizer, tmp_path):
