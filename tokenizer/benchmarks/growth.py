@@ -18,11 +18,11 @@ import torch
 
 from tokenizer import load_tokenizer
 from tokenizer.benchmarks.command import benchmark_parser, in_process, table, write_figures
-from tokenizer.benchmarks.machine import best_of, peak_mib
+from tokenizer.benchmarks.machine import peak_mib
 from tokenizer.benchmarks.peers import clip
 from tokenizer.benchmarks.quantizers import mixture
 from tokenizer.benchmarks.vectors import fitted
-from tokenizer.evaluation.coding import timed
+from tokenizer.evaluation.coding import best_of, timed
 
 # Of each kind, what a picture calls it, and its points.
 POINTS: dict[str, tuple[str, tuple[float, ...]]] = {

@@ -5,37 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from tokenizer.evaluation.coding import best_of
+
 Call = Callable[[], object]
-
-
-def best_of(calls: Sequence[Call], repetitions: int, device: str = "cpu") -> list[float]:
-    """Seconds of the fastest run of each call.
-
-    The calls take turns, so that a slow moment of the machine meets all of them.
-    """
-    for call in calls:
-        call()
-    best = [float("inf")] * len(calls)
-    for _ in range(repetitions):
-        for i, call in enumerate(calls):
-            synchronize(device)
-            start = time.perf_counter()
-            call()
-            synchronize(device)
-            best[i] = min(best[i], time.perf_counter() - start)
-    return best
-
-
-def synchronize(device: str) -> None:
-    """Waits for what was launched on a GPU."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
 
 
 def matmul_rate(device: str = "cpu", repetitions: int = 9) -> float:

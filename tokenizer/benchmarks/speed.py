@@ -17,8 +17,9 @@ from typing import Any
 import torch
 
 from tokenizer.benchmarks import command
-from tokenizer.benchmarks.machine import best_of, describe, matmul_rate, multiply_adds, peak_mib
+from tokenizer.benchmarks.machine import describe, matmul_rate, multiply_adds, peak_mib
 from tokenizer.benchmarks.peers import PEERS, ours
+from tokenizer.evaluation.coding import best_of
 
 # The peers search greedily: theirs is the task of those rows.
 RATES = ("latents", "3", "10", "16", "24", "3 greedy", "10 greedy", "16 greedy", "24 greedy")

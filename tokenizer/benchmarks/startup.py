@@ -14,8 +14,8 @@ from typing import Any
 import soundfile
 
 from tokenizer.benchmarks.command import table
-from tokenizer.benchmarks.machine import best_of
 from tokenizer.benchmarks.peers import clip
+from tokenizer.evaluation.coding import best_of
 
 REPETITIONS = 5
 STATEMENTS = {

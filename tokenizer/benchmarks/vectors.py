@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from tokenizer.benchmarks.command import benchmark_parser, table, write_figures
-from tokenizer.benchmarks.machine import best_of, describe, matmul_rate
+from tokenizer.benchmarks.machine import describe, matmul_rate
 from tokenizer.benchmarks.quantizers import distortion_db, faiss_residual, mixture, split
-from tokenizer.evaluation.coding import timed
+from tokenizer.evaluation.coding import best_of, timed
 from tokenizer.quantizers import ResidualVectorQuantizer, TensorSource
 from tokenizer.quantizers.kmeans import kmeans, nearest
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 
 from tokenizer.audio import open_audio
@@ -112,3 +113,29 @@ def timed(function: Callable[[], Result]) -> tuple[Result, float]:
     start = time.perf_counter()
     result = function()
     return result, time.perf_counter() - start
+
+
+def best_of(
+    calls: Sequence[Callable[[], object]], repetitions: int, device: str = "cpu"
+) -> list[float]:
+    """Seconds of the fastest run of each call.
+
+    The calls take turns, so that a slow moment of the machine meets all of them.
+    """
+    for call in calls:
+        call()
+    best = [float("inf")] * len(calls)
+    for _ in range(repetitions):
+        for i, call in enumerate(calls):
+            synchronize(device)
+            start = time.perf_counter()
+            call()
+            synchronize(device)
+            best[i] = min(best[i], time.perf_counter() - start)
+    return best
+
+
+def synchronize(device: str) -> None:
+    """Waits for what was launched on a GPU."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)

@@ -21,16 +21,13 @@ MAX_SECONDS = 60
 
 
 def run_demo(tokenizer: LatentTokenizer, audio: str | Path | None, out: Path) -> str:
-    """Writes a clip's reconstructions, its code files and a picture, and measures them.
+    """Writes a clip's reconstructions, code files and a picture; returns a table of their quality.
 
     Args:
         tokenizer: A fitted tokenizer.
         audio: File; only its first minute is used. None for the example clip.
         out: Folder for ``original.wav``, ``continuous.wav``, ``3kbps.wav``, ``3kbps.ltk`` and so
             on, and ``spectrograms.png``.
-
-    Returns:
-        A table of size, rate and quality.
     """
     source = open_audio(EXAMPLE if audio is None else audio, target_rate=tokenizer.sampling_rate)
     original, _ = read_beginning(source, MAX_SECONDS)

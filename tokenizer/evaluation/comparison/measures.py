@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tokenizer.evaluation.coding import decode_timed, encode_timed, read_clip, timed
+from tokenizer.evaluation.coding import best_of, decode_timed, encode_timed, read_clip
 from tokenizer.evaluation.comparison.specs import bits
 from tokenizer.evaluation.metrics import MelReference, code_counts, code_use, si_sdr
 from tokenizer.model.core import DecoderName
@@ -89,12 +89,16 @@ def measure_codes(
     most = torch.zeros(0, 0, dtype=torch.int64)
     for n in counts:
         sizes = quantizer.codebook_sizes[:n]
-        sample_codes, encoding = _time_twice(lambda n=n: quantizer.encode(sample, n), device)
+        sample_codes = quantizer.encode(sample, n)
+        calls = (
+            lambda n=n: quantizer.encode(sample, n),
+            lambda codes=sample_codes: quantizer.decode(codes),
+        )
+        encoding, decoding = (max(s, 1e-9) for s in best_of(calls, 1, str(device)))
         # Fewer codebooks need no search of their own where their codes are a prefix.
         prefix = bool(codes_by_count) and quantizer.prefix_codes
         codes = most[:, :n] if prefix else quantizer.encode(frames, n)
         most = most if codes_by_count else codes
-        _, decoding = _time_twice(lambda c=sample_codes: quantizer.decode(c), device)
         error = sum(
             float((x - quantizer.decode(c)).double().square().sum())
             for x, c in zip(frames.split(2**14), codes.split(2**14), strict=True)
@@ -116,19 +120,6 @@ def measure_codes(
             }
         )
     return codes_by_count, figures, code_counts(most.cpu().numpy(), quantizer.codebook_sizes)
-
-
-def _time_twice(function: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, float]:
-    """The result and the shorter time of two calls: the first one also warms up."""
-
-    def run() -> Tensor:
-        result = function()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return result
-
-    (_, first), (result, second) = timed(run), timed(run)
-    return result, max(min(first, second), 1e-9)
 
 
 def _coded_rate(
