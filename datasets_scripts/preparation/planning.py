@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import NoReturn
 
 from datasets_scripts.preparation.encoding import NumberedClip
@@ -21,7 +21,7 @@ class Plan:
     def __init__(
         self,
         split: str,
-        items: Iterable[CorpusClip | Missing],
+        items: Iterator[CorpusClip | Missing],
         clips_per_shard: int,
         done: Mapping[int, tuple[int, str]],
     ) -> None:
@@ -64,7 +64,10 @@ class Plan:
             self._refuse(len(self._done) - 1)
 
     def _refuse(self, shard: int) -> NoReturn:
+        before = sum(clips for clips, _ in self._done.values())
+        now = self.num_clips + sum(1 for _ in self._items)
         raise InputError(
-            f"The corpus is not what it was when shard {shard} of {self._split!r} was written:"
-            " clips were added, removed or renamed since. Prepare it into another --out."
+            f"The corpus is not what it was: {self._split!r} had {before} clips in the shards that"
+            f" are written and has {now} now, others from shard {shard} on. Prepare it into another"
+            " --out."
         )

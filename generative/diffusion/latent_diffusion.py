@@ -94,7 +94,7 @@ def draw_noise(
     return torch.stack([torch.randn(shape[1:], generator=each) for each in generator])
 
 
-class LatentDiffusion(ConditionedModel, ModelMixin, ConfigMixin):
+class LatentDiffusion(ConditionedModel, ModelMixin, ConfigMixin):  # pyright: ignore[reportIncompatibleMethodOverride]
     """A diffusion transformer, its conditions and the statistics of the latents.
 
     Args:

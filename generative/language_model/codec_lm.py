@@ -45,7 +45,7 @@ class CodeNats:
     stop_count: Int[Tensor, ""]
 
 
-class CodecLM(ConditionedModel, PreTrainedModel):
+class CodecLM(ConditionedModel, PreTrainedModel):  # pyright: ignore[reportIncompatibleMethodOverride]
     """A causal language model of the tokenizer's codes, made from a `CodecLMConfig`."""
 
     config_class = CodecLMConfig
