@@ -236,7 +236,7 @@ def test_half_characters_are_reported_and_not_written(audio):
     first = next(iter(audiofolder.CORPUS.prepare(audio, "train")))
     assert isinstance(first, Missing)
     assert "not text" in first.reason
-    assert hub_dataset.not_texts("x", {"metadata": {"\udfff": "x"}}) is not None
+    assert hub_dataset.not_text("x", {"metadata": {"\udfff": "x"}}) is not None
 
 
 def test_claims_beyond_the_limits_cost_nothing(tmp_path, monkeypatch):
