@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tokenizer.networks.stepping import Stepper
@@ -47,10 +47,13 @@ class Decoder(nn.Module, ABC):
         context: Neighbouring latent frames, on either side, that the samples of one frame depend
             on; ``None`` if they depend on all.
         lookahead: As for `Encoder`.
+        adds_noise: Whether `forward` takes a third argument, ``first_frame`` ``[B]``, the place of
+            the latents in a longer signal, and adds noise that depends on it.
     """
 
     context: int | None
     lookahead: int | None = None
+    adds_noise: bool = False
 
     @abstractmethod
     def forward(
@@ -62,6 +65,19 @@ class Decoder(nn.Module, ABC):
         0 or ``None`` for exact latents, larger for fewer codebooks. Decoders that were not trained
         with it ignore it.
         """
+
+    def parts(
+        self,
+        latents: Float[Tensor, "B D T"],
+        noise_level: Float[Tensor, " B"] | None,
+        first_frame: Int[Tensor, " B"],  # noqa: ARG002
+    ) -> tuple[Float[Tensor, "B C N"], Float[Tensor, "B C N"]]:
+        """`forward` for training: audio, and the same without the noise that the decoder added.
+
+        Where a decoder adds noise, it is that of a signal whose frame ``first_frame`` comes first.
+        """
+        audio = self(latents, noise_level)
+        return audio, audio
 
     def stepper(self, noise_level: float) -> Stepper | None:  # noqa: ARG002
         """The counterpart of `Encoder.stepper`.
@@ -111,8 +127,8 @@ class Autoencoder(nn.Module, ABC):
         """How many of the latents codes stand for."""
         return self.latent_dim
 
-    def without_detail(self) -> Autoencoder:
-        """The autoencoder of the coded latents alone; itself where all are coded."""
+    def for_codes(self) -> Autoencoder:
+        """The autoencoder without what codes do not depend on: detail, and the decoder's noise."""
         return self
 
     @abstractmethod

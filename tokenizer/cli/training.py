@@ -141,6 +141,7 @@ def _finetune(options: argparse.Namespace) -> None:
     from tokenizer.training.clips import scan
     from tokenizer.training.decoder import FinetuneConfig, finetune_decoder
     from tokenizer.training.detail import add_detail
+    from tokenizer.training.noise import open_noise
 
     tokenizer, clips = load_tokenizer(options.model), scan(options.audio)
     settings, finetune = _settings(options), take(FinetuneConfig, options)
@@ -149,6 +150,8 @@ def _finetune(options: argparse.Namespace) -> None:
             raise InputError("--detail-dim needs --decoder continuous, which has to learn it.")
         seed = settings["loop"].seed
         tokenizer = add_detail(tokenizer, clips, options.detail_dim, seed=seed)
+    if options.noise:
+        tokenizer = open_noise(tokenizer, finetune.decoder)
     finetune_decoder(tokenizer, clips, options.out, finetune=finetune, **settings)
     _deliver(tokenizer, options.out)
 
@@ -284,4 +287,6 @@ def _finetune_options(parser: argparse.ArgumentParser) -> None:
     add_fields(parser, FinetuneConfig, title="decoder")
     text = "latents to add that codes leave out, with --decoder continuous"
     add_option(parser, "--detail-dim", text, 0)
+    text = "give the decoder noise to add, if it was trained without"
+    parser.add_argument("--noise", action="store_true", help=text)
     _add_crop_settings(parser, learning_rate=4e-4)

@@ -6,6 +6,7 @@ The folder that `export_onnx` writes:
 * ``quantizer.onnx``: latents ``[M, D]`` to codes ``[M, K]``;
 * ``dequantizer.onnx``: codes ``[M, n]``, n <= K, to latents ``[M, D]``;
 * ``decoder-continuous.onnx``: latents ``[1, T, D]`` and noise_level ``[1]`` to audio ``[1, M, N]``;
+  one that adds noise also takes ``first_frame`` ``[1]``, the place of the latents in the signal;
 * ``decoder-finetuned.onnx``: the same, where there is one;
 * ``onnx.json``: rates, sizes, noise levels;
 * ``latok_onnx.py``: the runner.
@@ -45,6 +46,11 @@ class _Encoder(nn.ModuleList):
 class _Decoder(nn.ModuleList):
     def forward(self, latents: Tensor, noise_level: Tensor) -> Tensor:
         return self[0](latents.transpose(1, 2), noise_level)
+
+
+class _NoisyDecoder(nn.ModuleList):
+    def forward(self, latents: Tensor, noise_level: Tensor, first_frame: Tensor) -> Tensor:
+        return self[0](latents.transpose(1, 2), noise_level, first_frame)
 
 
 class _Search(nn.Module):
@@ -142,8 +148,10 @@ def export_onnx(
         "encoder": (_Encoder([autoencoder.encoder]), {"audio": audio}, {"audio": (2,)}, "latents")
     }
     for name, decoder in decoders.items():
-        inputs = {"latents": latents, "noise_level": level}
-        graphs[f"decoder-{name}"] = (_Decoder([decoder]), inputs, {"latents": (1,)}, "audio")
+        inputs, kind = {"latents": latents, "noise_level": level}, _Decoder
+        if decoder.adds_noise:
+            inputs["first_frame"], kind = torch.zeros(1, dtype=torch.int64), _NoisyDecoder
+        graphs[f"decoder-{name}"] = (kind([decoder]), inputs, {"latents": (1,)}, "audio")
     if quantizer is not None:
         width = quantizer.beam_width if beam_width is None else beam_width
         search, total = _Search(quantizer, n, width), _Sum(quantizer, dim)
@@ -176,6 +184,7 @@ def _description(tokenizer: LatentTokenizer, n: int, decoders: list[str]) -> dic
         "encoder_context": autoencoder.encoder.context,
         "decoder_context": autoencoder.decoder.context,
         "decoders": decoders,
+        "adds_noise": autoencoder.decoder.adds_noise,
         "codes_decoder": tokenizer.codes_decoder,
         "codebook_sizes": [] if quantizer is None else list(quantizer.codebook_sizes[:n]),
         "noise_levels": [] if quantizer is None else quantizer.noise_levels[:n].tolist(),

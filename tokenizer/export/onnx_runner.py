@@ -218,11 +218,13 @@ class OnnxTokenizer:
 
     def _decode_group(self, latents: np.ndarray, decoder: str, level: float) -> np.ndarray:
         """Audio ``[M, N]`` of ``[1, T, D]``, in tiles."""
-        hop, noise = self.hop_length, np.array([level], dtype=np.float32)
-        results = []
+        hop, results = self.hop_length, []
+        inputs = {"noise_level": np.array([level], dtype=np.float32)}
         for tile in _tiles(latents.shape[1], self._config["decoder_context"]):
             z = latents[:, tile.start : tile.stop]
-            audio = self._run(f"decoder-{decoder}", latents=z, noise_level=noise)[0]
+            if self._config.get("adds_noise"):
+                inputs["first_frame"] = np.array([tile.start], dtype=np.int64)
+            audio = self._run(f"decoder-{decoder}", latents=z, **inputs)[0]
             results.append(audio[:, tile.first * hop : tile.last * hop])
         return np.concatenate(results, axis=1)
 

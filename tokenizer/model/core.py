@@ -194,12 +194,12 @@ class TokenizerCore(Checkpoint):
     def codes_fingerprint(self) -> str:
         """Sixteen hex digits: a hash of encoder and quantizer, which decide what codes mean.
 
-        Unlike `fingerprint`, it stays when a decoder is finetuned or detail is added.
+        Unlike `fingerprint`, it stays when a decoder is finetuned or detail or noise is added.
         """
         quantizer = self._fitted_quantizer()
 
         def compute() -> str:
-            coded = self.autoencoder.without_detail()
+            coded = self.autoencoder.for_codes()
             config = self.config.autoencoder if coded is self.autoencoder else _described(coded)
             digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
             for part in (coded.encoder, quantizer):

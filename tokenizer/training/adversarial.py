@@ -21,6 +21,13 @@ from tokenizer.training.config import check_fields
 
 _SLOPE = 0.1
 
+# Periods and windows of the discriminators: those of the Descript Audio Codec with their
+# least-squares loss, and one spectrogram with a hinge loss, which two CPU cores can pay for.
+SETS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "full": ((2, 3, 5, 7, 11), (2048, 1024, 512)),
+    "spectral": ((), (1024,)),
+}
+
 # Edges of the bands over half the sampling rate, as in the Descript Audio Codec.
 BANDS = ((0.0, 0.1), (0.1, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
 
@@ -38,6 +45,10 @@ class AdversarialConfig:
         adversarial_weight: Weight of the adversarial loss; 0 trains without discriminators.
         feature_weight: Weight of the feature matching loss.
         adversarial_start: Steps before the discriminators are used.
+        adversarial_every: The discriminators are used in each such step: 2 halves their cost.
+        adversarial_seconds: Length of the piece of each crop that they see; 0 shows them all.
+        discriminators: "full", those of the Descript Audio Codec, or "spectral", one spectrogram
+            with a hinge loss, for training without a GPU.
         discriminator_channels: Width of the discriminators; 32 is the published size (about 43
             million parameters).
         discriminator_rate: Learning rate of the discriminators over the model's.
@@ -46,13 +57,21 @@ class AdversarialConfig:
     adversarial_weight: float = 0.0
     feature_weight: float = 0.0
     adversarial_start: int = 0
+    adversarial_every: int = 1
+    adversarial_seconds: float = 0.0
+    discriminators: str = "full"
     discriminator_channels: int = 32
     discriminator_rate: float = 0.5
 
     def __post_init__(self) -> None:
         not_negative = ("adversarial_weight", "feature_weight", "adversarial_start")
-        bounds = dict.fromkeys(not_negative, (0, math.inf))
+        not_negative += ("adversarial_seconds",)
+        bounds = dict.fromkeys(not_negative, (0, math.inf)) | {"adversarial_every": (1, math.inf)}
         check_fields(self, positive=("discriminator_channels", "discriminator_rate"), **bounds)
+        if self.discriminators not in SETS:
+            raise InputError(
+                f"discriminators={self.discriminators!r} is not one of {', '.join(SETS)}."
+            )
         if self.feature_weight and not self.adversarial_weight:
             raise InputError("feature_weight needs discriminators: adversarial_weight > 0.")
 
@@ -161,18 +180,25 @@ class Discriminators(nn.Module):
         return [member(mono) for member in self.members]
 
 
-def discriminator_loss(real: list[list[Tensor]], fake: list[list[Tensor]]) -> Tensor:
-    """Least-squares loss of the discriminators (Mao et al. 2017), averaged over them."""
-    terms = [
-        (1 - r[-1].float()).square().mean() + f[-1].float().square().mean()
-        for r, f in zip(real, fake, strict=True)
-    ]
+def discriminator_loss(
+    real: list[list[Tensor]], fake: list[list[Tensor]], *, hinge: bool = False
+) -> Tensor:
+    """Least-squares loss of the discriminators (Mao et al. 2017), averaged over them.
+
+    Or the ``hinge`` loss (Lim and Ye 2017), which leaves alone what is told apart already.
+    """
+    terms = []
+    for r, f in zip(real, fake, strict=True):
+        wrong = 1 - r[-1].float(), (1 if hinge else 0) + f[-1].float()
+        one, other = (x.relu() if hinge else x.square() for x in wrong)
+        terms.append(one.mean() + other.mean())
     return torch.stack(terms).mean()
 
 
-def adversarial_loss(fake: list[list[Tensor]]) -> Tensor:
-    """Least-squares loss of what the discriminators judge, averaged over them."""
-    return torch.stack([(1 - f[-1].float()).square().mean() for f in fake]).mean()
+def adversarial_loss(fake: list[list[Tensor]], *, hinge: bool = False) -> Tensor:
+    """The loss of what the discriminators judge that belongs to `discriminator_loss`."""
+    scores = [f[-1].float() for f in fake]
+    return torch.stack([(-s if hinge else (1 - s).square()).mean() for s in scores]).mean()
 
 
 def feature_loss(real: list[list[Tensor]], fake: list[list[Tensor]]) -> Tensor:
@@ -213,7 +239,7 @@ def balance(
 class Adversary(nn.Module):
     """Discriminators, and the losses that come from them, in float32 or ("bf16") bfloat16."""
 
-    def __init__(self, config: AdversarialConfig, mixed_precision: str) -> None:
+    def __init__(self, config: AdversarialConfig, mixed_precision: str, sampling_rate: int) -> None:
         super().__init__()
         if mixed_precision == "fp16":
             raise InputError(
@@ -221,7 +247,10 @@ class Adversary(nn.Module):
                 "fp16 cannot serve two optimizers."
             )
         self.config, self.mixed = config, mixed_precision == "bf16"
-        self.discriminators = Discriminators(channels=config.discriminator_channels)
+        self.hinge = config.discriminators == "spectral"
+        self.length = round(config.adversarial_seconds * sampling_rate)
+        periods, windows = SETS[config.discriminators]
+        self.discriminators = Discriminators(periods, windows, config.discriminator_channels)
         # Steps of the run, counted by the trainer: a buffer, so that checkpoints keep it.
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.steps: Tensor
@@ -237,32 +266,38 @@ class Adversary(nn.Module):
         Only the discriminators minimise ``"discriminator"``. Audio is at unit loudness; ``"loss"``
         is a function of ``estimate``, which has its graph.
         """
-        if int(self.steps) < self.config.adversarial_start:
+        step = int(self.steps)
+        if step < self.config.adversarial_start or step % self.config.adversarial_every:
             return losses
+        whole = estimate
+        if 0 < self.length < estimate.shape[-1]:
+            # Another place in every step, the same on all processes.
+            start = step * 7919 % (estimate.shape[-1] - self.length + 1)
+            estimate, target = (x[..., start : start + self.length] for x in (estimate, target))
         with torch.autocast(estimate.device.type, torch.bfloat16, enabled=self.mixed):
             real = self.discriminators(target)
             fake = self.discriminators(estimate.detach())
-            judge = discriminator_loss(real, fake)
+            judge = discriminator_loss(real, fake, hinge=self.hinge)
             # Their own weights get no gradient from what they judge.
             self.discriminators.requires_grad_(False)
             seen = self.discriminators(estimate)
             self.discriminators.requires_grad_(True)
-            terms = {"adversarial": adversarial_loss(seen)}
+            terms = {"adversarial": adversarial_loss(seen, hinge=self.hinge)}
             if self.config.feature_weight:
                 known = [[feature.detach() for feature in features] for features in real]
                 terms["features"] = feature_loss(known, seen)
         config = self.config
         weights = {"adversarial": config.adversarial_weight, "features": config.feature_weight}
-        total = balance(estimate, losses["loss"], terms, weights)
+        total = balance(whole, losses["loss"], terms, weights)
         return losses | terms | {"loss": total, "discriminator": judge}
 
 
 def make_adversary(
-    config: AdversarialConfig | None, mixed_precision: str, seed: int
+    config: AdversarialConfig | None, mixed_precision: str, sampling_rate: int, seed: int
 ) -> Adversary | None:
     """The discriminators of a run, the same on every process; None if it trains without."""
     if config is None or not config.adversarial_weight:
         return None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 7)
-        return Adversary(config, mixed_precision)
+        return Adversary(config, mixed_precision, sampling_rate)

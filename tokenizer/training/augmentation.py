@@ -16,6 +16,9 @@ class Augmentation:
     """Probabilities and ranges of what is done to training crops.
 
     Attributes:
+        speed: Probability of playing a clip faster, pitch and all: new voices, and what lossy
+            encoders cut off at 16 or 19 kHz moves up to the edge of the band.
+        speed_range: How many times as fast.
         lowpass: Probability of a random low-pass filter; teaches the decoder that what is silent
             must stay silent.
         lowpass_range: Its cut-off in Hz.
@@ -26,6 +29,8 @@ class Augmentation:
         level_range: Loudness of the crop as the listener gets it, in dB, around its own.
     """
 
+    speed: float = 0.0
+    speed_range: tuple[float, float] = (1.0, 1.4)
     lowpass: float = 0.5
     lowpass_range: tuple[float, float] = (2500.0, 21500.0)
     mix: float = 0.25
@@ -35,12 +40,14 @@ class Augmentation:
     level_range: float = 6.0
 
     def __post_init__(self) -> None:
-        shares = dict.fromkeys(("lowpass", "mix", "round_to_16_bit"), (0, 1))
+        shares = dict.fromkeys(("speed", "lowpass", "mix", "round_to_16_bit"), (0, 1))
         check_fields(self, level_jitter=(0, math.inf), level_range=(0, math.inf), **shares)
-        for name in ("lowpass_range", "mix_range"):
+        for name in ("speed_range", "lowpass_range", "mix_range"):
             low, high = getattr(self, name)
             if not low <= high:
                 raise InputError(f"{name} goes from low to high, got {low:g} {high:g}.")
+        if self.speed_range[0] <= 0:
+            raise InputError(f"speed_range is a factor above 0, got {self.speed_range[0]:g}.")
         if self.lowpass_range[0] <= 0:
             raise InputError(f"lowpass_range is in Hz above 0, got {self.lowpass_range[0]:g}.")
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
+from tokenizer.autoencoders.base import Decoder, Encoder
 from tokenizer.autoencoders.lapped.model import LappedAutoencoder
 from tokenizer.autoencoders.lapped.paths import LevelStatistics, log_magnitudes
 from tokenizer.networks.spectral import mdct
@@ -25,6 +26,7 @@ from tokenizer.training.reconstruction import (
     ReconstructionConfig,
     ReconstructionTask,
     item_noise,
+    noise_places,
 )
 
 __all__ = [
@@ -39,16 +41,21 @@ __all__ = [
 class NoisyAutoencoder(nn.Module):
     """Encoder, Gaussian noise of a known level, decoder."""
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
+    def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
 
     def forward(
-        self, audio: Audio, noise: Float[Tensor, "B D T"], noise_level: Float[Tensor, " B"]
-    ) -> PaddedAudio:
-        """Reconstructs audio from noisy latents."""
+        self,
+        audio: Audio,
+        noise: Float[Tensor, "B D T"],
+        noise_level: Float[Tensor, " B"],
+        first_frame: Int[Tensor, " B"],
+    ) -> tuple[PaddedAudio, PaddedAudio]:
+        """Reconstructs audio from noisy latents; see `Decoder.parts`."""
         latents = self.encoder(audio)
-        return self.decoder(latents + noise_level[:, None, None] * noise, noise_level)
+        noisy = latents + noise_level[:, None, None] * noise
+        return self.decoder.parts(noisy, noise_level, first_frame)
 
 
 class AutoencoderTask(ReconstructionTask):
@@ -65,7 +72,7 @@ class AutoencoderTask(ReconstructionTask):
         del generator
         shape = (self.autoencoder.latent_dim, self.autoencoder.num_frames(audio.shape[-1]))
         noise, level = item_noise(shape, self.run.losses.noise_range, items, audio.device)
-        return Reconstruction(module(audio, noise, level))
+        return Reconstruction(module(audio, noise, level, noise_places(items, audio.device)))
 
     def estimates(
         self, module: nn.Module, audio: Audio, index: int
@@ -73,8 +80,10 @@ class AutoencoderTask(ReconstructionTask):
         """From clean latents, and under noise of 0.3."""
         shape = (1, self.autoencoder.latent_dim, self.autoencoder.num_frames(audio.shape[-1]))
         noise = torch.randn(shape, generator=Generator().manual_seed(index)).to(audio.device)
+        first = torch.zeros(1, dtype=torch.int64, device=audio.device)
         for name, level in (("clean", 0.0), ("noisy", 0.3)):
-            yield name, module(audio, noise, torch.full((1,), level, device=audio.device))
+            levels = torch.full((1,), level, device=audio.device)
+            yield name, module(audio, noise, levels, first)[0]
 
 
 @torch.no_grad()

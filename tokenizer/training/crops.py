@@ -66,11 +66,14 @@ class CropDataset(Dataset):
         for failures in range(MAX_UNREADABLE_IN_A_ROW):
             which = int(np.searchsorted(self._cumulative, rng.random(), side="right"))
             clip = self.clips[min(which, len(self.clips) - 1)]
-            slack = clip.num_samples / clip.sampling_rate - self.window_seconds
+            speed = self._speed(rng)
+            seconds = self.window_seconds * speed
+            slack = clip.num_samples / clip.sampling_rate - seconds
             start = rng.random() * max(slack, 0.0)
             joint, last = self.num_channels, clip.num_channels - 1
             channel = int(rng.integers(-(-clip.num_channels // joint))) * joint
-            window = (clip, start, self.window_seconds, self.sampling_rate)
+            # Resampled to a lower rate than it is played at.
+            window = (clip, start, seconds, round(self.sampling_rate / speed))
             try:
                 channels = [read_window(*window, min(channel + i, last)) for i in range(joint)]
                 audio = np.stack(channels)
@@ -84,6 +87,13 @@ class CropDataset(Dataset):
             f"{MAX_UNREADABLE_IN_A_ROW} clips in a row could not be read. The last: {problem}. "
             "Mend or remove them."
         )
+
+    def _speed(self, rng: np.random.Generator) -> float:
+        """How many times as fast a clip is played."""
+        a = self.augmentation
+        if not a.speed:  # Nothing is drawn, so that runs without it stay what they were.
+            return 1.0
+        return rng.uniform(*a.speed_range) if rng.random() < a.speed else 1.0
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """Returns the crop that belongs to an index."""

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
+from tokenizer.autoencoders.base import Decoder
 from tokenizer.errors import InputError
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.training.checkpoint import weights_digest
@@ -25,6 +26,7 @@ from tokenizer.training.reconstruction import (
     Reconstruction,
     ReconstructionTask,
     add_noise,
+    noise_places,
     spread_numbers,
 )
 
@@ -61,14 +63,29 @@ class FinetuneConfig:
             raise InputError("continue_finetuned is for the finetuned decoder, not the continuous.")
 
 
+class TrainedDecoder(nn.Module):
+    """A decoder whose ``forward`` is its `Decoder.parts`."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(
+        self, latents: Latents, noise_level: Levels, first_frame: Int[Tensor, " B"]
+    ) -> tuple[PaddedAudio, PaddedAudio]:
+        """See `Decoder.parts`."""
+        return self.decoder.parts(latents, noise_level, first_frame)
+
+
 class DecoderTask(ReconstructionTask):
     """Stage 3: audio is decoded from the codes of each crop's own number of codebooks."""
 
     def __init__(
-        self, tokenizer: LatentTokenizer, decoder: nn.Module, finetune: FinetuneConfig, run: CropRun
+        self, tokenizer: LatentTokenizer, decoder: Decoder, finetune: FinetuneConfig, run: CropRun
     ) -> None:
+        module = TrainedDecoder(decoder)
         # Other crops than stage 1 with the same seed.
-        super().__init__(decoder, tokenizer.autoencoder, run, seed_offset=1_000_000)
+        super().__init__(module, tokenizer.autoencoder, run, seed_offset=1_000_000)
         self.tokenizer, self.finetune = tokenizer, finetune
 
     @torch.no_grad()
@@ -102,7 +119,8 @@ class DecoderTask(ReconstructionTask):
     ) -> Reconstruction:
         """From what `draw` makes of each item."""
         del generator
-        return Reconstruction(module(*self.draw(audio, items)))
+        latents, levels = self.draw(audio, items)
+        return Reconstruction(module(latents, levels, noise_places(items, audio.device)))
 
     def estimates(
         self, module: nn.Module, audio: Audio, index: int
@@ -110,7 +128,7 @@ class DecoderTask(ReconstructionTask):
         """From some and from all codebooks."""
         del index
         for n in spread_numbers(self.tokenizer.num_codebooks):
-            yield str(n), module(*self.quantized(audio, [n]))
+            yield str(n), _audio(module, *self.quantized(audio, [n]))
 
 
 class ContinuousDecoderTask(DecoderTask):
@@ -131,10 +149,15 @@ class ContinuousDecoderTask(DecoderTask):
         latents = self.exact(audio)
         for name, level in (("clean", 0.0), ("noisy", 0.3)):
             items = [Generator().manual_seed(index)]
-            yield name, module(*add_noise(latents, (level, level), items))
+            yield name, _audio(module, *add_noise(latents, (level, level), items))
         if self.tokenizer.coded_dim < self.tokenizer.latent_dim:
             latents[:, self.tokenizer.coded_dim :] = 0
-            yield "coded", module(latents, latents.new_zeros(1))
+            yield "coded", _audio(module, latents, latents.new_zeros(1))
+
+
+def _audio(module: nn.Module, latents: Latents, levels: Levels) -> PaddedAudio:
+    """What a `TrainedDecoder` decodes from the beginning of a signal on."""
+    return module(latents, levels, torch.zeros_like(levels, dtype=torch.int64))[0]
 
 
 def finetune_decoder(
@@ -155,7 +178,7 @@ def finetune_decoder(
         finetune: Which decoder, and on what.
         settings: The other attributes of `CropRun`.
     """
-    quantizer, coded = tokenizer.quantizer, tokenizer.autoencoder.without_detail()
+    quantizer, coded = tokenizer.quantizer, tokenizer.autoencoder.for_codes()
     fitted = quantizer is not None and bool(quantizer.fitted)
     if finetune.decoder == "continuous":
         kind, decoder = ContinuousDecoderTask, tokenizer.autoencoder.decoder

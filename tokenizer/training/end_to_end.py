@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
+from tokenizer.autoencoders.base import Decoder, Encoder
 from tokenizer.autoencoders.lapped.model import LappedAutoencoder
 from tokenizer.errors import InputError
 from tokenizer.model.latent_tokenizer import LatentTokenizer
@@ -36,6 +37,7 @@ from tokenizer.training.reconstruction import (
     PaddedAudio,
     Reconstruction,
     ReconstructionTask,
+    noise_places,
     spread_numbers,
 )
 
@@ -47,16 +49,17 @@ _MEASURED_FRAMES = 200_000
 class QuantizedAutoencoder(nn.Module):
     """Encoder, bottleneck, decoder."""
 
-    def __init__(self, encoder: nn.Module, bottleneck: Bottleneck, decoder: nn.Module) -> None:
+    def __init__(self, encoder: Encoder, bottleneck: Bottleneck, decoder: Decoder) -> None:
         super().__init__()
         self.encoder, self.bottleneck, self.decoder = encoder, bottleneck, decoder
 
     def forward(
-        self, audio: Audio, counts: Int[Tensor, " B"], seed: int = 0
-    ) -> tuple[PaddedAudio, Float[Tensor, ""]]:
-        """Audio from each item's first ``counts`` codebooks, and the commitment loss."""
+        self, audio: Audio, counts: Int[Tensor, " B"], first_frame: Int[Tensor, " B"], seed: int = 0
+    ) -> tuple[tuple[PaddedAudio, PaddedAudio], Float[Tensor, ""]]:
+        """Audio (`Decoder.parts`) from each item's first ``counts`` codebooks; commitment loss."""
         quantized = self.bottleneck(self.encoder(audio), counts, seed)
-        return self.decoder(quantized.latents, quantized.noise_level), quantized.commitment
+        audio = self.decoder.parts(quantized.latents, quantized.noise_level, first_frame)
+        return audio, quantized.commitment
 
 
 class EndToEndTask(ReconstructionTask):
@@ -80,7 +83,8 @@ class EndToEndTask(ReconstructionTask):
         draw = torch.stack([torch.rand((), generator=g) for g in items])
         counts = self.bottleneck_config.counts(draw).to(audio.device)
         seed = int(torch.randint(2**31, (), generator=generator))
-        estimate, commitment = module(audio, counts, seed)
+        places = noise_places(items, audio.device)
+        estimate, commitment = module(audio, counts, places, seed)
         perplexity = self.bottleneck.perplexity()
         figures = {
             "commitment": commitment,
@@ -96,8 +100,9 @@ class EndToEndTask(ReconstructionTask):
         """From some and all codebooks, and from 0, exact latents, where they are trained on."""
         del index
         exact = [0] if self.bottleneck_config.exact_share > 0 else []
+        first = torch.zeros(1, dtype=torch.int64, device=audio.device)
         for n in exact + spread_numbers(self.bottleneck_config.codebooks):
-            yield str(n), module(audio, torch.tensor([n], device=audio.device))[0]
+            yield str(n), module(audio, torch.tensor([n], device=audio.device), first)[0][0]
 
 
 def take_over(quantizer: Quantizer, fitted: Quantizer) -> None:

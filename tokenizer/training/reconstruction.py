@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
 from tokenizer.audio import write_audio
 from tokenizer.autoencoders.base import Autoencoder
 from tokenizer.errors import InputError
+from tokenizer.networks.noise import PRIME
 from tokenizer.training.adversarial import AdversarialConfig, make_adversary
 from tokenizer.training.augmentation import NO_AUGMENTATION, Augmentation
 from tokenizer.training.clips import Clip, identity, split_clips
@@ -50,6 +51,9 @@ class ReconstructionConfig:
             quiet.
         mel_scales_per_step: How many of the seven mel scales, drawn at random, each step computes.
         mel_overlap: Hops per window of the mel distance while training, 1 to 32; see `MelDistance`.
+        noise_share: How much of the waveform distortion counts the noise that the decoder adds, 0
+            to 1. The rest is measured without it: noise at the right level doubles the distortion,
+            and would not be learned.
         noise_range: Range from which each crop's standard deviation of latent noise is drawn; below
             0 there is no noise. Noise makes the encoder spend variance where it matters, which a
             Euclidean quantizer needs.
@@ -60,27 +64,36 @@ class ReconstructionConfig:
     energy_weight: float = 1.0
     mel_scales_per_step: int = 3
     mel_overlap: int = 2
+    noise_share: float = 0.25
     noise_range: tuple[float, float] = (-0.15, 0.65)
 
     def __post_init__(self) -> None:
         weights = ("mel_weight", "waveform_weight", "energy_weight")
         bounds: dict[str, Any] = dict.fromkeys(weights, (0, math.inf))
         bounds["mel_scales_per_step"] = (1, len(MEL_WINDOWS))
-        check_fields(self, mel_overlap=(1, min(MEL_WINDOWS)), **bounds)
+        bounds |= {"mel_overlap": (1, min(MEL_WINDOWS)), "noise_share": (0, 1)}
+        check_fields(self, **bounds)
 
 
 def reconstruction_losses(
     estimate: Audio,
+    expected: Audio,
     target: Audio,
     sampling_rate: int,
     config: ReconstructionConfig,
     generator: Generator,
 ) -> dict[str, Tensor]:
-    """The losses that stages 1 and 3 share: mel, waveform, energy and their weighted sum."""
+    """The losses that stages 1 and 3 share: mel, waveform, energy and their weighted sum.
+
+    ``expected`` is the estimate without the decoder's noise.
+    """
     mel = MelDistance(sampling_rate, overlap=config.mel_overlap)
     order = torch.randperm(len(mel.scales), generator=generator).tolist()
     distance = mel(estimate, target, scales=order[: config.mel_scales_per_step]).mean()
     distortion = waveform_distortion(estimate, target).mean()
+    if expected is not estimate:
+        known = waveform_distortion(expected, target).mean()
+        distortion = known + config.noise_share * (distortion - known)
     total = config.mel_weight * distance + config.waveform_weight * distortion
     terms = {"mel": distance, "waveform": distortion}
     if config.energy_weight > 0:
@@ -91,9 +104,12 @@ def reconstruction_losses(
 
 @dataclass
 class Reconstruction:
-    """What a task makes of a batch: audio, a scalar added to the loss, scalars for the log."""
+    """What a task makes of a batch: audio, a scalar added to the loss, scalars for the log.
 
-    audio: PaddedAudio
+    The audio comes from `Decoder.parts`: as it is, and without the decoder's noise.
+    """
+
+    audio: tuple[PaddedAudio, PaddedAudio]
     penalty: Tensor | None = None
     figures: dict[str, Tensor] = field(default_factory=dict)
 
@@ -166,10 +182,11 @@ class ReconstructionTask(Task):
         self, module: nn.Module, autoencoder: Autoencoder, run: CropRun, seed_offset: int = 0
     ) -> None:
         self.module, self.autoencoder, self.run = module, autoencoder, run
-        self.crops, self.held_out = run.crops(
-            autoencoder.sampling_rate, seed_offset, autoencoder.num_channels
+        rate = autoencoder.sampling_rate
+        self.crops, self.held_out = run.crops(rate, seed_offset, autoencoder.num_channels)
+        self.adversary = make_adversary(
+            run.adversarial, run.loop.mixed_precision, rate, run.loop.seed
         )
-        self.adversary = make_adversary(run.adversarial, run.loop.mixed_precision, run.loop.seed)
         self.mel = MelDistance(autoencoder.sampling_rate)
 
     def train(self, **description: Any) -> None:
@@ -234,9 +251,11 @@ class ReconstructionTask(Task):
         audio, scale = self._target(batch)
         items = item_generators(batch, generator)
         result = self.reconstruct(module, audio / scale, items, generator)
-        estimate = result.audio[..., : audio.shape[-1]].float()
-        rate = self.autoencoder.sampling_rate
-        losses = reconstruction_losses(estimate * scale, audio, rate, self.run.losses, generator)
+        estimate, expected = (x[..., : audio.shape[-1]].float() for x in result.audio)
+        heard = estimate * scale
+        expected = heard if result.audio[0] is result.audio[1] else expected * scale
+        rate, config = self.autoencoder.sampling_rate, self.run.losses
+        losses = reconstruction_losses(heard, expected, audio, rate, config, generator)
         if self.adversary is not None:
             losses = self.adversary.add(losses, estimate, audio / scale)
         # Last, as the adversary keeps only the gradient that goes through the estimate.
@@ -291,6 +310,12 @@ def item_generators(batch: dict[str, Tensor], generator: Generator) -> list[Gene
     """
     base = int(torch.randint(2**62, (), generator=generator))
     return [Generator().manual_seed(base + i) for i in batch["index"].tolist()]
+
+
+def noise_places(items: list[Generator], device: torch.device) -> Int[Tensor, " B"]:
+    """A first frame for each item, so that its decoder's noise is another in every step."""
+    drawn = [torch.randint(PRIME, (), generator=g) for g in items]
+    return torch.stack(drawn).to(device)
 
 
 def item_noise(

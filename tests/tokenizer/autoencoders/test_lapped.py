@@ -231,3 +231,29 @@ def test_a_bad_batch_does_not_spoil_the_scale_of_latents():
     assert torch.equal(encoder.latent_scale, before)
     encoder(torch.randn(1, 1, 800))
     assert not torch.equal(encoder.latent_scale, before)
+
+
+@torch.inference_mode()
+def test_noise_is_that_of_its_place_in_the_signal():
+    model = make(noise=True)
+    z = model.encoder(signal(1100 * 20))
+    whole = model.decoder(z)
+    tiled = torch.cat(list(decode_tiles(model, model.decoder, [z[..., :37], z[..., 37:]], 0.0)), -1)
+    torch.testing.assert_close(tiled, whole, atol=2e-5, rtol=1e-4)
+    # A piece that says where it begins, away from its edges.
+    edge = model.decoder.context * 20
+    part = model.decoder(z[..., 500:700], None, torch.tensor([500]))[..., edge:-edge]
+    torch.testing.assert_close(part, whole[..., 500 * 20 + edge : 699 * 20 - edge])
+    audio, expected = model.decoder.parts(z, None, torch.tensor([0]))
+    torch.testing.assert_close(audio, whole, atol=1e-5, rtol=1e-4)
+    other = model.decoder(z, None, torch.tensor([9]))
+    noise, another = audio - expected, other - expected
+    assert abs(float((noise * another).mean())) < 0.05 * float(noise.square().mean())
+
+
+def test_a_decoder_without_noise_expects_what_it_decodes():
+    model = make()
+    z = model.encoder(signal(300))
+    audio, expected = model.decoder.parts(z, None, torch.tensor([5]))
+    assert torch.equal(audio, expected)
+    assert torch.equal(audio, model.decoder(z))

@@ -17,6 +17,7 @@ from tokenizer.export.onnx_runner import OnnxTokenizer
 from tokenizer.quantizers.product import ProductQuantizer
 from tokenizer.training.clips import scan
 from tokenizer.training.detail import add_detail
+from tokenizer.training.noise import open_noise
 
 pytest.importorskip("onnxscript")
 
@@ -156,3 +157,14 @@ def test_latents_with_detail(tmp_path):
     assert latents["latents"].shape[1] == DIM + 3
     expected = detailed.decode_latents(detailed.encode_latents(wave, sampling_rate=RATE))
     np.testing.assert_allclose(runner.decode_latents(latents), expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_noise_is_that_of_torch(tokenizer, tmp_path):
+    noisy = open_noise(tokenizer, "finetuned")
+    runner = OnnxTokenizer(export_onnx(noisy, tmp_path / "model"), num_threads=1)
+    # Longer than a tile, so that noise depends on where a tile begins.
+    row = noisy.encode_codes(tone(12), sampling_rate=RATE)
+    plain, ours = tokenizer.decode_codes(row), noisy.decode_codes(row)
+    np.testing.assert_allclose(runner.decode_codes(row), ours, atol=1e-5)
+    assert np.abs(ours - plain)[:, -RATE:].max() > 1e-3

@@ -100,6 +100,10 @@ def test_losses_at_their_ends():
     assert float(discriminator_loss(zeros, ones)) == 2
     assert float(adversarial_loss(ones)) == 0
     assert float(adversarial_loss(zeros)) == 1
+    twos, minus = ([[scale * x for x in ones[0]]] for scale in (2, -2))
+    assert float(discriminator_loss(twos, minus, hinge=True)) == 0
+    assert float(discriminator_loss(minus, twos, hinge=True)) == 6
+    assert float(adversarial_loss(twos, hinge=True)) == -2
     assert float(feature_loss(ones, ones)) == 0
     assert float(feature_loss(ones, zeros)) == 1
 
@@ -130,7 +134,7 @@ def test_balance_gives_each_term_its_share_whatever_its_scale():
 
 
 def test_judged_and_judges_get_their_own_gradients_only():
-    adversary = make_adversary(SMALL, "no", seed=0)
+    adversary = make_adversary(SMALL, "no", RATE, seed=0)
     assert isinstance(adversary, Adversary)
     estimate = torch.randn(2, 1, 2000, requires_grad=True)
     target = torch.randn(2, 1, 2000)
@@ -142,6 +146,25 @@ def test_judged_and_judges_get_their_own_gradients_only():
     losses["discriminator"].backward()
     assert estimate.grad is None
     assert all(p.grad is not None for p in adversary.parameters())
+
+
+def test_some_steps_and_a_piece_of_each_crop_are_enough():
+    config = replace(SMALL, discriminators="spectral", adversarial_every=2, adversarial_seconds=0.2)
+    adversary = make_adversary(config, "no", RATE, seed=0)
+    assert adversary is not None
+    estimate, target = torch.randn(2, 1, 4000, requires_grad=True), torch.randn(2, 1, 4000)
+    places = []
+    for step in range(4):
+        adversary.steps.fill_(step)
+        reconstruction = 1e-9 * (estimate - target).square().mean()
+        losses = adversary.add({"loss": reconstruction}, estimate, target)
+        assert ("discriminator" in losses) == (step % 2 == 0)
+        (gradient,) = torch.autograd.grad(losses["loss"], estimate)
+        strong = (gradient.abs() > 10 * gradient.abs().median()).any(1).any(0).nonzero()
+        if step % 2 == 0:
+            places.append((int(strong.min()), int(strong.max())))
+    assert all(last - first < 0.2 * RATE for first, last in places)
+    assert places[0] != places[1]
 
 
 def test_discriminators_learn_and_start_when_told(audio, tmp_path):
@@ -224,4 +247,4 @@ def test_accumulated_batches_are_steps_to_the_discriminators(audio, tmp_path):
 
 def test_fp16_is_refused():
     with pytest.raises(ValueError, match="'no' or 'bf16'"):
-        make_adversary(SMALL, "fp16", seed=0)
+        make_adversary(SMALL, "fp16", RATE, seed=0)

@@ -246,3 +246,15 @@ def test_augmented_crops_of_two_channels(folder):
     for item in (dataset[i] for i in range(8)):
         assert item["audio"].shape == (2, 4000)
         assert bool(item["audio"].isfinite().all())
+
+
+def test_speed_moves_pitch_and_keeps_the_length(tmp_path):
+    t = np.arange(16_000 * 8) / 16_000
+    soundfile.write(tmp_path / "tone.wav", 0.1 * np.sin(2 * np.pi * 1000 * t), 16_000)
+    augmentation = replace(NO_AUGMENTATION, speed=1.0, speed_range=(1.25, 1.25))
+    items = crops(tmp_path, augmentation)
+    for index in range(4):
+        audio = items[index]["audio"][0].numpy()
+        assert audio.shape == (4000,)
+        spectrum = np.abs(np.fft.rfft(audio * np.hanning(4000)))
+        assert np.argmax(spectrum) * 8000 / 4000 == pytest.approx(1250, abs=3)

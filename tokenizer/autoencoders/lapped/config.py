@@ -7,7 +7,7 @@ from typing import Any
 
 from tokenizer.errors import InputError
 
-_MAY_BE_ZERO = ("lookahead", "envelope_dim", "detail_dim")
+_MAY_BE_ZERO = ("lookahead", "envelope_dim", "detail_dim", "noise")
 # Options that were removed, with the only value that can still be loaded. Every checkpoint has the
 # first of them, and fingerprints are computed from it.
 _REMOVED = {"linear_path": True, "companding": 0.0}
@@ -33,6 +33,7 @@ class LappedConfig:
         envelope_dim: How many of the coded latents start as levels; see `lapped.model`.
         detail_dim: How many latents, the last ones, are detail, which codes leave out. They start
             as the principal components of the waveform that follow the coded ones.
+        noise: Whether the decoder adds noise where it does not know the waveform.
 
     Raises:
         ValueError: If a number is too small, or envelope and detail leave no latents for the
@@ -51,6 +52,7 @@ class LappedConfig:
     lookahead: int | None = None
     envelope_dim: int = 0
     detail_dim: int = 0
+    noise: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -70,7 +72,7 @@ class LappedConfig:
     def to_dict(self) -> dict[str, Any]:
         """The fields as checkpoints keep them; later ones are left out where they are unused."""
         config = asdict(self) | {"linear_path": True}
-        unused = {"lookahead": None, "envelope_dim": 0, "detail_dim": 0}
+        unused = {"lookahead": None, "envelope_dim": 0, "detail_dim": 0, "noise": False}
         return {k: v for k, v in config.items() if k not in unused or v != unused[k]}
 
     @classmethod

@@ -3,7 +3,8 @@
     c  = mdct(x)
     l  = V_e log|c|
     z  = W_e c + l + f(features(c))                     over one running standard deviation
-    c' = (W_d z) * exp(g1(z)) + exp(V_d z + g2(z)) * tanh(g3(z))
+    a  = exp(V_d z + g2(z))
+    c' = (W_d z) * exp(g1(z)) + a * tanh(g3(z)) + a * exp(g4(z)) * noise
     x' = imdct(c')
 
 The linear path W starts as a principal component analysis of ``c`` and is a good codec by itself
@@ -11,15 +12,19 @@ before any training. The networks f and g start near zero and add what it lacks.
 and exp(g2) can shut a bin off, so that silence stays silent. Where the configuration asks for
 envelope latents, the path V starts as a principal component analysis of the log spectrum: it
 carries the level of what W leaves out, so that noise comes out as loud as it went in.
+
+The last term is there where the configuration asks for noise. The latents move too slowly to carry
+the waveform of noise; without that term the decoder repeats one waveform every frame, which buzzes.
+The noise is a function of frame and bin (`tokenizer.networks.noise`).
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tokenizer.autoencoders.base import Autoencoder, Decoder, Encoder
@@ -36,16 +41,26 @@ from tokenizer.autoencoders.lapped.steps import DecoderStepper, EncoderStepper, 
 from tokenizer.errors import InputError
 from tokenizer.networks.deviation import deviation
 from tokenizer.networks.layers import Backbone, copy_common
+from tokenizer.networks.noise import bin_noise, frame_states
 from tokenizer.networks.spectral import imdct_folded, lapped_blocks, mdct_blocks, overlap_add
 from tokenizer.networks.stepping import Agreements
 
 # Gates are bounded: exp(7) restores any bin that the linear path lost, exp(-14) is below 24-bit
 # silence.
-_MIN_GATE, _MAX_GATE = -14.0, 7.0
+MIN_GATE, _MAX_GATE = -14.0, 7.0
 # Levels are linear in the latents, and may be far too large where these are further out than any
 # seen in training, or badly quantized. Nothing is lost below exp(3), twenty times the root mean
 # square: louder bins come from the linear path.
 _MAX_MAGNITUDE = 3.0
+# Noise begins below the level of what the linear path loses, and is no louder than a multiple.
+FIRST_NOISE, _MAX_NOISE = -0.5, 2.0
+
+
+Coefficients: TypeAlias = Float[Tensor, "*B T M"]
+
+
+def _inverse(c: Float[Tensor, "B T M"]) -> Float[Tensor, "B 1 N"]:
+    return overlap_add(imdct_folded(c)).flatten(1)[:, None]
 
 
 class LappedEncoder(Encoder):
@@ -163,35 +178,64 @@ class LappedDecoder(Decoder):
         self.noise_embedding = nn.Sequential(
             nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, config.decoder_width)
         )
-        self.head = nn.Linear(config.decoder_width, 3 * config.hop_length)
+        self.adds_noise = config.noise
+        # Where there is an envelope path, it sets the magnitude.
+        start = [0.0, 0.0 if config.envelope_dim else -5.0, 0.0]
+        start += [FIRST_NOISE] if config.noise else []
+        self.head = nn.Linear(config.decoder_width, len(start) * config.hop_length)
         nn.init.normal_(self.head.weight, std=1e-2)
         with torch.no_grad():
-            # Where there is an envelope path, it sets the magnitude.
-            magnitude = 0.0 if config.envelope_dim else -5.0
-            bias = torch.tensor([0.0, magnitude, 0.0]).repeat_interleave(config.hop_length)
-            self.head.bias.copy_(bias)
+            self.head.bias.copy_(torch.tensor(start).repeat_interleave(config.hop_length))
         # One more frame than the network sees: a block of samples overlaps with the next frame.
         self.context = max(self.backbone.behind, self.backbone.ahead) + 1
         self.lookahead = self.backbone.ahead + 1
         self._agreements: Agreements = {}
 
-    def enter(
-        self, z: Float[Tensor, "*B T D"], shift: Float[Tensor, "... C"]
-    ) -> tuple[Float[Tensor, "*B T C"], Float[Tensor, "*B T D"]]:
-        """The first block's input, and the latents themselves for the linear path."""
-        return self.backbone.enter(z, shift), z
+    def rows(
+        self, latents: Float[Tensor, "B D T"], first_frame: Int[Tensor, " B"] | None = None
+    ) -> Float[Tensor, "B T R"]:
+        """What the decoder works on: latents, and behind them what the noise of a frame needs.
 
-    def leave(
-        self, h: Float[Tensor, "*B T C"], z: Float[Tensor, "*B T D"]
-    ) -> Float[Tensor, "*B T M"]:
-        """The last block's output and the latents to lapped frames (see `imdct_folded`)."""
-        gate, magnitude, shape = self.head(self.backbone.norm_out(h)).float().chunk(3, dim=-1)
+        `DecoderStepper` makes the same of the frames that it is given.
+        """
+        z = latents.transpose(1, 2)
+        if not self.adds_noise:
+            return z
+        frames = torch.arange(z.shape[1], device=z.device).expand(len(z), -1)
+        if first_frame is not None:
+            frames = frames + first_frame[:, None]
+        return torch.cat([z, frame_states(frames).to(z.dtype)], dim=-1)
+
+    def enter(
+        self, rows: Float[Tensor, "*B T R"], shift: Float[Tensor, "... C"]
+    ) -> tuple[Float[Tensor, "*B T C"], Float[Tensor, "*B T R"]]:
+        """The first block's input, and the rows themselves for the linear path and the noise."""
+        return self.backbone.enter(rows[..., : self.linear.in_features], shift), rows
+
+    def coefficients(
+        self, h: Float[Tensor, "*B T C"], rows: Float[Tensor, "*B T R"]
+    ) -> tuple[Coefficients, Coefficients, Coefficients | None]:
+        """The last block's output and the rows to the three terms of the MDCT coefficients."""
+        hop, z = self.linear.out_features, rows[..., : self.linear.in_features].float()
+        gate, magnitude, shape, *noise = self.head(self.backbone.norm_out(h)).float().split(hop, -1)
         with torch.autocast(z.device.type, enabled=False):
             if self.envelope is not None:
-                magnitude = magnitude + self.envelope(z.float())
-            c = magnitude.clamp(_MIN_GATE, _MAX_MAGNITUDE).exp() * shape.tanh()
-            c = c + self.linear(z.float()) * gate.clamp(_MIN_GATE, _MAX_GATE).exp()
-        return imdct_folded(c)
+                magnitude = magnitude + self.envelope(z)
+            magnitude = magnitude.clamp(MIN_GATE, _MAX_MAGNITUDE).exp()
+            linear = self.linear(z) * gate.clamp(MIN_GATE, _MAX_GATE).exp()
+            learned = magnitude * shape.tanh()
+            if not noise:
+                return linear, learned, None
+            level = magnitude * noise[0].clamp(MIN_GATE, _MAX_NOISE).exp()
+            return linear, learned, level * bin_noise(rows[..., -1:], hop)
+
+    def leave(
+        self, h: Float[Tensor, "*B T C"], rows: Float[Tensor, "*B T R"]
+    ) -> Float[Tensor, "*B T M"]:
+        """The last block's output and the rows to lapped frames (see `imdct_folded`)."""
+        linear, learned, noise = self.coefficients(h, rows)
+        c = linear + learned
+        return imdct_folded(c if noise is None else c + noise)
 
     def shift(self, noise_level: Float[Tensor, " B"]) -> Float[Tensor, "B C"]:
         """Tells the network how noisy the latents are."""
@@ -199,28 +243,62 @@ class LappedDecoder(Decoder):
         return self.noise_embedding(described)
 
     def forward(
-        self, latents: Float[Tensor, "B D T"], noise_level: Float[Tensor, " B"] | None = None
+        self,
+        latents: Float[Tensor, "B D T"],
+        noise_level: Float[Tensor, " B"] | None = None,
+        first_frame: Int[Tensor, " B"] | None = None,
     ) -> Float[Tensor, "B 1 N"]:
-        """Decodes latents, exact (``noise_level`` None or 0) or quantized."""
-        z = latents.transpose(1, 2)
-        level = z.new_zeros(len(z)) if noise_level is None else noise_level.to(z)
-        h, z = self.enter(z, self.shift(level)[:, None])
-        return overlap_add(self.leave(self.backbone.blocks(h), z)).flatten(1)[:, None]
+        """Decodes latents, exact (``noise_level`` None or 0) or quantized.
+
+        ``first_frame`` is where in a longer signal the latents begin, which decides their noise.
+        """
+        folded = self.leave(*self._last(latents, noise_level, first_frame))
+        return overlap_add(folded).flatten(1)[:, None]
+
+    def parts(
+        self,
+        latents: Float[Tensor, "B D T"],
+        noise_level: Float[Tensor, " B"] | None,
+        first_frame: Int[Tensor, " B"],
+    ) -> tuple[Float[Tensor, "B 1 N"], Float[Tensor, "B 1 N"]]:
+        """See `Decoder.parts`.
+
+        Losses of the audio do not train the learned waveform, only those of its expectation do:
+        spectral losses would have it repeat one waveform every frame in place of noise.
+        """
+        linear, learned, noise = self.coefficients(*self._last(latents, noise_level, first_frame))
+        expected = _inverse(linear + learned)
+        if noise is None:
+            return expected, expected
+        return _inverse(linear + learned.detach() + noise), expected
+
+    def _last(
+        self,
+        latents: Float[Tensor, "B D T"],
+        noise_level: Float[Tensor, " B"] | None,
+        first_frame: Int[Tensor, " B"] | None,
+    ) -> tuple[Float[Tensor, "B T C"], Float[Tensor, "B T R"]]:
+        """What the last block returns, and the rows."""
+        rows = self.rows(latents, first_frame)
+        level = rows.new_zeros(len(rows)) if noise_level is None else noise_level.to(rows)
+        h, rows = self.enter(rows, self.shift(level)[:, None])
+        return self.backbone.blocks(h), rows
 
     def stepper(self, noise_level: float) -> DecoderStepper:
         """See `Decoder.stepper`."""
         device = self.head.weight.device
         hop, dim = self.linear.weight.shape
         shift = self.shift(torch.full((1,), noise_level, device=device))[0].detach()
+        features = dim + self.adds_noise
         network = NetworkStepper(
             self.backbone,
-            lambda z: self.enter(z, shift),
+            lambda rows: self.enter(rows, shift),
             self.leave,
-            widths=(dim, dim, hop),
+            widths=(features, features, hop),
             same=True,
             agreements=self._agreements,
         )
-        return DecoderStepper(network, hop, device, self._agreements)
+        return DecoderStepper(network, hop, device, self._agreements, adds_noise=self.adds_noise)
 
 
 class LappedAutoencoder(Autoencoder):
@@ -245,11 +323,11 @@ class LappedAutoencoder(Autoencoder):
         """All latents but the detail."""
         return self.latent_dim - self.config.detail_dim
 
-    def without_detail(self) -> LappedAutoencoder:
-        """See `Autoencoder.without_detail`."""
-        if not self.config.detail_dim:
+    def for_codes(self) -> LappedAutoencoder:
+        """See `Autoencoder.for_codes`."""
+        sizes = replace(self.config, latent_dim=self.coded_dim, detail_dim=0, noise=False)
+        if sizes == self.config:
             return self
-        sizes = replace(self.config, latent_dim=self.coded_dim, detail_dim=0)
         # On "meta" nothing is drawn at random and nothing computed.
         with torch.device("meta"):
             coded = LappedAutoencoder(sizes)

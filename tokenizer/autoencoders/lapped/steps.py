@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenizer.networks.layers import Backbone
+from tokenizer.networks.noise import frame_states
 from tokenizer.networks.spectral import overlap_add
 from tokenizer.networks.stepping import Agreements, BlockStage, Stepper
 
@@ -115,9 +116,16 @@ class DecoderStepper(Stepper):
     """Latents ``[t, D]`` to samples ``[n]``; the network returns frames as `imdct_folded` does."""
 
     def __init__(
-        self, network: NetworkStepper, hop: int, device: torch.device, agreements: Agreements
+        self,
+        network: NetworkStepper,
+        hop: int,
+        device: torch.device,
+        agreements: Agreements,
+        *,
+        adds_noise: bool,
     ) -> None:
-        self._network = network
+        self._network, self._adds_noise = network, adds_noise
+        self._frames = 0
         self._overlap = BlockStage(
             overlap_add,
             "overlap",
@@ -132,5 +140,9 @@ class DecoderStepper(Stepper):
         self, x: Float[Tensor, "n D"], *, final: bool = False, eager: bool = False
     ) -> Float[Tensor, " m"]:
         """Takes latents; see `Stepper.push`."""
+        if self._adds_noise:
+            frames = torch.arange(self._frames, self._frames + len(x), device=x.device)
+            x = torch.cat([x, frame_states(frames)], dim=-1)
+            self._frames += len(x)
         folded = self._network.push(x, final=final, eager=eager)
         return self._overlap.push(folded, final=final, eager=eager).flatten()
