@@ -141,7 +141,7 @@ def _finetune(options: argparse.Namespace) -> None:
     from tokenizer.training.clips import scan
     from tokenizer.training.decoder import FinetuneConfig, finetune_decoder
     from tokenizer.training.detail import add_detail
-    from tokenizer.training.noise import open_noise
+    from tokenizer.training.noise import add_decoder_noise
 
     tokenizer, clips = load_tokenizer(options.model), scan(options.audio)
     settings, finetune = _settings(options), take(FinetuneConfig, options)
@@ -151,7 +151,7 @@ def _finetune(options: argparse.Namespace) -> None:
         seed = settings["loop"].seed
         tokenizer = add_detail(tokenizer, clips, options.detail_dim, seed=seed)
     if options.noise:
-        tokenizer = open_noise(tokenizer, finetune.decoder)
+        tokenizer = add_decoder_noise(tokenizer)
     finetune_decoder(tokenizer, clips, options.out, finetune=finetune, **settings)
     _deliver(tokenizer, options.out)
 

@@ -219,7 +219,7 @@ class OnnxTokenizer:
     def _decode_group(self, latents: np.ndarray, decoder: str, level: float) -> np.ndarray:
         """Audio ``[M, N]`` of ``[1, T, D]``, in tiles."""
         hop, results = self.hop_length, []
-        inputs = {"noise_level": np.array([level], dtype=np.float32)}
+        inputs: dict[str, np.ndarray] = {"noise_level": np.array([level], dtype=np.float32)}
         for tile in _tiles(latents.shape[1], self._config["decoder_context"]):
             z = latents[:, tile.start : tile.stop]
             if self._config.get("adds_noise"):

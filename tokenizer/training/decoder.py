@@ -18,6 +18,7 @@ from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.training.checkpoint import weights_digest
 from tokenizer.training.clips import Clip
 from tokenizer.training.config import check_fields
+from tokenizer.training.noise import open_noise
 from tokenizer.training.processes import training_device
 from tokenizer.training.reconstruction import (
     Audio,
@@ -188,6 +189,7 @@ def finetune_decoder(
             tokenizer.add_finetuned_decoder()
         kind, decoder = DecoderTask, tokenizer.finetuned_decoder
         assert decoder is not None
+    open_noise(decoder)
     task = kind(tokenizer, decoder, finetune, CropRun(clips, out, **settings))
     tokenizer.update_config()
     start = tokenizer.codes_fingerprint if fitted else weights_digest(coded.encoder)

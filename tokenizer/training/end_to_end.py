@@ -58,8 +58,8 @@ class QuantizedAutoencoder(nn.Module):
     ) -> tuple[tuple[PaddedAudio, PaddedAudio], Float[Tensor, ""]]:
         """Audio (`Decoder.parts`) from each item's first ``counts`` codebooks; commitment loss."""
         quantized = self.bottleneck(self.encoder(audio), counts, seed)
-        audio = self.decoder.parts(quantized.latents, quantized.noise_level, first_frame)
-        return audio, quantized.commitment
+        parts = self.decoder.parts(quantized.latents, quantized.noise_level, first_frame)
+        return parts, quantized.commitment
 
 
 class EndToEndTask(ReconstructionTask):

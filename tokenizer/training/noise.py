@@ -19,19 +19,15 @@ from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.networks.layers import copy_common
 
 
-def open_noise(tokenizer: LatentTokenizer, decoder: str) -> LatentTokenizer:
-    """A copy of a tokenizer one of whose decoders adds noise, from the levels of its linear path.
+@torch.no_grad()
+def add_decoder_noise(tokenizer: LatentTokenizer) -> LatentTokenizer:
+    """A copy of a tokenizer whose decoders can add noise, but do not yet: it sounds as before.
 
-    It has to be finetuned (`tokenizer.training.decoder`). Encoder and codes stay as they are; the
-    other decoder gets the same networks with the noise shut off, so it sounds as before. A decoder
-    that adds noise already is copied as it is.
-
-    Args:
-        tokenizer: Of the bundled family.
-        decoder: "finetuned", which is made if there is none, or "continuous".
+    `tokenizer.training.decoder.finetune_decoder` opens the noise of the decoder that it trains.
+    Encoder and codes stay as they are. Where decoders add noise already, the copy's do too.
 
     Raises:
-        ValueError: If the tokenizer is of another family.
+        ValueError: If the tokenizer is not of the bundled family.
     """
     if not isinstance(tokenizer.autoencoder, LappedAutoencoder):
         raise InputError(f"Noise needs the bundled family, not {tokenizer.autoencoder.kind!r}.")
@@ -42,29 +38,27 @@ def open_noise(tokenizer: LatentTokenizer, decoder: str) -> LatentTokenizer:
         copy = LatentTokenizer(config)
     copy_common(tokenizer, copy)
     if not tokenizer.autoencoder.config.noise:
-        for network in (copy.autoencoder.decoder, copy.finetuned_decoder):
-            if network is not None:
-                _levels(network).fill_(MIN_GATE)
-    if decoder == "finetuned" and copy.finetuned_decoder is None:
-        copy.add_finetuned_decoder()
-    chosen = copy.decoder(decoder)
-    if float(_levels(chosen).mean()) <= MIN_GATE:
-        _open(chosen)
+        for decoder in (copy.autoencoder.decoder, copy.finetuned_decoder):
+            if isinstance(decoder, LappedDecoder):
+                _levels(decoder).fill_(MIN_GATE)
     return copy.eval()
 
 
-def _levels(decoder: nn.Module) -> Tensor:
-    """The bias of the noise's level."""
-    assert isinstance(decoder, LappedDecoder)
-    return decoder.head.bias.detach()[-decoder.linear.out_features :]
-
-
 @torch.no_grad()
-def _open(decoder: nn.Module) -> None:
-    assert isinstance(decoder, LappedDecoder)
+def open_noise(decoder: nn.Module) -> None:
+    """Begins the noise of a decoder in which it is shut off; others stay as they are."""
+    if not isinstance(decoder, LappedDecoder) or not decoder.adds_noise:
+        return
+    if float(_levels(decoder).max()) > MIN_GATE:
+        return
     _levels(decoder).fill_(FIRST_NOISE)
     # Of the waveform that it has learned, the decoder has to find again what is no substitute for
     # noise: rows of the head are gate, magnitude, waveform and noise.
     hop = decoder.linear.out_features
     decoder.head.weight[2 * hop : 3 * hop] = 0
     decoder.head.bias[2 * hop : 3 * hop] = 0
+
+
+def _levels(decoder: LappedDecoder) -> Tensor:
+    """The bias of the noise's level in each bin."""
+    return decoder.head.bias.detach()[-decoder.linear.out_features :]

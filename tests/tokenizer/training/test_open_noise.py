@@ -7,23 +7,26 @@ from models import RATE, make_tokenizer, tone
 
 from tokenizer.cli import main
 from tokenizer.model.loading import load_tokenizer
-from tokenizer.training.noise import open_noise
+from tokenizer.training.noise import add_decoder_noise, open_noise
 
 
-def test_codes_stay_and_only_the_chosen_decoder_changes(tokenizer):
+def test_codes_and_sound_stay_until_a_decoder_opens_its_noise(tokenizer):
     wave = tone(0.7)
-    noisy = open_noise(tokenizer, "finetuned")
+    noisy = add_decoder_noise(tokenizer)
     row, ours = (t.encode_codes(wave, sampling_rate=RATE) for t in (tokenizer, noisy))
     np.testing.assert_array_equal(row["codes"], ours["codes"])
     assert noisy.codes_fingerprint == tokenizer.codes_fingerprint
-    assert noisy.fingerprint != tokenizer.fingerprint
-    before, after = (t.decode_codes(row, decoder="continuous") for t in (tokenizer, noisy))
-    np.testing.assert_allclose(after, before, atol=1e-5)
-    assert np.abs(noisy.decode_codes(row) - tokenizer.decode_codes(row)).max() > 1e-4
-    # A second time, the other decoder: the first keeps what it has.
-    both = open_noise(noisy, "continuous")
-    np.testing.assert_array_equal(both.decode_codes(row), noisy.decode_codes(row))
-    assert np.abs(both.decode_codes(row, decoder="continuous") - before).max() > 1e-4
+    for name in ("continuous", "finetuned"):
+        before, after = (t.decode_codes(row, decoder=name) for t in (tokenizer, noisy))
+        np.testing.assert_allclose(after, before, atol=1e-5)
+    shut = noisy.decode_codes(row, decoder="continuous")
+    open_noise(noisy.finetuned_decoder)
+    opened = noisy.decode_codes(row)
+    assert np.abs(opened - before).max() > 1e-4
+    np.testing.assert_array_equal(noisy.decode_codes(row, decoder="continuous"), shut)
+    # What is open stays as it is.
+    open_noise(noisy.finetuned_decoder)
+    np.testing.assert_array_equal(add_decoder_noise(noisy).decode_codes(row), opened)
 
 
 @pytest.mark.slow
@@ -35,6 +38,12 @@ def test_the_command_finetunes_it_and_all_routes_agree(audio, tmp_path):
     noisy, plain = load_tokenizer(tmp_path / "run" / "model"), load_tokenizer(tmp_path / "plain")
     assert noisy.codes_fingerprint == plain.codes_fingerprint
     wave = tone(1.3)
+    # The decoder of codes began as a copy of the continuous one, which stays as it was.
+    latents = plain.encode_latents(wave, sampling_rate=RATE)
+    exact, unchanged = (t.decode_latents(latents) for t in (plain, noisy))
+    np.testing.assert_allclose(unchanged, exact, atol=1e-5)
+    hop = noisy.hop_length
+    assert float(noisy.finetuned_decoder.head.bias.detach()[-hop:].mean()) > -2
     row = noisy.encode_codes(wave, sampling_rate=RATE)
     whole = noisy.decode_codes(row)
     decoder = noisy.stream_decoder(gain=row["gain"])
