@@ -238,7 +238,7 @@ def test_augmented_crops_of_two_channels(folder):
         scan(folder),
         sampling_rate=8000,
         crop_length=4000,
-        augmentation=Augmentation(lowpass=1.0, mix=1.0, lowpass_range=(1000, 2000)),
+        augmentation=Augmentation(lowpass=1.0, mix=1.0, lowpass_range=(1000.0, 2000.0)),
         seed=0,
         length=8,
         num_channels=2,

@@ -142,10 +142,10 @@ def test_each_crop_gets_its_own_number_of_codebooks(audio, tmp_path, monkeypatch
     seen = []
     real = end_to_end.QuantizedAutoencoder.forward
 
-    def forward(self, audio, counts, seed=0):
+    def forward(self, audio, counts, first_frame, seed=0):
         if self.training:
             seen.append((counts.tolist(), seed))
-        return real(self, audio, counts, seed)
+        return real(self, audio, counts, first_frame, seed)
 
     monkeypatch.setattr(end_to_end.QuantizedAutoencoder, "forward", forward)
     train(audio, tmp_path / "half", "rvq", replace(LOOP, steps=20, batch_size=4))
