@@ -20,7 +20,9 @@ from typing import Any, ClassVar
 import torch
 
 from tokenizer.autoencoders import AUTOENCODERS
-from tokenizer.autoencoders.lapped.model import LappedAutoencoder, LappedConfig, LappedEncoder
+from tokenizer.autoencoders.lapped.config import LappedConfig
+from tokenizer.autoencoders.lapped.encoder import LappedEncoder
+from tokenizer.autoencoders.lapped.model import LappedAutoencoder
 from tokenizer.evaluation.evaluate import Condition, as_table, evaluate
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.quantizers.residual import ResidualVectorQuantizer

@@ -7,12 +7,8 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from tokenizer.autoencoders.lapped.model import (
-    FIRST_NOISE,
-    MIN_GATE,
-    LappedAutoencoder,
-    LappedDecoder,
-)
+from tokenizer.autoencoders.lapped.decoder import FIRST_NOISE, MIN_GATE, LappedDecoder
+from tokenizer.autoencoders.lapped.model import LappedAutoencoder
 from tokenizer.errors import InputError
 from tokenizer.model.config import LatentTokenizerConfig
 from tokenizer.model.latent_tokenizer import LatentTokenizer

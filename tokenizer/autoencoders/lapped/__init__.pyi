@@ -1,2 +1,3 @@
 from .config import LappedConfig as LappedConfig
-from .model import LappedAutoencoder as LappedAutoencoder, LappedEncoder as LappedEncoder
+from .encoder import LappedEncoder as LappedEncoder
+from .model import LappedAutoencoder as LappedAutoencoder

@@ -1,0 +1,177 @@
+"""The decoder of the bundled family: see `tokenizer.autoencoders.lapped.model`."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tokenizer.autoencoders.base import Decoder
+from tokenizer.autoencoders.lapped.config import LappedConfig
+from tokenizer.autoencoders.lapped.steps import DecoderStepper, NetworkStepper
+from tokenizer.networks.layers import Backbone
+from tokenizer.networks.noise import bin_noise, frame_states
+from tokenizer.networks.spectral import imdct_folded, overlap_add
+from tokenizer.networks.stepping import Agreements
+
+# Gates are bounded: exp(7) restores any bin that the linear path lost, exp(-14) is below 24-bit
+# silence.
+MIN_GATE, _MAX_GATE = -14.0, 7.0
+# Levels are linear in the latents, and may be far too large where these are further out than any
+# seen in training, or badly quantized. Nothing is lost below exp(3), twenty times the root mean
+# square: louder bins come from the linear path.
+_MAX_MAGNITUDE = 3.0
+# Noise begins below the level of what the linear path loses, and is no louder than a multiple.
+FIRST_NOISE, _MAX_NOISE = -0.5, 2.0
+
+Coefficients: TypeAlias = Float[Tensor, "*B T M"]
+
+
+def _inverse(c: Float[Tensor, "B T M"]) -> Float[Tensor, "B 1 N"]:
+    return overlap_add(imdct_folded(c)).flatten(1)[:, None]
+
+
+class LappedDecoder(Decoder):
+    """Latents ``[B, D, T]`` to audio ``[B, 1, (T - 1) * hop]``."""
+
+    def __init__(self, config: LappedConfig) -> None:
+        super().__init__()
+        self.linear = nn.Linear(config.latent_dim, config.hop_length, bias=False)
+        self.backbone = Backbone(
+            config.latent_dim,
+            config.decoder_width,
+            config.decoder_depth,
+            config.expansion,
+            config.kernel_size,
+            config.lookahead,
+        )
+        self.envelope = (
+            nn.Linear(config.latent_dim, config.hop_length) if config.envelope_dim else None
+        )
+        # The noisier the latents, the less each of them is to be trusted.
+        self.noise_embedding = nn.Sequential(
+            nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, config.decoder_width)
+        )
+        self.adds_noise = config.noise
+        # Where there is an envelope path, it sets the magnitude.
+        start = [0.0, 0.0 if config.envelope_dim else -5.0, 0.0]
+        start += [FIRST_NOISE] if config.noise else []
+        self.head = nn.Linear(config.decoder_width, len(start) * config.hop_length)
+        nn.init.normal_(self.head.weight, std=1e-2)
+        with torch.no_grad():
+            self.head.bias.copy_(torch.tensor(start).repeat_interleave(config.hop_length))
+        # One more frame than the network sees: a block of samples overlaps with the next frame.
+        self.context = max(self.backbone.behind, self.backbone.ahead) + 1
+        self.lookahead = self.backbone.ahead + 1
+        self._agreements: Agreements = {}
+
+    def rows(
+        self, latents: Float[Tensor, "B D T"], first_frame: Int[Tensor, " B"] | None = None
+    ) -> Float[Tensor, "B T R"]:
+        """What the decoder works on: latents, and behind them what the noise of a frame needs.
+
+        `DecoderStepper` makes the same of the frames that it is given.
+        """
+        z = latents.transpose(1, 2)
+        if not self.adds_noise:
+            return z
+        frames = torch.arange(z.shape[1], device=z.device).expand(len(z), -1)
+        if first_frame is not None:
+            frames = frames + first_frame[:, None]
+        return torch.cat([z, frame_states(frames).to(z.dtype)], dim=-1)
+
+    def enter(
+        self, rows: Float[Tensor, "*B T R"], shift: Float[Tensor, "... C"]
+    ) -> tuple[Float[Tensor, "*B T C"], Float[Tensor, "*B T R"]]:
+        """The first block's input, and the rows themselves for the linear path and the noise."""
+        return self.backbone.enter(rows[..., : self.linear.in_features], shift), rows
+
+    def coefficients(
+        self, h: Float[Tensor, "*B T C"], rows: Float[Tensor, "*B T R"]
+    ) -> tuple[Coefficients, Coefficients, Coefficients | None]:
+        """The last block's output and the rows to the three terms of the MDCT coefficients."""
+        hop, z = self.linear.out_features, rows[..., : self.linear.in_features].float()
+        gate, magnitude, shape, *noise = self.head(self.backbone.norm_out(h)).float().split(hop, -1)
+        with torch.autocast(z.device.type, enabled=False):
+            if self.envelope is not None:
+                magnitude = magnitude + self.envelope(z)
+            magnitude = magnitude.clamp(MIN_GATE, _MAX_MAGNITUDE).exp()
+            linear = self.linear(z) * gate.clamp(MIN_GATE, _MAX_GATE).exp()
+            learned = magnitude * shape.tanh()
+            if not noise:
+                return linear, learned, None
+            level = magnitude * noise[0].clamp(MIN_GATE, _MAX_NOISE).exp()
+            return linear, learned, level * bin_noise(rows[..., -1:], hop)
+
+    def leave(
+        self, h: Float[Tensor, "*B T C"], rows: Float[Tensor, "*B T R"]
+    ) -> Float[Tensor, "*B T M"]:
+        """The last block's output and the rows to lapped frames (see `imdct_folded`)."""
+        linear, learned, noise = self.coefficients(h, rows)
+        c = linear + learned
+        return imdct_folded(c if noise is None else c + noise)
+
+    def shift(self, noise_level: Float[Tensor, " B"]) -> Float[Tensor, "B C"]:
+        """Tells the network how noisy the latents are."""
+        described = torch.stack([noise_level, torch.log(noise_level + 0.01)], dim=-1)
+        return self.noise_embedding(described)
+
+    def forward(
+        self,
+        latents: Float[Tensor, "B D T"],
+        noise_level: Float[Tensor, " B"] | None = None,
+        first_frame: Int[Tensor, " B"] | None = None,
+    ) -> Float[Tensor, "B 1 N"]:
+        """Decodes latents, exact (``noise_level`` None or 0) or quantized.
+
+        ``first_frame`` is where in a longer signal the latents begin, which decides their noise.
+        """
+        folded = self.leave(*self._last(latents, noise_level, first_frame))
+        return overlap_add(folded).flatten(1)[:, None]
+
+    def parts(
+        self,
+        latents: Float[Tensor, "B D T"],
+        noise_level: Float[Tensor, " B"] | None,
+        first_frame: Int[Tensor, " B"],
+    ) -> tuple[Float[Tensor, "B 1 N"], Float[Tensor, "B 1 N"]]:
+        """See `Decoder.parts`.
+
+        Losses of the audio do not train the learned waveform, only those of its expectation do:
+        spectral losses would have it repeat one waveform every frame in place of noise.
+        """
+        linear, learned, noise = self.coefficients(*self._last(latents, noise_level, first_frame))
+        expected = _inverse(linear + learned)
+        if noise is None:
+            return expected, expected
+        return _inverse(linear + learned.detach() + noise), expected
+
+    def _last(
+        self,
+        latents: Float[Tensor, "B D T"],
+        noise_level: Float[Tensor, " B"] | None,
+        first_frame: Int[Tensor, " B"] | None,
+    ) -> tuple[Float[Tensor, "B T C"], Float[Tensor, "B T R"]]:
+        """What the last block returns, and the rows."""
+        rows = self.rows(latents, first_frame)
+        level = rows.new_zeros(len(rows)) if noise_level is None else noise_level.to(rows)
+        h, rows = self.enter(rows, self.shift(level)[:, None])
+        return self.backbone.blocks(h), rows
+
+    def stepper(self, noise_level: float) -> DecoderStepper:
+        """See `Decoder.stepper`."""
+        device = self.head.weight.device
+        hop, dim = self.linear.weight.shape
+        shift = self.shift(torch.full((1,), noise_level, device=device))[0].detach()
+        features = dim + self.adds_noise
+        network = NetworkStepper(
+            self.backbone,
+            lambda rows: self.enter(rows, shift),
+            self.leave,
+            widths=(features, features, hop),
+            same=True,
+            agreements=self._agreements,
+        )
+        return DecoderStepper(network, hop, device, self._agreements, adds_noise=self.adds_noise)
