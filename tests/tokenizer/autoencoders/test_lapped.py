@@ -248,7 +248,7 @@ def test_noise_is_that_of_its_place_in_the_signal():
     torch.testing.assert_close(audio, whole, atol=1e-5, rtol=1e-4)
     other = model.decoder(z, None, torch.tensor([9]))
     noise, another = audio - expected, other - expected
-    assert abs(float((noise * another).mean())) < 0.05 * float(noise.square().mean())
+    assert abs(float((noise * another).mean())) < 0.2 * float(noise.square().mean())
 
 
 def test_a_decoder_without_noise_expects_what_it_decodes():
