@@ -137,7 +137,7 @@ def _minimax_sizes(model: Any) -> Sizes:
         )
         samples += widest * unit
     context = hops(samples + 3 + _FILTERS, hop)
-    known = config.latents_mean is not None and config.latents_std is not None
+    mean, std = config.latents_mean, config.latents_std
     return Sizes(
         config.sampling_rate,
         1,
@@ -145,8 +145,8 @@ def _minimax_sizes(model: Any) -> Sizes:
         config.latent_channels,
         encoder_reach=None,
         decoder_reach=(context, context),
-        latents_mean=tuple(config.latents_mean) if known else None,
-        latents_std=tuple(config.latents_std) if known else None,
+        latents_mean=None if mean is None else tuple(mean),
+        latents_std=None if std is None else tuple(std),
     )
 
 

@@ -43,8 +43,7 @@ def register_autoencoder(module: C) -> C:
     # A class that is defined anew, as in a notebook, replaces the one before.
     if kind in LIBRARY_KINDS or (known is not None and _name(known) != _name(module)):
         raise InputError(f"The kind {kind!r} is taken; choose another name.")
-    own: type[nn.Module] = module
-    AUTOENCODERS[kind] = own if issubclass(own, Autoencoder) else _adapter(kind, own)
+    AUTOENCODERS[kind] = _adapted(kind, module)
     return module
 
 
@@ -79,7 +78,9 @@ class ModuleAutoencoder(LibraryAutoencoder):
             raise InputError(f"Not a configuration of {cls.kind}: {error}.") from error
 
 
-def _adapter(kind: str, module: type[nn.Module]) -> type[ModuleAutoencoder]:
+def _adapted(kind: str, module: type[nn.Module]) -> type[Autoencoder]:
+    if issubclass(module, Autoencoder):
+        return module
     reader = Reader("", module.__name__, (), _sizes, _halves, _encode, _decode)
     members = {"kind": kind, "reader": reader, "module_class": module, "__module__": __name__}
     return type(f"{module.__name__}Autoencoder", (ModuleAutoencoder,), members)
