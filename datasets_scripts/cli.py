@@ -105,6 +105,21 @@ def _verify(options: argparse.Namespace) -> int:
     return 2 if problems else 0
 
 
+def _check(options: argparse.Namespace) -> int:
+    from datasets_scripts.sources.audio_check import check_audio
+
+    checked = list(check_audio(options.folder))
+    for file in checked:
+        if file.refused is not None:
+            print(f"{file.path}: refused: {file.refused}")
+        elif not file.is_whole:
+            print(f"{file.path}: {file.num_samples} samples, FFmpeg decodes {file.expected}")
+    wrong = sum(not file.is_whole for file in checked)
+    refused = sum(file.refused is not None for file in checked)
+    print(f"{len(checked)} files: {refused} refused, {wrong} of another length than FFmpeg's")
+    return 2 if wrong else 0
+
+
 def _export(options: argparse.Namespace) -> int:
     from datasets_scripts.dataset.hub import save_to_disk
 
@@ -218,6 +233,10 @@ def _parser() -> argparse.ArgumentParser:
     p = commands.add_parser("verify", help="check a prepared dataset against its manifest")
     p.set_defaults(run=_verify)
     p.add_argument("dataset", help="folder or fsspec address")
+
+    p = commands.add_parser("check", help="read all audio in a folder; compare lengths with FFmpeg")
+    p.set_defaults(run=_check)
+    p.add_argument("folder", help="folder of audio files, of any suffix")
 
     p = commands.add_parser("export", help="write a prepared dataset for load_from_disk")
     p.set_defaults(run=_export)

@@ -11,14 +11,10 @@ from datasets_scripts.sources.corpus import CorpusInfo, RemoteFile
 from tokenizer.audio import AUDIO_SUFFIXES
 from tokenizer.errors import InputError, MissingFileError, import_extra
 
-# What torchcodec may read where it is installed, besides what libsndfile reads. A file that turns
-# out unreadable is reported by name; one of another suffix would be passed over in silence.
-_TORCHCODEC_SUFFIXES = (".m4a", ".aac", ".wma", ".webm")
-
 
 def is_audio(name: str) -> bool:
     """Whether a name has the suffix of an audio file."""
-    return PurePosixPath(name).suffix.lower() in AUDIO_SUFFIXES + _TORCHCODEC_SUFFIXES
+    return PurePosixPath(name).suffix.lower() in AUDIO_SUFFIXES
 
 
 def is_address(root: str | Path) -> bool:

@@ -5,6 +5,7 @@ from .inputs import (
     open_batch as open_batch,
     open_signal as open_signal,
 )
+from .listing import list_audio as list_audio
 from .resampling import (
     MAX_RATIO as MAX_RATIO,
     Resampler as Resampler,

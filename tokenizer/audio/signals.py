@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -13,15 +14,23 @@ import soundfile
 from jaxtyping import Float32
 from torch import Tensor
 
+from tokenizer.audio.av_decoding import AV_SUFFIXES, AvSound, partly_read
 from tokenizer.audio.resampling import check_rate
 from tokenizer.audio.truncation import find_cut
-from tokenizer.errors import InputError, MissingFileError, StateError
+from tokenizer.errors import InputError, MissingFileError, MissingPackageError, StateError
 
 AUDIO_SUFFIXES = (
     ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".caf", ".w64",
-    ".rf64", ".au",
+    ".rf64", ".au", *AV_SUFFIXES,
 )  # fmt: skip
-_READABLE = "WAV, FLAC, Ogg Vorbis, Opus, MP3, AIFF, CAF and what else libsndfile decodes"
+_READABLE = (
+    "WAV, FLAC, Ogg Vorbis, Opus, MP3, AIFF, CAF and what else libsndfile decodes, and with PyAV "
+    '(pip install "latent-tokenizer[av]") M4A, AAC, ALAC, WMA, WebM and the sound of videos'
+)
+_NO_AUDIO = "no audio was found in it"
+# libsndfile's errors for formats and encodings that it does not know.
+_OTHER_FORMATS = (1, 4)
+_UNKNOWN_LENGTH = 2**62  # libsndfile says 2^63 - 1.
 
 # Zero and full scale of integers are libsndfile's: a file and its samples give the same floats.
 _SCALES = {"int16": (0, 2**15), "int32": (0, 2**31), "uint8": (2**7, 2**7)}
@@ -45,7 +54,7 @@ class NoSamplesError(InputError):
 class SignalInfo(NamedTuple):
     """What is known of a signal before it is decoded.
 
-    ``num_samples`` of a file is what its header says, a guess for streams and some MP3 files.
+    ``num_samples`` of a file is what its header says, or has been counted where it says nothing.
     """
 
     sampling_rate: int
@@ -96,6 +105,7 @@ class AudioFile:
 
     def __init__(self, file: Path | bytes, name: str | None = None) -> None:
         self._file, self.name = file, str(file) if name is None else name
+        self._av: str | None = None  # libsndfile's name of the format, if FFmpeg is to decode it.
 
     def info(self) -> SignalInfo:
         """See `Signal.info`."""
@@ -103,8 +113,9 @@ class AudioFile:
 
     def blocks(self) -> Iterator[Float32[np.ndarray, "C n"]]:
         """See `Signal.blocks`."""
+        info = self._info  # It decides who decodes.
         with self._open() as sound:
-            if (sound.samplerate, sound.channels) != self._info[:2]:
+            if (sound.samplerate, sound.channels) != info[:2]:
                 raise StateError(f"{self.name} was replaced by another file while it was in use.")
             num_read = 0
             while len(block := self._next(sound, BLOCK_LENGTH)):
@@ -119,13 +130,18 @@ class AudioFile:
 
     def read(self, first: int, count: int) -> Float32[np.ndarray, "C n"]:
         """See `Signal.read`."""
+        num_samples = self._info.num_samples
         with self._open() as sound:
-            first = min(first, sound.frames)
+            first = min(first, num_samples)
             skip = 0
-            if sound.subtype == "VORBIS" and sound.frames - first < _OGG_PAGE:
+            if sound.subtype == "VORBIS" and num_samples - first < _OGG_PAGE:
                 skip = min(first, _OGG_PAGE)
             try:
-                sound.seek(first - skip)
+                if sound.format == "FLAC" and sound.frames > _UNKNOWN_LENGTH:
+                    while first > 0 and len(read := self._next(sound, min(first, BLOCK_LENGTH))):
+                        first -= len(read)  # It cannot seek.
+                else:
+                    sound.seek(first - skip)
             except soundfile.LibsndfileError as error:
                 raise self._damage(error) from error
             return self._next(sound, skip + count)[skip:].T
@@ -136,7 +152,24 @@ class AudioFile:
         if (len(file) if isinstance(file, bytes) else file.stat().st_size) == 0:
             raise InputError(f"{self.name}: the file is empty (0 bytes).")
         with self._open() as sound:
-            rate, num_channels, num_samples = sound.samplerate, sound.channels, sound.frames
+            rate, num_channels, form = sound.samplerate, sound.channels, sound.format
+            if self._av is None:
+                num_samples = sound.frames
+                if num_samples > _UNKNOWN_LENGTH:
+                    num_samples = self._count(sound)
+                reason = partly_read(file, form, num_samples)
+            else:
+                num_samples, reason = self._count(sound), None
+        if reason is not None:
+            self._av = form
+            try:
+                with self._open() as sound:
+                    rate, num_channels = sound.samplerate, sound.channels
+                    num_samples = self._count(sound)
+            except MissingPackageError as error:
+                raise InputError(f"{self.name} would be read in part: {reason}. {error}") from None
+        if num_samples == 0 and self._av == "":
+            raise self._refused(_NO_AUDIO)
         if num_samples == 0:
             raise NoSamplesError(f"{self.name} holds no samples.")
         if num_channels > MAX_CHANNELS:
@@ -147,27 +180,49 @@ class AudioFile:
         rate = check_rate(rate, f"sampling rate of {self.name}")
         return SignalInfo(rate, num_channels, num_samples)
 
-    def _open(self) -> soundfile.SoundFile:
+    def _open(self) -> Any:
+        """A `soundfile.SoundFile` or `AvSound`."""
         file = self._file
+        if self._av is not None:
+            return AvSound(file, self.name, self._av)
         try:
             return _Sound(io.BytesIO(file) if isinstance(file, bytes) else file)
         except soundfile.LibsndfileError as error:
             reason = error.error_string.rstrip(". ")
+            is_other = error.code in _OTHER_FORMATS
+            if "not a regular file" in reason:  # So it calls what ends in .mp3 and is none.
+                reason, is_other = _NO_AUDIO, True
         except TypeError:
             # soundfile asks for a rate where it sees the suffix .raw.
             reason = "a .raw file has no header that tells its rate and encoding"
+            is_other = False
         if isinstance(file, Path):
             # Not libsndfile's "System error" where access is denied, or the file is gone.
             if not file.exists():
                 raise MissingFileError(f"No such file: {file}")
             file.open("rb").close()
-        raise InputError(f"Cannot read {self.name} as audio: {reason}. Supported: {_READABLE}.")
+        # What libsndfile knows and finds damaged is not given to FFmpeg, which overlooks that.
+        if is_other:
+            with suppress(InputError, MissingPackageError):
+                sound = AvSound(file, self.name)
+                self._av = ""
+                return sound
+        raise self._refused(reason)
 
-    def _next(self, sound: soundfile.SoundFile, count: int) -> np.ndarray:
+    def _refused(self, reason: str) -> InputError:
+        return InputError(f"Cannot read {self.name} as audio: {reason}. Supported: {_READABLE}.")
+
+    def _next(self, sound: Any, count: int) -> np.ndarray:
         try:
             return sound.read(count, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
             raise self._damage(error) from error
+
+    def _count(self, sound: Any) -> int:
+        count = 0
+        while size := len(self._next(sound, BLOCK_LENGTH)):
+            count += size
+        return count
 
     def _damage(self, error: soundfile.LibsndfileError) -> InputError:
         reason = error.error_string.rstrip(". ")

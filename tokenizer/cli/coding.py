@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizer.cli.options import (
     add_command,
@@ -13,10 +13,14 @@ from tokenizer.cli.options import (
     add_option,
     add_rate,
     add_search,
+    add_strict,
     load,
     tty,
 )
-from tokenizer.errors import InputError, MissingFileError
+from tokenizer.errors import InputError, MissingFileError, UserError
+
+if TYPE_CHECKING:
+    from tokenizer.model.latent_tokenizer import LatentTokenizer
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -41,13 +45,72 @@ def _target(source: str, out: str | None, suffix: str) -> str:
     return name
 
 
+def _split_names(names: list[str]) -> tuple[list[str], str | None]:
+    """What ``AUDIO... [OUT]`` are; of two names the second is OUT unless it is there as audio."""
+    from tokenizer.audio import AUDIO_SUFFIXES
+
+    if len(names) == 2:
+        second = Path(names[1])
+        is_audio = second.is_file() and second.suffix.lower() in AUDIO_SUFFIXES
+        if not is_audio and not (second.is_dir() and Path(names[0]).exists()):
+            return names[:1], names[1]
+    return names, None
+
+
+def _encode_many(options: argparse.Namespace, names: list[str]) -> None:
+    """Encodes files, and those in folders, each into a file beside it."""
+    from tokenizer.audio import list_audio
+    from tokenizer.transcoding.files import encode_file
+
+    if PIPE in names or options.raw is not None or options.chunk_frames is not None:
+        raise InputError("Standard input is encoded alone, and --raw and --chunk-frames are its.")
+    files = [
+        file for name in names for file in (list_audio(name) if Path(name).is_dir() else [name])
+    ]
+    if not files:
+        raise InputError(f"No audio in {', '.join(names)}.")
+    tokenizer, n = _load_for_encoding(options)
+    written: dict[Path, Any] = {}
+    skipped = 0
+    for file in files:
+        out = Path(file).with_suffix(".ltk")
+        try:
+            if out in written:
+                raise InputError(f"{file} would replace {out}, which is {written[out]}'s.")
+            shared = {"n_codebooks": n, "gain": options.gain, "downmix": options.downmix}
+            _tell(out, encode_file(tokenizer, str(file), out, **shared, progress=tty()))
+            written[out] = file
+        except (UserError, OSError) as error:
+            if options.strict:
+                raise
+            skipped += 1
+            print(f"skipped: {error}", file=sys.stderr)
+    if skipped:
+        raise InputError(f"{skipped} of {len(files)} files could not be encoded.")
+
+
+def _load_for_encoding(options: argparse.Namespace) -> tuple[LatentTokenizer, int]:
+    tokenizer = load(options.model, options.device, options.beam_width)
+    bitrate = None if options.bitrate is None else options.bitrate * 1000
+    return tokenizer, tokenizer.resolve_codebooks(options.codebooks, bitrate)
+
+
+def _tell(out: Path, seconds: float) -> None:
+    size = out.stat().st_size
+    print(f"{out}: {size} bytes, {seconds:.2f} s, {8e-3 * size / seconds:.2f} kbit/s")
+
+
 def _encode(options: argparse.Namespace) -> None:
     from tokenizer.audio import AUDIO_SUFFIXES
     from tokenizer.audio.pcm import PcmFormat
     from tokenizer.transcoding.files import encode_file
     from tokenizer.transcoding.piping import encode_live
 
-    piped = options.audio == PIPE
+    names, target = _split_names(options.audio)
+    audio = names[0]
+    if target is None and (len(names) > 1 or Path(audio).is_dir()):
+        return _encode_many(options, names)
+    piped = audio == PIPE
     live = piped and options.gain is not None
     if not live and (options.raw is not None or options.chunk_frames is not None):
         raise InputError("--raw and --chunk-frames are for live audio: `latok encode - --gain G`.")
@@ -55,17 +118,13 @@ def _encode(options: argparse.Namespace) -> None:
         raise InputError("--downmix is not for live audio.")
     if options.chunk_frames is not None and options.chunk_frames < 1:
         raise InputError(f"--chunk-frames {options.chunk_frames}: it must be at least 1.")
-    name = _target(options.audio, options.out, ".ltk")
-    # As of `latok encode *.wav` in a folder of two.
+    name = _target(audio, target, ".ltk")
     if Path(name).suffix.lower() in AUDIO_SUFFIXES:
         raise InputError(
-            f"{name} has a suffix of audio, but would become a file of codes: encode one file at a "
-            "time, into an OUT that ends in .ltk."
+            f"{name} has a suffix of audio, but would become a file of codes: end OUT in .ltk."
         )
     pcm = None if options.raw is None else PcmFormat.parse(options.raw)
-    tokenizer = load(options.model, options.device, options.beam_width)
-    bitrate = None if options.bitrate is None else options.bitrate * 1000
-    n = tokenizer.resolve_codebooks(options.codebooks, bitrate)
+    tokenizer, n = _load_for_encoding(options)
     out = sys.stdout.buffer if name == PIPE else Path(name)
     shared = {"n_codebooks": n, "gain": options.gain}
     if live:
@@ -73,12 +132,12 @@ def _encode(options: argparse.Namespace) -> None:
         shared |= {"pcm": pcm, "chunk_frames": frames}
         seconds = encode_live(tokenizer, sys.stdin.buffer, out, **shared)
     else:
-        source = sys.stdin.buffer if piped else options.audio
+        source = sys.stdin.buffer if piped else audio
         shared |= {"downmix": options.downmix, "progress": tty()}
         seconds = encode_file(tokenizer, source, out, **shared)
     if isinstance(out, Path):
-        size = out.stat().st_size
-        print(f"{out}: {size} bytes, {seconds:.2f} s, {8e-3 * size / seconds:.2f} kbit/s")
+        _tell(out, seconds)
+    return None
 
 
 def _decode(options: argparse.Namespace) -> None:
@@ -183,9 +242,12 @@ def register(commands: Any, command: str | None) -> None:  # noqa: ARG001
     add_model(p)
 
     p = add_command(commands, "encode", _encode, "audio file to code file")
-    p.add_argument("audio", help="audio file; - for standard input")
-    text = "code file to write; default: the same name with .ltk; - for standard output"
-    p.add_argument("out", nargs="?", help=text)
+    text = (
+        "audio file, - for standard input, and perhaps the code file to write (default: the same "
+    )
+    text += "name with .ltk, - for standard output); or several files and folders"
+    p.add_argument("audio", nargs="+", help=text)
+    add_strict(p)
     p.add_argument("--downmix", action="store_true", help="average the channels into one")
     text = "level (root mean square) that the audio is divided by; default: its own. With it, "
     add_option(p, "--gain", text + "standard input is encoded as it comes", type=float)

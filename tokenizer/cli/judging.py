@@ -12,6 +12,8 @@ from tokenizer.cli.options import (
     add_model,
     add_option,
     add_search,
+    add_strict,
+    clips_of,
     load,
     tty,
 )
@@ -33,14 +35,15 @@ def _evaluate(options: argparse.Namespace) -> None:
     from tokenizer.evaluation.evaluate import default_conditions, evaluate, evaluation_table
     from tokenizer.evaluation.perceptual import PerceptualMetrics
     from tokenizer.saving import check_target, write_json
-    from tokenizer.training.clips import scan
 
     if options.json:
         check_target(options.json)
     perceptual = PerceptualMetrics(options.perceptual, options.speech_clips)
     tokenizer = load(options.model, options.device, options.beam_width)
     conditions = default_conditions(tokenizer, [1000 * rate for rate in options.bitrates])
-    result = evaluate(tokenizer, scan(options.audio), conditions, perceptual=perceptual)
+    result = evaluate(
+        tokenizer, clips_of(options.audio, options.strict), conditions, perceptual=perceptual
+    )
     print(evaluation_table(result))
     if options.json:
         write_json(options.json, result)
@@ -57,7 +60,6 @@ def _compare(options: argparse.Namespace) -> None:
         write_summary,
     )
     from tokenizer.model.loading import load_for_fitting
-    from tokenizer.training.clips import scan
     from tokenizer.training.config import CropTrainingConfig
     from tokenizer.training.quantizer import FitConfig
 
@@ -72,8 +74,8 @@ def _compare(options: argparse.Namespace) -> None:
         loop = CropTrainingConfig(steps=options.finetune, seed=options.seed, **settings)
     result = compare(
         options.model,
-        scan(options.train),
-        scan(options.held_out),
+        clips_of(options.train, options.strict),
+        clips_of(options.held_out, options.strict),
         specs,
         options.out,
         CompareConfig(tuple(bitrates), options.codebook_size, take(FitConfig, options), loop),
@@ -88,7 +90,6 @@ def _compare(options: argparse.Namespace) -> None:
 def _report(options: argparse.Namespace) -> None:
     from tokenizer.evaluation.comparison import Competitor
     from tokenizer.evaluation.report import ReportConfig, build_report
-    from tokenizer.training.clips import scan
 
     config = ReportConfig(
         bitrates=tuple(1000 * rate for rate in options.bitrates),
@@ -98,7 +99,7 @@ def _report(options: argparse.Namespace) -> None:
     )
     report = build_report(
         options.model,
-        scan(options.audio),
+        clips_of(options.audio, options.strict),
         options.out,
         config,
         comparison=options.compare,
@@ -122,7 +123,8 @@ def register(commands: Any, command: str | None) -> None:
         "buzz (how much the sound repeats at the frame rate above 5 kHz; its excess over the "
         "original): lower is better.",
     )
-    p.add_argument("audio", metavar="FOLDER", help="audio to measure on")
+    p.add_argument("audio", metavar="AUDIO", help="file, folder or dataset to measure on")
+    add_strict(p)
     _add_bitrates(p)
     p.add_argument(
         "--perceptual",
@@ -147,6 +149,7 @@ def register(commands: Any, command: str | None) -> None:
     )
     p.add_argument("model", help="tokenizer, or an autoencoder of transformers or diffusers")
     p.add_argument("train", metavar="AUDIO_TRAIN", help="folder of audio to fit to")
+    add_strict(p)
     p.add_argument("held_out", metavar="AUDIO_EVAL", help="folder of audio to measure on")
     p.add_argument("--out", type=Path, required=True, help="folder; a run in it is resumed")
     p.add_argument(
@@ -184,6 +187,7 @@ def register(commands: Any, command: str | None) -> None:
         description="Writes a page of players, spectrograms and figures, which opens from disk.",
     )
     p.add_argument("audio", metavar="FOLDER", help="audio to listen to")
+    add_strict(p)
     text = "folder of the page; an earlier page is replaced"
     p.add_argument("--out", type=Path, required=True, help=text)
     text = "a folder of `latok compare`, for more tables; default: none"

@@ -14,6 +14,7 @@ from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
     from tokenizer.model.latent_tokenizer import LatentTokenizer
+    from tokenizer.training.clips import Clip
 
 
 def add_command(commands: Any, name: str, run: Any, text: str, **keywords: Any) -> Any:
@@ -77,6 +78,26 @@ def load(name: str | Path | None, device: str, beam_width: int | None = None) ->
             )
         setattr(tokenizer.quantizer, "beam_width", beam_width)  # noqa: B010
     return tokenizer.to(device_of(device))  # pyright: ignore[reportArgumentType]
+
+
+def clips_of(audio: str, strict: bool) -> list[Clip]:
+    """The clips of an audio argument; says which files are skipped, unless ``strict``."""
+    from tokenizer.training.clips import scan
+
+    skipped: list[str] | None = None if strict else []
+    clips = scan(audio, skipped)
+    for reason in skipped or ():
+        print(f"skipped: {reason}", file=sys.stderr)
+    if skipped:
+        count = f"{len(skipped)} of {len(skipped) + len(clips)} files"
+        print(f"{count} were skipped; --strict refuses them.", file=sys.stderr)
+    return clips
+
+
+def add_strict(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--strict``."""
+    text = "stop at the first file that cannot be read; default: skip it, and say so"
+    parser.add_argument("--strict", action="store_true", help=text)
 
 
 def tty() -> bool:

@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenizer.cli.options import add_command, add_device, add_option
+from tokenizer.cli.options import add_command, add_device, add_option, add_strict, clips_of
 from tokenizer.command import add_fields, take
 from tokenizer.errors import InputError
 from tokenizer.saving import in_run_folder
@@ -70,7 +70,6 @@ def _train(options: argparse.Namespace) -> None:
     from tokenizer.model.latent_tokenizer import LatentTokenizer
     from tokenizer.model.loading import load_for_fitting, load_tokenizer
     from tokenizer.training.autoencoder import mix_weights, train_autoencoder
-    from tokenizer.training.clips import scan
 
     settings: dict[str, Any] = _settings(options) | {"pretrained": options.init is not None}
     sizes = PRESETS[options.preset] | {
@@ -89,7 +88,7 @@ def _train(options: argparse.Namespace) -> None:
     start = load_for_fitting(options.init).autoencoder.state_dict() if options.init else {}
     if options.init:
         autoencoder.load_state_dict(start)
-    clips = scan(options.audio)
+    clips = clips_of(options.audio, options.strict)
     if options.bottleneck is None:
         train_autoencoder(autoencoder, clips, options.out, **settings)
         tokenizer = LatentTokenizer.from_autoencoder(autoencoder)
@@ -114,7 +113,6 @@ def _fit(options: argparse.Namespace) -> None:
     from tokenizer.devices import device_of
     from tokenizer.evaluation.comparison.specs import QuantizerSpec, parse_spec
     from tokenizer.model.loading import load_for_fitting
-    from tokenizer.training.clips import scan
     from tokenizer.training.quantizer import FitConfig, fit_quantizer
 
     spec = parse_spec(options.quantizer)
@@ -127,7 +125,7 @@ def _fit(options: argparse.Namespace) -> None:
     )
     fit_quantizer(
         tokenizer,
-        scan(options.audio),
+        clips_of(options.audio, options.strict),
         quantizer,
         cache=options.out / "latents.npy",
         config=take(FitConfig, options),
@@ -138,12 +136,11 @@ def _fit(options: argparse.Namespace) -> None:
 
 def _finetune(options: argparse.Namespace) -> None:
     from tokenizer.model.loading import load_tokenizer
-    from tokenizer.training.clips import scan
     from tokenizer.training.decoder import FinetuneConfig, finetune_decoder
     from tokenizer.training.detail import add_detail
     from tokenizer.training.noise import add_decoder_noise
 
-    tokenizer, clips = load_tokenizer(options.model), scan(options.audio)
+    tokenizer, clips = load_tokenizer(options.model), clips_of(options.audio, options.strict)
     settings, finetune = _settings(options), take(FinetuneConfig, options)
     if options.detail_dim:
         if finetune.decoder != "continuous":
@@ -210,6 +207,7 @@ def _command(commands: Any, name: str, run: Any, text: str, model: str | None = 
     parser.add_argument("audio", metavar="AUDIO", help=text)
     text = "folder of the run; an earlier run in it is resumed"
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help=text)
+    add_strict(parser)
     # `expand_config` has replaced it by what the file says.
     text = "TOML or JSON file of options (batch_size = 8), which the command line overrides; "
     text += "docs/howto/train.md lists all"

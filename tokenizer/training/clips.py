@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import soxr
 
-from tokenizer.audio import AUDIO_SUFFIXES, AudioFile
+from tokenizer.audio import AUDIO_SUFFIXES, AudioFile, list_audio
 from tokenizer.audio.signals import NoSamplesError
 from tokenizer.errors import InputError, MissingFileError, import_extra
 
@@ -80,11 +80,13 @@ def identity(clips: Iterable[Clip], *, modified: bool = False) -> str:
     return digest.hexdigest()[:16]
 
 
-def scan(source: str | Path) -> list[Clip]:
+def scan(source: str | Path, skipped: list[str] | None = None) -> list[Clip]:
     """Lists the clips of a folder of audio, or of a `datasets` dataset, in a stable order.
 
-    The source is a folder of audio files (searched through), one that ``Dataset.save_to_disk``
-    wrote, or ``dataset:NAME`` for the train split of what ``datasets.load_dataset`` knows.
+    The source is an audio file, a folder of them (see `list_audio`), one that
+    ``Dataset.save_to_disk`` or ``DatasetDict.save_to_disk`` wrote (of the latter the train split),
+    or ``dataset:NAME`` for the train split of what ``datasets.load_dataset`` knows. Clips that
+    cannot be read are left out if there is a list ``skipped``, to which the reasons are appended.
 
     Raises:
         FileNotFoundError: If the folder does not exist.
@@ -93,31 +95,51 @@ def scan(source: str | Path) -> list[Clip]:
     name = str(source)
     root = Path(name)
     if name.startswith("dataset:"):
-        return scan_dataset(_datasets().load_dataset(name.removeprefix("dataset:"), split="train"))
+        dataset = _datasets().load_dataset(name.removeprefix("dataset:"), split="train")
+        return scan_dataset(dataset, skipped)
+    if root.is_file():
+        return _describe(name, name, None)
     if not root.is_dir():
         raise MissingFileError(f"No such folder: {root}. Name a folder of audio, or dataset:NAME.")
     if (root / "dataset_info.json").exists():
-        return scan_dataset(_datasets().load_from_disk(name))
-    paths = (p for p in sorted(root.rglob("*")) if p.suffix.lower() in AUDIO_SUFFIXES)
-    clips = [clip for path in paths if path.is_file() for clip in _describe(str(path), str(path))]
+        return scan_dataset(_datasets().load_from_disk(name), skipped)
+    if (root / "dataset_dict.json").exists():
+        splits = _datasets().load_from_disk(name)
+        if "train" not in splits:
+            raise InputError(f"{root} has no split train, only {', '.join(splits)}: name one.")
+        return scan_dataset(splits["train"], skipped)
+    names = map(str, list_audio(root))
+    clips = [clip for name in names for clip in _describe(name, name, skipped)]
     if not clips:
-        raise InputError(f"No audio in {root}. Supported: {', '.join(AUDIO_SUFFIXES)}.")
+        why = f" that can be read: {skipped[0]}" if skipped else ""
+        raise InputError(f"No audio in {root}{why}. Supported: {', '.join(AUDIO_SUFFIXES)}.")
     return clips
 
 
-def _describe(name: str, audio: str | dict[str, Any], **place: Any) -> list[Clip]:
-    """The clip of a file, or no clip if it has no samples."""
+def _describe(
+    name: str, audio: str | dict[str, Any] | None, skipped: list[str] | None, **place: Any
+) -> list[Clip]:
+    """The clip of a file, or no clip if it has no samples, or cannot be read and may be skipped."""
     try:
+        if audio is None:
+            raise InputError(f"{name} holds no audio.")
         info = _audio_file(name, audio).info()
-    except NoSamplesError:
+    except (InputError, OSError) as error:
+        if skipped is not None:
+            skipped.append(str(error))
+        elif isinstance(error, InputError) and not isinstance(error, NoSamplesError):
+            raise InputError(f"{error} Remove or repair it.") from None
+        elif isinstance(error, OSError):
+            raise
         return []
-    except InputError as error:
-        raise InputError(f"{error} Remove or repair it.") from None
     return [Clip(name, info.num_samples, info.sampling_rate, info.num_channels, **place)]
 
 
-def scan_dataset(dataset: Any) -> list[Clip]:
-    """Lists the clips of a `datasets.Dataset` with an ``audio`` column of type ``Audio``."""
+def scan_dataset(dataset: Any, skipped: list[str] | None = None) -> list[Clip]:
+    """Lists the clips of a `datasets.Dataset` with an ``audio`` column of type ``Audio``.
+
+    ``skipped`` as for `scan`.
+    """
     if "audio" not in dataset.column_names:
         raise InputError(f"The dataset has no column 'audio', only {dataset.column_names}.")
     # torchcodec is not needed: soundfile reads the encoded bytes.
@@ -125,7 +147,7 @@ def scan_dataset(dataset: Any) -> list[Clip]:
     clips = [
         clip
         for index, row in enumerate(raw)
-        for clip in _describe(f"row {index}", row["audio"], dataset=raw, index=index)
+        for clip in _describe(f"row {index}", row["audio"], skipped, dataset=raw, index=index)
     ]
     if not clips:
         raise InputError("The dataset holds no audio.")
