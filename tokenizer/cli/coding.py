@@ -170,7 +170,6 @@ def _decode(options: argparse.Namespace) -> None:
 def describe(what: str | Path | None) -> dict[str, Any]:
     """What a code file, or a tokenizer (None: the bundled one), is; for people to read."""
     from tokenizer.codefile import read_info
-    from tokenizer.model.loading import load_tokenizer
 
     if what is not None and Path(what).is_file():
         info = read_info(what)
@@ -187,6 +186,8 @@ def describe(what: str | Path | None) -> dict[str, Any]:
         }
     if what is not None and not Path(what).exists() and Path(what).suffix == ".ltk":
         raise MissingFileError(f"No such file: {what}.")
+    from tokenizer.model.loading import load_tokenizer  # Imports torch.
+
     tokenizer = load_tokenizer(what)
     facts: dict[str, Any] = {
         "tokenizer": "bundled" if what is None else str(what),

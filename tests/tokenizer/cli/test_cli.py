@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -351,3 +352,18 @@ def test_errors_of_other_threads_are_told(monkeypatch):
         thread.start()
         thread.join()
     assert told == [OSError]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [["--help"], ["info", "tests/data/golden/0.1/static.ltk"]])
+def test_help_and_information_do_not_import_torch(command):
+    program = (
+        "import sys; from tokenizer.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: print({'torch', 'transformers'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *command], cwd=Path(__file__).parents[3],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "set()"
