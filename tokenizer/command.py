@@ -14,6 +14,7 @@ from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
 from tokenizer.errors import UserError
+from tokenizer.saving import run_folder
 
 Config = TypeVar("Config")
 
@@ -56,6 +57,16 @@ def run_command(name: str, command: Callable[[], int | None]) -> int:
 def _terminate(number: int, _: Any) -> None:
     signal.signal(number, signal.SIG_IGN)
     sys.exit(128 + number)
+
+
+def in_run_folder(command: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The command of a run, which holds the folder of its ``--out`` as `run_folder` does."""
+
+    def run(options: Any) -> Any:
+        with run_folder(options.out):
+            return command(options)
+
+    return run
 
 
 def add_fields(

@@ -107,16 +107,6 @@ def run_folder(folder: str | Path) -> Iterator[Path]:
                 folder.rmdir()  # Nothing was written.
 
 
-def in_run_folder(command: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """The command of a run, which holds the folder of its ``--out`` as `run_folder` does."""
-
-    def run(options: Any) -> Any:
-        with run_folder(options.out):
-            return command(options)
-
-    return run
-
-
 def write_text(path: str | Path, text: str) -> None:
     """Writes a text file, in UTF-8; errors as `writing`."""
     with writing(path) as partial:

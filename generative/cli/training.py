@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from generative.cli.options import add, add_held_out, add_tokenizer
-from tokenizer.command import add_fields, take
-from tokenizer.saving import in_run_folder
+from tokenizer.command import add_fields, in_run_folder, take
 
 _SHARED = {
     "width": (384, "width of the hidden states, an even multiple of --heads"),

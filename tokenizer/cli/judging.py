@@ -17,8 +17,7 @@ from tokenizer.cli.options import (
     load,
     tty,
 )
-from tokenizer.command import add_fields, take
-from tokenizer.saving import in_run_folder
+from tokenizer.command import add_fields, in_run_folder, take
 
 # The fields of `CropTrainingConfig` that a comparison offers; its seed is that of the comparison.
 _LOOP_OPTIONS = {

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenizer.cli.options import add_command, add_device, add_option, add_strict, clips_of
-from tokenizer.command import add_fields, take
+from tokenizer.command import add_fields, in_run_folder, take
 from tokenizer.errors import InputError
-from tokenizer.saving import in_run_folder
 
 if TYPE_CHECKING:
     from tokenizer.model.latent_tokenizer import LatentTokenizer
