@@ -14,7 +14,6 @@ from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
 from tokenizer.errors import UserError
-from tokenizer.saving import run_folder
 
 Config = TypeVar("Config")
 
@@ -63,6 +62,9 @@ def in_run_folder(command: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """The command of a run, which holds the folder of its ``--out`` as `run_folder` does."""
 
     def run(options: Any) -> Any:
+        # Here, since a command has to say when another package overwrote ours, saving included.
+        from tokenizer.saving import run_folder
+
         with run_folder(options.out):
             return command(options)
 

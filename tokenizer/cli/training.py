@@ -284,6 +284,6 @@ def _finetune_options(parser: argparse.ArgumentParser) -> None:
     add_fields(parser, FinetuneConfig, title="decoder")
     text = "latents to add that codes leave out, with --decoder continuous"
     add_option(parser, "--detail-dim", text, 0)
-    text = "give the decoder noise to add, if it was trained without"
+    text = "give the decoder noise to add, if it was trained without; default: no"
     parser.add_argument("--noise", action="store_true", help=text)
     _add_crop_settings(parser, learning_rate=4e-4)
