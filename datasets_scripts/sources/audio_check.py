@@ -8,7 +8,6 @@ from pathlib import Path
 
 from tokenizer.audio import AudioFile
 from tokenizer.audio.av_decoding import AvSound
-from tokenizer.errors import MissingPackageError
 
 # Decoders of lossy formats differ in what they cut off at both ends.
 _SLACK = {"MP3": 5 * 1152, "OGG": 5760}
@@ -50,8 +49,6 @@ def _check(path: Path) -> CheckedFile:
         return CheckedFile(path, refused=str(error))
     try:
         expected, form = _decoded_length(path)
-    except MissingPackageError:
-        raise
     except (ValueError, OSError):
         return CheckedFile(path, found)
     return CheckedFile(path, found, expected, _SLACK.get(form, 0))

@@ -10,6 +10,7 @@ import io
 import mmap
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,21 @@ def partly_read(file: Path | bytes, form: str, num_samples: int) -> str | None:
         return None
     if isinstance(file, bytes):
         return _partly(file, form, num_samples)
+    status = file.stat()
+    return _partly_file(file, form, num_samples, (status.st_size, status.st_mtime_ns))
+
+
+@lru_cache(maxsize=2**16)
+def _partly_file(
+    file: Path,
+    form: str,
+    num_samples: int,
+    version: tuple[int, int],  # noqa: ARG001
+) -> str | None:
+    """`_partly` of a file, read once: training opens the same files for every crop.
+
+    ``version``, size and time, tells a file that was replaced from the one before.
+    """
     with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return _partly(data, form, num_samples)
 
