@@ -36,13 +36,11 @@ def _wrap(options: argparse.Namespace) -> None:
 def _measure(tokenizer: LatentTokenizer, audio: str) -> None:
     """Puts the mean and the deviation of the latents of some audio into the tokenizer."""
     from tokenizer.training.clips import scan
-    from tokenizer.training.quantizer import FitConfig, cache_latents, latent_statistics
+    from tokenizer.training.quantizer import FitConfig, cache_latents, set_statistics
 
     with tempfile.TemporaryDirectory() as folder:
         source = cache_latents(tokenizer, scan(audio), Path(folder) / "latents.npy", FitConfig())
-        mean, std = latent_statistics(source)
-        tokenizer.latents_mean.copy_(mean)
-        tokenizer.latents_std.copy_(std)
+        set_statistics(tokenizer, source)
 
 
 def register(commands: Any, command: str | None) -> None:  # noqa: ARG001

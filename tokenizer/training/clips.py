@@ -168,14 +168,19 @@ def split_clips(clips: list[Clip], num_held_out: int) -> tuple[list[Clip], list[
 
 
 def read_window(
-    clip: Clip, start: float, seconds: float, sampling_rate: int, channel: int
+    clip: Clip, start: float, seconds: float, sampling_rate: int, channels: int | list[int]
 ) -> np.ndarray:
-    """Reads part of one channel of a clip, resampled, as float32 ``[N]``.
+    """Reads part of one channel of a clip, resampled, as float32 ``[N]``; of several as ``[C, N]``.
 
     It begins at ``start`` in seconds; it is shorter where the clip ends, and never empty.
     """
     first = min(int(start * clip.sampling_rate), max(clip.num_samples - 1, 0))
-    audio = clip.read(first, max(1, round(seconds * clip.sampling_rate)))[:, channel]
+    audio = clip.read(first, max(1, round(seconds * clip.sampling_rate)))[:, channels]
     if clip.sampling_rate != sampling_rate:
         audio = soxr.resample(audio, clip.sampling_rate, sampling_rate)
-    return audio
+    return audio.T
+
+
+def joint_channels(clip: Clip, first: int, count: int) -> list[int]:
+    """``count`` channels from ``first`` on; the clip's last one stands for those that it lacks."""
+    return [min(first + i, clip.num_channels - 1) for i in range(count)]

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from tokenizer.errors import StateError
 from tokenizer.training.augmentation import Augmentation, lowpass
-from tokenizer.training.clips import Clip, read_window
+from tokenizer.training.clips import Clip, joint_channels, read_window
 
 # Clips that cannot be read any more, or hold NaN, are replaced by others; so many in a row mean
 # that it is not the clips: a disk is gone, say.
@@ -70,13 +70,12 @@ class CropDataset(Dataset):
             seconds = self.window_seconds * speed
             slack = clip.num_samples / clip.sampling_rate - seconds
             start = rng.random() * max(slack, 0.0)
-            joint, last = self.num_channels, clip.num_channels - 1
+            joint = self.num_channels
             channel = int(rng.integers(-(-clip.num_channels // joint))) * joint
             # Resampled to a lower rate than it is played at.
             window = (clip, start, seconds, round(self.sampling_rate / speed))
             try:
-                channels = [read_window(*window, min(channel + i, last)) for i in range(joint)]
-                audio = np.stack(channels)
+                audio = read_window(*window, joint_channels(clip, channel, joint))
             except (ValueError, RuntimeError, OSError) as error:
                 problem = f"{clip.name}: {error}"
                 continue

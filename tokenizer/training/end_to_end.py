@@ -30,7 +30,7 @@ from tokenizer.training.checkpoint import weights_digest
 from tokenizer.training.clips import Clip
 from tokenizer.training.crops import CropDataset
 from tokenizer.training.processes import num_processes
-from tokenizer.training.quantizer import FitConfig, cache_latents, latent_statistics
+from tokenizer.training.quantizer import FitConfig, cache_latents, set_statistics
 from tokenizer.training.reconstruction import (
     Audio,
     CropRun,
@@ -203,8 +203,6 @@ def train_end_to_end(
     with tempfile.TemporaryDirectory(dir=out, prefix=".latents-") as folder:
         fit = FitConfig(max_frames=_MEASURED_FRAMES, seed=loop.seed)
         source = cache_latents(tokenizer, clips, Path(folder) / "latents.npy", fit)
-        mean, std = latent_statistics(source)
+        set_statistics(tokenizer, source)
         quantizer.measure(source, progress=run.progress)
-    tokenizer.latents_mean.copy_(mean)
-    tokenizer.latents_std.copy_(std)
     return tokenizer.set_quantizer(quantizer)

@@ -18,7 +18,7 @@ from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.quantizers.base import FitContext, Quantizer
 from tokenizer.quantizers.sources import MemmapSource
 from tokenizer.saving import write_text, writing
-from tokenizer.training.clips import Clip, identity, read_window
+from tokenizer.training.clips import Clip, identity, joint_channels, read_window
 from tokenizer.training.config import check_fields
 from tokenizer.training.losses import MEL_BINS, MEL_WINDOWS, log_mel
 
@@ -63,10 +63,9 @@ def _segment_latents(
     for clip, start, channel in tqdm(spread, desc="encode", unit="segment"):
         # Stereo models hear the other channel too where there is one; a mono clip is its own other
         # channel.
-        heard = [min(channel + i, clip.num_channels - 1) for i in range(joint)]
-        window = (clip, start, seconds, tokenizer.sampling_rate)
-        channels = [read_window(*window, which) for which in heard]
-        x = torch.from_numpy(np.stack(channels))[None]
+        heard = joint_channels(clip, channel, joint)
+        audio = read_window(clip, start, seconds, tokenizer.sampling_rate, heard)
+        x = torch.from_numpy(np.ascontiguousarray(audio))[None]
         try:
             yield tokenizer.encode(x).latents[0].T
         except ValueError as error:
@@ -118,6 +117,13 @@ def latent_statistics(source: MemmapSource) -> tuple[Float[Tensor, " D"], Float[
     mean = total / len(source)
     std = (squares / len(source) - mean.square()).clamp(min=1e-12).sqrt()
     return mean.float(), std.float()
+
+
+def set_statistics(tokenizer: LatentTokenizer, source: MemmapSource) -> None:
+    """Gives a tokenizer the `latent_statistics` of its own latents."""
+    mean, std = latent_statistics(source)
+    tokenizer.latents_mean.copy_(mean)
+    tokenizer.latents_std.copy_(std)
 
 
 def decoder_sensitivity(
@@ -177,9 +183,7 @@ def fit_quantizer(
         progress: Whether to show a bar.
     """
     source = cache_latents(tokenizer, clips, cache, config)
-    mean, std = latent_statistics(source)
-    tokenizer.latents_mean.copy_(mean)
-    tokenizer.latents_std.copy_(std)
+    set_statistics(tokenizer, source)
     dim = tokenizer.coded_dim
     context = FitContext(
         torch.Generator().manual_seed(config.seed),

@@ -81,6 +81,9 @@ def test_joined_files_are_read_whole(tmp_path, suffix, subtype):
     joined = tmp_path / f"joined.{suffix}"
     joined.write_bytes(b"".join(parts))
     assert abs(len(decoded(joined)) - 3 * RATE) <= 5 * 1152
+    # A file that is replaced by another one is looked at anew.
+    path.write_bytes(joined.read_bytes())
+    assert abs(len(decoded(path)) - 3 * RATE) <= 5 * 1152
 
 
 def without_first_frame(data):
