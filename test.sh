@@ -2,7 +2,7 @@
 # Sets up .venv if needed and runs the checks:
 #
 #   sh test.sh                everything
-#   sh test.sh --quick        under three minutes on two cores: without type checks, and without tests
+#   sh test.sh --quick        some minutes on two cores: without type checks, and without tests
 #                             marked `slow` (the site, faults, browsers, other processes, examples)
 #
 # Further arguments go to pytest:  sh test.sh --quick -k rows
