@@ -30,6 +30,8 @@ SLOW_PLACES = (
     "tests/tokenizer/evaluation/test_report.py",
     "tests/tokenizer/evaluation/test_comparison.py",
     "tests/tokenizer/training/test_adversarial.py",
+    "tests/tokenizer/training/test_end_to_end.py",
+    "tests/tokenizer/training/test_stages.py::test_losses_do_not_depend_on_the_number_of_workers",
     "tests/tokenizer/autoencoders/test_detail.py",
     "tests/tokenizer/networks/test_stepping.py::test_any_chunks_give_the_codes_and_samples_of_the_whole",
     "tests/tokenizer/networks/test_stepping.py::test_latency_is_what_is_stated_to_the_sample",
