@@ -222,7 +222,8 @@ def _add_prepare(commands: Any) -> None:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `python -m datasets_scripts`."""
     parser = argparse.ArgumentParser(
         prog="python -m datasets_scripts", description="Audio corpora as datasets of tokens."
     )
@@ -261,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; see `tokenizer.command.run_command` for the exit code."""
 
     def command() -> int | None:
-        options = _parser().parse_args(arguments)
+        options = build_parser().parse_args(arguments)
         return options.run(options)
 
     return run_command("datasets_scripts", command)

@@ -15,7 +15,8 @@ from tokenizer import __version__
 from tokenizer.command import run_command
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `python -m generative`."""
     parser = argparse.ArgumentParser(
         prog="generative",
         description="Language models of codes and diffusion models of latents: train, sample,"
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; see `tokenizer.command.run_command` for the exit code."""
 
     def command() -> int | None:
-        options = _parser().parse_args(arguments)
+        options = build_parser().parse_args(arguments)
         return options.run(options)
 
     return run_command("generative", command)

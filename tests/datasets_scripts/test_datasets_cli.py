@@ -21,7 +21,7 @@ def options_of(parser):
 
 
 def test_every_option_has_help_and_says_its_default():
-    for action in options_of(cli._parser()):
+    for action in options_of(cli.build_parser()):
         assert action.help, action.dest
         required = action.required or not action.option_strings
         if not required and action.dest not in ("help", "version"):

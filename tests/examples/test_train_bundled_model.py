@@ -44,7 +44,7 @@ def test_the_recipe_trains_and_goes_on_where_it_was(tmp_path, monkeypatch, capsy
 
 
 def test_every_budget_is_a_command_line_that_the_stages_take(tmp_path):
-    from tokenizer.cli import _parser
+    from tokenizer.cli import build_parser
 
     spec = importlib.util.spec_from_file_location("train_bundled_model", RECIPE)
     assert spec is not None
@@ -56,5 +56,5 @@ def test_every_budget_is_a_command_line_that_the_stages_take(tmp_path):
             command, *given = recipe.COMMANDS[stage].split()
             line = [command, *given, "audio", "--out", str(tmp_path)]
             line += f"{recipe.SHARED[stage]} {words}".split()
-            options = _parser(command).parse_args(line)
+            options = build_parser(command).parse_args(line)
             assert options.out == tmp_path

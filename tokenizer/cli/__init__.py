@@ -15,7 +15,8 @@ from tokenizer.cli.options import expand_config
 from tokenizer.command import run_command
 
 
-def _parser(command: str | None) -> argparse.ArgumentParser:
+def build_parser(command: str | None) -> argparse.ArgumentParser:
+    """The parser of `latok`; some groups add the options of ``command`` alone."""
     parser = argparse.ArgumentParser(
         prog="latok", description="Audio to continuous latents and discrete codes, and back."
     )
@@ -29,7 +30,7 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
 
 
 @contextmanager
-def _errors_told_once() -> Iterator[None]:
+def errors_told_once() -> Iterator[None]:
     """TensorBoard writes in a thread, and raises that thread's OSError again where it is called."""
     before = threading.excepthook
 
@@ -50,11 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def command() -> None:
         words = expand_config(sys.argv[1:] if arguments is None else arguments)
-        options = _parser(words[0] if words else None).parse_args(words)
+        options = build_parser(words[0] if words else None).parse_args(words)
         # Here too: when another `tokenizer` overwrote our __init__.py, only this file is left to
         # explain it.
         check_clash()
-        with _errors_told_once():
+        with errors_told_once():
             options.run(options)
 
     return run_command("latok", command)

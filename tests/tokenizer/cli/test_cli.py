@@ -337,7 +337,7 @@ def test_a_full_disk_in_tensorboards_thread_is_told_once(monkeypatch):
         thread.start()
         thread.join()
 
-    with cli._errors_told_once():
+    with cli.errors_told_once():
         fail(OSError(28, "No space left on device"))
         fail(KeyError("a bug"))
     fail(OSError(28, "No space left on device"))
@@ -347,7 +347,7 @@ def test_a_full_disk_in_tensorboards_thread_is_told_once(monkeypatch):
 def test_errors_of_other_threads_are_told(monkeypatch):
     told = []
     monkeypatch.setattr(threading, "excepthook", lambda found: told.append(found.exc_type))
-    with cli._errors_told_once():
+    with cli.errors_told_once():
         thread = threading.Thread(target=lambda: (_ for _ in ()).throw(OSError("another")))
         thread.start()
         thread.join()

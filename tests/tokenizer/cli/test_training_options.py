@@ -9,7 +9,7 @@ import pytest
 from models import RATE
 
 from tokenizer.autoencoders.lapped.model import LappedConfig
-from tokenizer.cli import _parser, main
+from tokenizer.cli import build_parser, main
 from tokenizer.cli.options import expand_config
 from tokenizer.command import field_help
 from tokenizer.training.adversarial import AdversarialConfig
@@ -36,7 +36,7 @@ def table_row(config, field) -> str:
 
 
 def actions(command: str) -> list[argparse.Action]:
-    parser = _parser(command)
+    parser = build_parser(command)
     (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
     return commands.choices[command]._actions
 
@@ -70,14 +70,14 @@ def test_a_file_holds_options_that_the_command_line_overrides(tmp_path):
     toml = tmp_path / "a.toml"
     toml.write_text("steps = 7\nbatch-size = 3\nnoise_range = [-0.5, 0.5]\nlearning_rate = 0.1\n")
     words = ["train", "audio", "--config", str(toml), "--out", "x", "--steps", "9"]
-    options = _parser("train").parse_args(expand_config(words))
+    options = build_parser("train").parse_args(expand_config(words))
     assert (options.steps, options.batch_size, options.learning_rate) == (9, 3, 0.1)
     assert options.noise_range == [-0.5, 0.5]
     assert (options.audio, str(options.out)) == ("audio", "x")
     same = tmp_path / "a.json"
     same.write_text(json.dumps({"continue_finetuned": True, "steps": 7, "lookahead": None}))
     words = ["finetune", "m", "audio", f"--config={same}", "--out", "x"]
-    options = _parser("finetune").parse_args(expand_config(words))
+    options = build_parser("finetune").parse_args(expand_config(words))
     assert (options.continue_finetuned, options.steps) == (True, 7)
 
 

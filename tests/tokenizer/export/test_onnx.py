@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import CODEBOOKS, DIM, HOP, RATE, make_tokenizer, tone
+from models import DIM, HOP, RATE, make_tokenizer, tone
 
 from tokenizer.audio import write_audio
 from tokenizer.export import onnx_runner
-from tokenizer.export.onnx_export import _graph, _Search, export_onnx
+from tokenizer.export.onnx_export import export_onnx
 from tokenizer.export.onnx_runner import OnnxTokenizer
 from tokenizer.quantizers.product import ProductQuantizer
 from tokenizer.training.clips import scan
@@ -99,17 +99,15 @@ def test_no_torch_is_needed(tokenizer, exported, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_beam_is_searched_in_the_graph():
+def test_a_beam_is_searched_in_the_graph(tmp_path):
     import onnxruntime
 
-    quantizer = make_tokenizer(beam_width=4, standardization="channel").quantizer
+    tokenizer = make_tokenizer(beam_width=4, standardization="channel")
+    folder = export_onnx(tokenizer, tmp_path / "model")
+    session = onnxruntime.InferenceSession(folder / "quantizer.onnx")
     latents = torch.randn(300, DIM, generator=torch.Generator().manual_seed(0))
-    model = _graph(
-        _Search(quantizer, CODEBOOKS, 4), {"latents": latents[:20]}, {"latents": (0,)}, "codes"
-    )
-    session = onnxruntime.InferenceSession(model.SerializeToString())
     codes = session.run(None, {"latents": latents.numpy()})[0]
-    assert codes.tolist() == quantizer.encode(latents).tolist()
+    assert codes.tolist() == tokenizer.quantizer.encode(latents).tolist()
 
 
 def test_refusals(tmp_path):

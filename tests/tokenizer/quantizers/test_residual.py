@@ -11,7 +11,7 @@ from jaxtyping import TypeCheckError
 from tokenizer.quantizers import QUANTIZERS, build_quantizer
 from tokenizer.quantizers.kmeans import block_rows
 from tokenizer.quantizers.residual import ResidualVectorQuantizer
-from tokenizer.quantizers.search import Scores, Stage, beam, greedy
+from tokenizer.quantizers.search import Scores, beam, greedy
 from tokenizer.quantizers.sources import MemmapSource, TensorSource
 from tokenizer.quantizers.standardizer import MODES
 
@@ -118,15 +118,9 @@ def test_codes_of_a_frame_do_not_depend_on_its_company(fitted, width):
 
 
 def test_a_beam_of_one_is_greedy(fitted):
-    x = _latents(64, seed=1) - fitted.codebooks[0].mean(0)
-    plain = fitted.standardization in ("none", "scalar")
-    stages = [
-        Stage.build(
-            book - fitted.codebooks[0].mean(0) if k == 0 else book,
-            None if plain else fitted._standardizer(k),
-        )
-        for k, book in enumerate(fitted.codebooks)
-    ]
+    shift, common, stages = fitted.search_space(fitted.num_codebooks)
+    x = _latents(64, seed=1) - shift
+    x = x if common is None else common.project(x)
     scores = Scores(64, stages[0], 32)
     assert torch.equal(beam(x, stages, 1, scores), greedy(x, stages, scores))
 
