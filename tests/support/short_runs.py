@@ -1,9 +1,18 @@
-"""Settings of short training runs, their logs, and a way to interrupt them."""
+"""Short training runs of tiny models, their logs, and a way to interrupt them."""
 
 import json
 from pathlib import Path
+from typing import Any
 
+from models import make_autoencoder, make_tokenizer
+
+from tokenizer import LatentTokenizer
+from tokenizer.autoencoders import Autoencoder
 from tokenizer.training import CropTrainingConfig, Trainer
+from tokenizer.training.augmentation import Augmentation
+from tokenizer.training.autoencoder import ReconstructionConfig, train_autoencoder
+from tokenizer.training.clips import scan
+from tokenizer.training.decoder import FinetuneConfig, finetune_decoder
 
 LOOP = CropTrainingConfig(
     steps=12,
@@ -15,6 +24,30 @@ LOOP = CropTrainingConfig(
     validate_every=100,
     num_workers=0,
 )
+
+
+def short_train(
+    audio: Path, out: Path, autoencoder: Autoencoder | None = None, **options: Any
+) -> Autoencoder:
+    """Stage 1 of the given autoencoder, or of a new tiny one."""
+    autoencoder = autoencoder or make_autoencoder()
+    train_autoencoder(autoencoder, scan(audio), out, **(_shared() | options))
+    return autoencoder
+
+
+def short_finetune(
+    audio: Path, out: Path, tokenizer: LatentTokenizer | None = None, **options: Any
+) -> LatentTokenizer:
+    """Stage 3 of the given tokenizer, or of a new tiny one."""
+    tokenizer = tokenizer or make_tokenizer()
+    shared = {**_shared(), "finetune": FinetuneConfig()}
+    finetune_decoder(tokenizer, scan(audio), out, **(shared | options))
+    return tokenizer
+
+
+def _shared() -> dict[str, Any]:
+    losses, augmentation = ReconstructionConfig(), Augmentation()
+    return {"loop": LOOP, "losses": losses, "augmentation": augmentation, "progress": False}
 
 
 def interrupt_at(monkeypatch, step: int) -> None:

@@ -4,41 +4,22 @@ CROPS``, crops of each step and process."""
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from models import make_autoencoder, make_tokenizer
+from short_runs import LOOP, short_finetune, short_train
 
-from tokenizer.training import CropTrainingConfig, reconstruction
-from tokenizer.training.augmentation import Augmentation
-from tokenizer.training.autoencoder import ReconstructionConfig, train_autoencoder
-from tokenizer.training.clips import scan
-from tokenizer.training.decoder import FinetuneConfig, finetune_decoder
+from tokenizer.training import reconstruction
+from tokenizer.training.autoencoder import ReconstructionConfig
 
 
 def train_stages(audio: Path, out: Path, batch_size: int) -> None:
     """Both, into folders of their own."""
-    clips = scan(audio)
-    loop = CropTrainingConfig(
-        steps=6,
-        batch_size=batch_size,
-        crop_seconds=0.25,
-        learning_rate=1e-3,
-        warmup_steps=2,
-        log_every=3,
-        validate_every=100,
-        num_workers=0,
-    )
-    shared = {
-        "loop": loop,
-        # From more frames gradients are less often near zero, where only rounding decides.
-        "losses": ReconstructionConfig(mel_overlap=4),
-        "augmentation": Augmentation(),
-        "progress": False,
-    }
-    autoencoder = make_autoencoder()
-    train_autoencoder(autoencoder, clips, out / "stage1", **shared)
-    tokenizer = make_tokenizer()
-    finetune_decoder(tokenizer, clips, out / "stage3", finetune=FinetuneConfig(), **shared)
+    loop = replace(LOOP, steps=6, batch_size=batch_size, warmup_steps=2)
+    # From more frames gradients are less often near zero, where only rounding decides.
+    losses = ReconstructionConfig(mel_overlap=4)
+    short_train(audio, out / "stage1", loop=loop, losses=losses)
+    short_finetune(audio, out / "stage3", loop=loop, losses=losses)
 
 
 if __name__ == "__main__":

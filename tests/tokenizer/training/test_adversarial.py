@@ -3,10 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from models import RATE, make_autoencoder, make_tokenizer, tone
-from short_runs import LOOP, interrupt_at, read_log
+from models import RATE
+from short_runs import LOOP, interrupt_at, read_log, short_finetune, short_train
 
-from tokenizer.audio import write_audio
 from tokenizer.training.adversarial import (
     AdversarialConfig,
     Adversary,
@@ -19,36 +18,12 @@ from tokenizer.training.adversarial import (
     feature_loss,
     make_adversary,
 )
-from tokenizer.training.augmentation import Augmentation
-from tokenizer.training.autoencoder import ReconstructionConfig, train_autoencoder
-from tokenizer.training.clips import scan
-from tokenizer.training.decoder import FinetuneConfig, finetune_decoder
 
 SMALL = AdversarialConfig(adversarial_weight=0.5, feature_weight=0.5, discriminator_channels=2)
 
 
-@pytest.fixture(scope="module")
-def audio(tmp_path_factory):
-    root = tmp_path_factory.mktemp("audio")
-    for i in range(4):
-        write_audio(root / f"{i}.wav", tone(1.5, seed=i), RATE)
-    return root
-
-
-def train(audio, out, adversarial=SMALL, loop=LOOP, autoencoder=None):
-    autoencoder = autoencoder or make_autoencoder()
-    train_autoencoder(
-        autoencoder,
-        scan(audio),
-        out,
-        loop=loop,
-        losses=ReconstructionConfig(),
-        augmentation=Augmentation(),
-        adversarial=adversarial,
-        num_held_out=1,
-        progress=False,
-    )
-    return autoencoder.state_dict()
+def train(audio, out, adversarial=SMALL, loop=LOOP):
+    return short_train(audio, out, adversarial=adversarial, loop=loop).state_dict()
 
 
 def train_log(out):
@@ -206,19 +181,7 @@ def test_bf16_survives(audio, tmp_path):
 
 
 def test_finetuning_with_discriminators(audio, tmp_path):
-    tokenizer = make_tokenizer()
-    finetune_decoder(
-        tokenizer,
-        scan(audio),
-        tmp_path / "run",
-        loop=LOOP,
-        losses=ReconstructionConfig(),
-        finetune=FinetuneConfig(),
-        augmentation=Augmentation(),
-        adversarial=SMALL,
-        num_held_out=1,
-        progress=False,
-    )
+    short_finetune(audio, tmp_path / "run", adversarial=SMALL)
     assert train_log(tmp_path / "run")[-1]["train/adversarial"] > 0
 
 

@@ -12,16 +12,16 @@ import torch
 from launching import launch
 from models import DIM, RATE, make_autoencoder, make_tokenizer, tone
 from safetensors.torch import load_file
-from short_runs import LOOP, interrupt_at, read_log
+from short_runs import LOOP, interrupt_at, read_log, short_finetune, short_train
 from tiny_training import train_stages
 
 from tokenizer import LatentTokenizer
 from tokenizer.quantizers.residual import ResidualVectorQuantizer
 from tokenizer.training import CropTrainingConfig, decoder as decoder_module, reconstruction
 from tokenizer.training.augmentation import Augmentation
-from tokenizer.training.autoencoder import ReconstructionConfig, train_autoencoder
+from tokenizer.training.autoencoder import ReconstructionConfig
 from tokenizer.training.clips import scan
-from tokenizer.training.decoder import FinetuneConfig, finetune_decoder
+from tokenizer.training.decoder import FinetuneConfig
 from tokenizer.training.quantizer import (
     FitConfig,
     cache_latents,
@@ -37,31 +37,11 @@ def train(
     autoencoder = make_autoencoder()
     with torch.no_grad():
         autoencoder.encoder.head.bias += shift
-    train_autoencoder(
-        autoencoder,
-        scan(audio),
-        out,
-        loop=loop,
-        losses=ReconstructionConfig(),
-        augmentation=Augmentation(),
-        progress=False,
-        **options,
-    )
-    return autoencoder.state_dict()
+    return short_train(audio, out, autoencoder, loop=loop, **options).state_dict()
 
 
-def finetune(tokenizer: LatentTokenizer, audio: Path, out: Path, **options: Any) -> None:
-    finetune_decoder(
-        tokenizer,
-        scan(audio),
-        out,
-        loop=replace(LOOP, steps=2),
-        losses=ReconstructionConfig(),
-        finetune=FinetuneConfig(),
-        augmentation=Augmentation(),
-        progress=False,
-        **options,
-    )
+def finetune(tokenizer: LatentTokenizer, audio: Path, out: Path) -> None:
+    short_finetune(audio, out, tokenizer, loop=replace(LOOP, steps=2))
 
 
 def test_training_improves_and_delivers_averaged_weights(audio, tmp_path):
@@ -266,30 +246,22 @@ def test_finetuning_changes_the_finetuned_decoder_only(audio, tmp_path):
     tokenizer.set_quantizer(tokenizer.quantizer)  # drops the decoder of the fixture
     before = {k: v.clone() for k, v in tokenizer.state_dict().items()}
 
-    def finetune(model: LatentTokenizer, steps: int) -> None:
-        finetune_decoder(
-            model,
-            scan(audio),
-            tmp_path / f"run{steps}",
-            loop=replace(LOOP, steps=steps),
-            losses=ReconstructionConfig(),
-            finetune=FinetuneConfig(min_codebooks=1),
-            augmentation=Augmentation(),
-            progress=False,
-        )
+    def finetune(model: LatentTokenizer) -> None:
+        kinds = {"loop": replace(LOOP, steps=40), "finetune": FinetuneConfig(min_codebooks=1)}
+        short_finetune(audio, tmp_path / "run", model, **kinds)
 
-    finetune(tokenizer, 40)
+    finetune(tokenizer)
     for name, value in before.items():
         assert torch.equal(tokenizer.state_dict()[name], value), name
     assert tokenizer.codes_decoder == "finetuned"
-    lines = read_log(tmp_path / "run40")
+    lines = read_log(tmp_path / "run")
     assert {"val/mel_1", "val/snr_4"} <= lines[-1].keys()
     losses = [line["train/loss"] for line in lines if "train/loss" in line]
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
     # Finished runs and resumed ones give the same decoder.
     other = deepcopy(tokenizer)
     other.set_quantizer(other.quantizer)
-    finetune(other, 40)
+    finetune(other)
     ours, theirs = tokenizer.finetuned_decoder, other.finetuned_decoder
     assert ours is not None
     assert theirs is not None
@@ -301,15 +273,13 @@ def test_finetuning_the_continuous_decoder_changes_it_only(audio, tmp_path):
     tokenizer = make_tokenizer()
     before = {k: v.clone() for k, v in tokenizer.state_dict().items()}
     codes = tokenizer.codes_fingerprint
-    finetune_decoder(
-        tokenizer,
-        scan(audio),
+    short_finetune(
+        audio,
         tmp_path / "run",
+        tokenizer,
         loop=replace(LOOP, steps=60),
         losses=ReconstructionConfig(noise_range=(-1.0, 0.4)),
         finetune=FinetuneConfig(decoder="continuous"),
-        augmentation=Augmentation(),
-        progress=False,
     )
     changed = {k for k, v in tokenizer.state_dict().items() if not torch.equal(v, before[k])}
     assert changed
@@ -352,12 +322,4 @@ def test_refusals(audio, tmp_path):
         FitConfig(max_frames=0)
     raw = LatentTokenizer.from_autoencoder(make_autoencoder())
     with pytest.raises(RuntimeError, match="latok fit"):
-        finetune_decoder(
-            raw,
-            scan(audio),
-            tmp_path,
-            loop=LOOP,
-            losses=ReconstructionConfig(),
-            finetune=FinetuneConfig(),
-            augmentation=Augmentation(),
-        )
+        short_finetune(audio, tmp_path, raw)
