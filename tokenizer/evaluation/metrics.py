@@ -13,17 +13,9 @@ from torch import Tensor
 from tokenizer.errors import InputError
 from tokenizer.networks.spectral import stft_magnitude
 from tokenizer.quantizers.measure import code_entropy
-from tokenizer.training.losses import MEL_BINS, MEL_WINDOWS, log_mel
+from tokenizer.training.losses import MEL_BINS, MEL_WINDOWS, hop_repetition, log_mel
 
 _EPS = 1e-12
-
-# Bands in Hz in which a period at the hop is looked for; the second one ends at half the rate.
-BUZZ_BANDS = ((5_000, 12_000), (12_000, math.inf))
-# Shorter clips, in hops, have too few periods to tell a pattern from noise.
-BUZZ_MIN_HOPS = 20
-# A band is empty where its power is lower than this share of the clip's, and a clip is silent
-# where its mean square is lower than this.
-_BAND_CONTENT, _SILENCE = 1e-7, 1e-10
 
 
 def si_sdr(estimate: Float[Tensor, "C N"], target: Float[Tensor, "C N"]) -> float:
@@ -95,37 +87,19 @@ def buzz(audio: Float[Tensor, "C N"], sampling_rate: int, hop_length: float | in
     """How much the high frequencies repeat at a codec's hop: 0.03 for noise, 1 for a buzz.
 
     A decoder that fills high bands with the same waveform in every frame sounds like a buzz with
-    the frame rate as its pitch, which SI-SDR and the mel distance hardly notice. This is the
-    largest absolute value of the normalised autocorrelation within 3 samples of one, two and
-    three hops, in the worse of the bands `BUZZ_BANDS`, averaged over channels.
+    the frame rate as its pitch, which SI-SDR and the mel distance hardly notice. This is
+    `hop_repetition` in the worse of its bands, averaged over channels.
 
     Sounds may have such a period of their own (a voice of 100 Hz does at a hop of 10 ms), so
     compare the value with that of the original.
 
     Returns:
         0 to 1; NaN if no channel has content in such a band, as in silence and in audio of
-        12 kHz and less, or if the clip is shorter than `BUZZ_MIN_HOPS` hops.
+        12 kHz and less, or if the clip is shorter than `REPETITION_MIN_HOPS` hops.
     """
-    if audio.shape[-1] < BUZZ_MIN_HOPS * hop_length:
-        return math.nan
-    power = audio.square().mean(-1)
-    spectrum = torch.fft.rfft(audio)
-    frequencies = torch.linspace(0, sampling_rate / 2, spectrum.shape[-1])
-    lags = [round(m * hop_length) + offset for m in (1, 2, 3) for offset in range(-3, 4)]
-    peaks = torch.full((len(audio),), math.nan)
-    for low, upper in BUZZ_BANDS:
-        high = min(upper, 0.98 * sampling_rate / 2)
-        if high < low + 1000:
-            continue
-        # Edges of 500 Hz: steep ones would ring, and correlate what is noise.
-        gain = (0.5 + torch.minimum(frequencies - low, high - frequencies) / 500).clamp(0, 1)
-        band = torch.fft.irfft(spectrum * gain, audio.shape[-1])
-        energy = band.square().sum(-1)
-        full = (energy / audio.shape[-1] > _BAND_CONTENT * power) & (power > _SILENCE)
-        products = [(band[:, :-lag] * band[:, lag:]).sum(-1).abs() for lag in lags]
-        peak = torch.stack(products).amax(0) / energy.clamp(min=1e-30)
-        peaks = torch.where(full, torch.fmax(peaks, peak), peaks)
-    return float(peaks.nanmean())
+    bands = hop_repetition(audio, sampling_rate, hop_length)
+    worse = torch.where(bands.isnan().all(-1), math.nan, bands.nan_to_num(0).amax(-1))
+    return float(worse.nanmean())
 
 
 def quality(

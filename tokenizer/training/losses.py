@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -17,6 +19,13 @@ MEL_BINS = (5, 10, 20, 40, 80, 160, 320)
 
 # `band_energy_distance`: window in samples, mel bands, frames averaged, and least power.
 _ENERGY_WINDOW, _ENERGY_BANDS, _ENERGY_FRAMES, _ENERGY_FLOOR = 1024, 40, (4, 16), 1e-10
+
+# `hop_repetition`: bands in Hz, of which the second ends at half the rate. Shorter audio, in hops,
+# has too few periods to tell a pattern from noise. A band is empty where its power is lower than
+# this share of the whole, and audio is silent where its mean square is lower than this.
+_REPETITION_BANDS = ((5_000, 12_000), (12_000, math.inf))
+REPETITION_MIN_HOPS = 20
+_BAND_CONTENT, _SILENCE = 1e-7, 1e-10
 
 
 def log_mel(
@@ -107,6 +116,50 @@ def band_energy_distance(
         difference = (levels[0] - levels[1]).abs()
         total = total + difference.unflatten(0, (len(estimate), -1)).flatten(1).mean(1)
     return total
+
+
+def hop_repetition(
+    audio: Float[Tensor, "*B N"], sampling_rate: int, hop_length: float | int
+) -> Float[Tensor, "*B bands"]:
+    """How much bands of high frequencies repeat at a codec's hop: 0.03 for noise, 1 for a buzz.
+
+    The largest absolute value of the normalised autocorrelation within 3 samples of one, two and
+    three hops. NaN for bands without content, for bands above half the sampling rate, and if the
+    audio is shorter than `REPETITION_MIN_HOPS` hops.
+    """
+    found = [audio.new_full(audio.shape[:-1], math.nan) for _ in _REPETITION_BANDS]
+    if audio.shape[-1] < REPETITION_MIN_HOPS * hop_length:
+        return torch.stack(found, -1)
+    power = audio.square().mean(-1)
+    spectrum = torch.fft.rfft(audio)
+    frequencies = torch.linspace(0, sampling_rate / 2, spectrum.shape[-1], device=audio.device)
+    lags = [round(m * hop_length) + offset for m in (1, 2, 3) for offset in range(-3, 4)]
+    for i, (low, upper) in enumerate(_REPETITION_BANDS):
+        high = min(upper, 0.98 * sampling_rate / 2)
+        if high < low + 1000:
+            continue
+        # Edges of 500 Hz: steep ones would ring, and correlate what is noise.
+        gain = (0.5 + torch.minimum(frequencies - low, high - frequencies) / 500).clamp(0, 1)
+        band = torch.fft.irfft(spectrum * gain, audio.shape[-1])
+        energy = band.square().sum(-1)
+        full = (energy / audio.shape[-1] > _BAND_CONTENT * power) & (power > _SILENCE)
+        products = [(band[..., :-lag] * band[..., lag:]).sum(-1).abs() for lag in lags]
+        peak = torch.stack(products).amax(0) / energy.clamp(min=1e-30)
+        found[i] = torch.where(full, peak, found[i])
+    return torch.stack(found, -1)
+
+
+def repetition_excess(
+    estimate: Float[Tensor, "B C N"],
+    target: Float[Tensor, "B C N"],
+    sampling_rate: int,
+    hop_length: float | int,
+) -> Float[Tensor, " B"]:
+    """By how much the estimate's `hop_repetition` is above the target's, averaged over bands."""
+    ours, own = (hop_repetition(x, sampling_rate, hop_length) for x in (estimate, target))
+    # An estimate without content in a band, or a target without, has nothing to compare.
+    excess = torch.where((ours - own).isnan(), 0, ours - own.detach()).relu()
+    return excess.flatten(1).mean(1)
 
 
 def waveform_distortion(

@@ -26,6 +26,7 @@ from tokenizer.training.losses import (
     MEL_WINDOWS,
     MelDistance,
     band_energy_distance,
+    repetition_excess,
     waveform_distortion,
 )
 from tokenizer.training.processes import num_processes
@@ -49,6 +50,8 @@ class ReconstructionConfig:
         waveform_weight: Weight of the waveform distortion, which is in units of 10 dB.
         energy_weight: Weight of the distance of band energies. Without it, noise comes out too
             quiet.
+        repetition_weight: Weight of what repeats from frame to frame in the treble, above what
+            does in the original: `buzz` of latok evaluate. For decoders that add noise.
         mel_scales_per_step: How many of the seven mel scales, drawn at random, each step computes.
         mel_overlap: Hops per window of the mel distance while training, 1 to 32; see `MelDistance`.
         noise_share: How much of the waveform distortion counts the noise that the decoder adds, 0
@@ -62,13 +65,14 @@ class ReconstructionConfig:
     mel_weight: float = 2.0
     waveform_weight: float = 1.0
     energy_weight: float = 1.0
+    repetition_weight: float = 0.0
     mel_scales_per_step: int = 3
     mel_overlap: int = 2
     noise_share: float = 0.25
     noise_range: tuple[float, float] = (-0.15, 0.65)
 
     def __post_init__(self) -> None:
-        weights = ("mel_weight", "waveform_weight", "energy_weight")
+        weights = ("mel_weight", "waveform_weight", "energy_weight", "repetition_weight")
         bounds: dict[str, Any] = dict.fromkeys(weights, (0, math.inf))
         bounds["mel_scales_per_step"] = (1, len(MEL_WINDOWS))
         bounds |= {"mel_overlap": (1, min(MEL_WINDOWS)), "noise_share": (0, 1)}
@@ -80,10 +84,11 @@ def reconstruction_losses(
     expected: Audio,
     target: Audio,
     sampling_rate: int,
+    hop_length: int,
     config: ReconstructionConfig,
     generator: Generator,
 ) -> dict[str, Tensor]:
-    """The losses that stages 1 and 3 share: mel, waveform, energy and their weighted sum.
+    """The losses that stages 1 and 3 share, and their weighted sum.
 
     ``expected`` is the estimate without the decoder's noise.
     """
@@ -99,6 +104,9 @@ def reconstruction_losses(
     if config.energy_weight > 0:
         terms["energy"] = band_energy_distance(estimate, target, sampling_rate).mean()
         total = total + config.energy_weight * terms["energy"]
+    if config.repetition_weight > 0:
+        terms["repetition"] = repetition_excess(estimate, target, sampling_rate, hop_length).mean()
+        total = total + config.repetition_weight * terms["repetition"]
     return {"loss": total} | terms
 
 
@@ -254,8 +262,8 @@ class ReconstructionTask(Task):
         estimate, expected = (x[..., : audio.shape[-1]].float() for x in result.audio)
         heard = estimate * scale
         expected = heard if result.audio[0] is result.audio[1] else expected * scale
-        rate, config = self.autoencoder.sampling_rate, self.run.losses
-        losses = reconstruction_losses(heard, expected, audio, rate, config, generator)
+        sizes = self.autoencoder.sampling_rate, self.autoencoder.hop_length
+        losses = reconstruction_losses(heard, expected, audio, *sizes, self.run.losses, generator)
         if self.adversary is not None:
             losses = self.adversary.add(losses, estimate, audio / scale)
         # Last, as the adversary keeps only the gradient that goes through the estimate.

@@ -6,7 +6,6 @@ import scipy.signal
 import torch
 
 from tokenizer.evaluation.metrics import (
-    BUZZ_MIN_HOPS,
     buzz,
     code_use,
     log_spectral_distance,
@@ -15,7 +14,13 @@ from tokenizer.evaluation.metrics import (
     si_sdr,
     stft_distance,
 )
-from tokenizer.training.losses import MelDistance, band_energy_distance, waveform_distortion
+from tokenizer.training.losses import (
+    REPETITION_MIN_HOPS,
+    MelDistance,
+    band_energy_distance,
+    repetition_excess,
+    waveform_distortion,
+)
 
 RATE = 44_100
 
@@ -192,10 +197,24 @@ def test_buzz_is_that_of_the_worse_band_with_content_and_the_mean_of_the_channel
     assert buzz(both, RATE, HOP) == pytest.approx(0.5, abs=0.03)
 
 
+def test_repetition_excess_is_the_buzz_that_the_original_does_not_have():
+    plain, buzzing = (torch.from_numpy(x)[None] for x in (noise(0, RATE), patterned(HOP)[:, :RATE]))
+    silence = torch.zeros_like(plain)
+    estimate = torch.cat([plain, buzzing, buzzing, silence, plain]).requires_grad_()
+    target = torch.cat([buzzing, buzzing, plain, plain, silence])
+    excess = repetition_excess(estimate, target, RATE, HOP)
+    assert excess.tolist() == pytest.approx([0, 0, 1, 0, 0], abs=0.05)
+    (gradient,) = torch.autograd.grad(excess.sum(), estimate)
+    assert gradient.isfinite().all()
+    excess = excess.detach()
+    less = repetition_excess((estimate - 1e3 * gradient).detach(), target, RATE, HOP)
+    assert float(less[2]) < 0.9 * float(excess[2])
+
+
 def test_buzz_is_undefined_without_highs_in_silence_and_in_short_clips():
     t = np.arange(2 * RATE) / RATE
     tone = np.sin(2 * np.pi * 440 * t)[None].astype(np.float32)
-    short = noise(0, BUZZ_MIN_HOPS * HOP)
+    short = noise(0, REPETITION_MIN_HOPS * HOP)
     assert not math.isnan(buzz(torch.from_numpy(short), RATE, HOP))
     for x, rate in (
         (tone, RATE),
