@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import io
 import os
 import re
 import signal
@@ -33,6 +34,10 @@ def run_command(name: str, command: Callable[[], int | None]) -> int:
             number = getattr(signal, name_of_signal, None)  # Windows has no SIGHUP.
             if number is not None and signal.getsignal(number) is signal.SIG_DFL:
                 signal.signal(number, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name of a file that the terminal's encoding lacks is no reason to fail.
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = command()
         sys.stdout.flush()  # A closed pipe is reported here rather than at exit.

@@ -140,7 +140,7 @@ OPERATIONS = {
         Operation("export", "latok", ("export", "model", "out"), ("out/model.safetensors",)),
         Operation(
             "report", "latok",
-            ("report", "audio", "--out", "out", "--model", "model", "--bitrates", "0.5", "0.3",
+            ("report", "audio", "--out", "out", "--model", "model", "--bitrates", "0.5", "0.9",
              "--focus", "0.5"),
             ("out/report.json",), ("encode_x", "decode_x", "bytes"),
         ),

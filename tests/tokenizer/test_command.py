@@ -5,7 +5,9 @@ import subprocess
 import sys
 
 import pytest
+from models import RATE, make_tokenizer, tone
 
+from tokenizer.audio import write_audio
 from tokenizer.command import run_command
 from tokenizer.errors import InputError, MissingFileError
 
@@ -71,6 +73,23 @@ def test_with_latok_debug_every_error_keeps_its_traceback(error, value, is_raise
 def test_an_interrupted_command_ends_as_shells_expect(capsys):
     assert run_command("latok", failing(KeyboardInterrupt())) == 130
     assert capsys.readouterr().err == "latok: interrupted\n"
+
+
+@pytest.mark.slow
+def test_names_that_the_terminal_cannot_write_are_no_failure(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")  # Latin-1
+    folder.mkdir()
+    write_audio(folder / "für.wav", tone(0.2), RATE)
+    make_tokenizer().save_pretrained(tmp_path / "model")
+    words = ["encode", str(folder), "--model", str(tmp_path / "model")]
+    for encoding in ("utf-8", "ascii"):
+        done = subprocess.run(
+            [sys.executable, "-m", "tokenizer", *words],
+            env=os.environ | {"PYTHONIOENCODING": encoding}, capture_output=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert b"Traceback" not in done.stderr
+        (folder / "für.ltk").unlink()
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cached_property
@@ -186,7 +187,7 @@ class AudioFile:
         if self._av is not None:
             return AvSound(file, self.name, self._av)
         try:
-            return _Sound(io.BytesIO(file) if isinstance(file, bytes) else file)
+            return _Sound(io.BytesIO(file) if isinstance(file, bytes) else system_path(file))
         except soundfile.LibsndfileError as error:
             reason = error.error_string.rstrip(". ")
             is_other = error.code in _OTHER_FORMATS
@@ -227,6 +228,11 @@ class AudioFile:
     def _damage(self, error: soundfile.LibsndfileError) -> InputError:
         reason = error.error_string.rstrip(". ")
         return InputError(f"{self.name} is damaged or cut off: {reason}.")
+
+
+def system_path(file: Path) -> Path | bytes:
+    """A path for soundfile, which takes names that are not UTF-8 as bytes only."""
+    return os.fsencode(file) if os.name == "posix" else file
 
 
 class _Sound(soundfile.SoundFile):

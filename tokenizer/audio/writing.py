@@ -13,7 +13,7 @@ import soundfile
 from torch import Tensor
 
 from tokenizer.audio.resampling import Resampler, check_rate
-from tokenizer.audio.signals import BLOCK_LENGTH, as_block
+from tokenizer.audio.signals import BLOCK_LENGTH, as_block, system_path
 from tokenizer.errors import FileError, InputError, StateError
 from tokenizer.saving import check_target, writing
 
@@ -143,7 +143,9 @@ class AudioWriter:
             finally:
                 self._sound.close()
                 self._sound = None
-            if self._file is not None and (found := soundfile.info(self._partial).frames) < written:
+            if self._file is None:  # a device or a pipe
+                return
+            if (found := soundfile.info(system_path(self._partial)).frames) < written:
                 raise FileError(f"Cannot write {self.path}: {found} of {written} samples arrived.")
 
     def write(self, block: np.ndarray | Tensor) -> None:

@@ -154,6 +154,10 @@ class Quantizer(nn.Module, ABC):
     @classmethod
     def from_config(cls: type[Q], config: dict[str, Any]) -> Q:
         """Builds an unfitted quantizer from what `to_config` returned."""
+        for name, parameter in inspect.signature(cls).parameters.items():
+            value = config.get(name)
+            if parameter.annotation in (int, "int") and isinstance(value, float):
+                raise InputError(f"{name} of the {cls.kind} quantizer is {value}: not an integer.")
         try:
             return cls(**config)
         except TypeError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,4 +193,10 @@ def fit_quantizer(
         progress,
     )
     quantizer.fit_with(MemmapSource(source.path, dim), context)
+    if len(source) < 4 * (largest := max(quantizer.codebook_sizes)):
+        warnings.warn(
+            f"{len(source)} latents for codebooks of {largest} entries: they hardly generalize. "
+            "Give more audio, or take a smaller codebook_size.",
+            stacklevel=2,
+        )
     return tokenizer.set_quantizer(quantizer)

@@ -192,6 +192,13 @@ def test_faiss_wants_powers_of_two_and_enough_latents(kind):
         _fit(kind, _latents(15))
 
 
+def test_counts_that_are_no_integers_are_refused(fitted):
+    config = fitted.to_config()
+    for name in (name for name, value in config.items() if type(value) is int):
+        with pytest.raises(ValueError, match=rf"{name}.*{config[name]}\.5"):
+            build_quantizer({"kind": fitted.kind, **config, name: config[name] + 0.5})
+
+
 def test_bad_input_is_refused(fitted):
     x = _latents(5)
     for bad in (x[:, :7], x.long(), x[0]):

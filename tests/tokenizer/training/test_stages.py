@@ -159,6 +159,19 @@ def test_finetuning_takes_encoder_and_quantizer_to_the_device_of_training(
         finetune(make_tokenizer(), audio, tmp_path)
 
 
+def test_too_few_latents_for_the_codebooks_are_told(audio, tmp_path):
+    tokenizer = LatentTokenizer.from_autoencoder(make_autoencoder())
+    with pytest.warns(UserWarning, match=r"\b906 latents.*\b512 entries"):
+        fit_quantizer(
+            tokenizer,
+            scan(audio),
+            ResidualVectorQuantizer(DIM, 1, 512),
+            cache=tmp_path / "x.npy",
+            config=FitConfig(),
+            progress=False,
+        )
+
+
 def test_one_codebook_is_finetuned_for(audio, tmp_path):
     tokenizer = LatentTokenizer.from_autoencoder(make_autoencoder())
     quantizer = ResidualVectorQuantizer(DIM, 1, 16)

@@ -58,9 +58,10 @@ class LappedConfig:
         for field in fields(self):
             value = getattr(self, field.name)
             least = 0 if field.name in _MAY_BE_ZERO else 1
-            if value is not None and value < least:
+            if value is not None and (value < least or isinstance(value, float)):
                 raise InputError(
-                    f"LappedConfig.{field.name} must be at least {least}, got {value}."
+                    f"LappedConfig.{field.name} must be an integer of at least {least}, "
+                    f"got {value}."
                 )
         if self.envelope_dim + self.detail_dim >= self.latent_dim:
             raise InputError(
