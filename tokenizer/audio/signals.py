@@ -29,8 +29,8 @@ _READABLE = (
     '(pip install "latent-tokenizer[av]") M4A, AAC, ALAC, WMA, WebM and the sound of videos'
 )
 _NO_AUDIO = "no audio was found in it"
-# libsndfile's errors for formats and encodings that it does not know.
-_OTHER_FORMATS = (1, 4)
+# libsndfile's errors for formats and encodings that it does not know, such as FLAC of 32 bits.
+_OTHER_FORMATS = (1, 4, 18)
 _UNKNOWN_LENGTH = 2**62  # libsndfile says 2^63 - 1.
 
 # Zero and full scale of integers are libsndfile's: a file and its samples give the same floats.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from tokenizer.evaluation.coding import Coded, Condition, code_clip, read_clip
 from tokenizer.evaluation.metrics import code_use, quality
 from tokenizer.evaluation.perceptual import METRICS, PerceptualMetrics
 from tokenizer.model.latent_tokenizer import LatentTokenizer
-from tokenizer.training.clips import Clip
+from tokenizer.training.clips import Clip, short_names
 
 # Of each column of a table, its figure and format.
 COLUMNS = {
@@ -79,9 +78,9 @@ def evaluate(
     bar = tqdm(total=len(clips) * len(conditions), disable=not progress, unit="clip")
     for condition in conditions:
         per_clip, codes = [], []
-        for clip in clips:
+        for clip, short in zip(clips, short_names(clips), strict=True):
             result, coded = evaluate_clip(tokenizer, clip, condition, perceptual)
-            per_clip.append({"clip": Path(clip.name).name} | result)
+            per_clip.append({"clip": short} | result)
             if coded.codes is not None:
                 codes.append(coded.codes)
             bar.update()

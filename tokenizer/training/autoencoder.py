@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 from tokenizer.autoencoders.base import Decoder, Encoder
 from tokenizer.autoencoders.lapped.model import LappedAutoencoder
 from tokenizer.autoencoders.lapped.paths import LevelStatistics, log_magnitudes
+from tokenizer.errors import InputError
 from tokenizer.networks.spectral import mdct
 from tokenizer.saving import whole_folder
 from tokenizer.training.checkpoint import weights_digest
@@ -91,6 +92,8 @@ def initialize(autoencoder: LappedAutoencoder, crops: CropDataset, num_crops: in
     """Begins the linear paths with the statistics of the first crops."""
     items = (crops[index] for index in range(num_crops))
     c = torch.cat([mdct(x["audio"][0] / x["gain"], autoencoder.hop_length) for x in items])
+    if not bool(c.any()):
+        raise InputError("The training audio is silent: its first crops hold only zeros.")
     magnitudes = log_magnitudes(c)
     mean = magnitudes.mean(0, dtype=torch.float64)
     levels = LevelStatistics(mean, _second_moments(magnitudes - mean.float()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,6 +156,16 @@ def scan_dataset(dataset: Any, skipped: list[str] | None = None) -> list[Clip]:
 
 def _datasets() -> Any:
     return import_extra("datasets", "Audio in a dataset", "datasets")
+
+
+def short_names(clips: Sequence[Clip]) -> list[str]:
+    """Names for tables: of each path the last parts, as many as tell all the clips apart."""
+    paths = [Path(clip.name).parts for clip in clips]
+    for count in range(1, max(map(len, paths), default=0) + 1):
+        names = ["/".join(path[-count:]) for path in paths]
+        if len(set(names)) == len(set(paths)):
+            return names
+    return []
 
 
 def split_clips(clips: list[Clip], num_held_out: int) -> tuple[list[Clip], list[Clip]]:

@@ -105,6 +105,22 @@ def test_mp3_that_does_not_tell_its_length(tmp_path):
     assert abs(len(decoded(path)) - len(signal)) <= 5 * 1152
 
 
+def test_flac_of_32_bits(tmp_path):
+    x = sound(0.5).clip(-0.9, 0.9)
+    with av.open(tmp_path / "a.flac", "w") as container:
+        stream = container.add_stream("flac", rate=RATE, options={"strict": "experimental"})
+        stream.format, stream.layout = "s32", "mono"
+        for start in range(0, len(x), 4000):
+            piece = (x[None, start : start + 4000] * 2.0**31).astype(np.int32)
+            frame = av.AudioFrame.from_ndarray(piece, format="s32", layout="mono")
+            frame.sample_rate, frame.pts = RATE, start
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(soundfile.LibsndfileError):
+        soundfile.info(tmp_path / "a.flac")
+    np.testing.assert_allclose(decoded(tmp_path / "a.flac"), x, atol=1e-6)
+
+
 def test_flac_of_unknown_length(tmp_path):
     path = tmp_path / "a.flac"
     signal = sound(1.0)

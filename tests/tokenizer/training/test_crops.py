@@ -11,7 +11,15 @@ from models import tone
 
 from tokenizer.audio import open_audio, write_audio
 from tokenizer.training.augmentation import NO_AUGMENTATION, Augmentation
-from tokenizer.training.clips import Clip, identity, read_window, scan, scan_dataset, split_clips
+from tokenizer.training.clips import (
+    Clip,
+    identity,
+    read_window,
+    scan,
+    scan_dataset,
+    short_names,
+    split_clips,
+)
 from tokenizer.training.crops import CropDataset, crop_batches
 
 datasets = pytest.importorskip("datasets")
@@ -174,6 +182,20 @@ def test_identity_tells_clips_apart(folder, tmp_path):
     os.utime(moved / "a.wav", (1, 1))
     assert identity(scan(moved), modified=True) != now
     assert identity(scan(moved)) == identity(clips)
+
+
+def test_short_names_tell_clips_apart():
+    def names(*paths: str) -> list[str]:
+        return short_names([Clip(path, 1, 8000, 1) for path in paths])
+
+    assert names("/x/a.wav", "/y/b.wav") == ["a.wav", "b.wav"]
+    assert names("/x/1/a.wav", "/y/1/a.wav", "/y/2/b.wav") == [
+        "x/1/a.wav",
+        "y/1/a.wav",
+        "y/2/b.wav",
+    ]
+    assert names("/x/a.wav", "/x/a.wav") == ["a.wav", "a.wav"]
+    assert names() == []
 
 
 def test_datasets_with_as_many_rows_are_told_apart():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from tokenizer.model.core import DecoderName
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.model.rows import Row, code_dtype
 from tokenizer.quantizers.base import Quantizer
-from tokenizer.training.clips import Clip
+from tokenizer.training.clips import Clip, short_names
 
 # How many vectors speed is measured on.
 _TIMED = 4096
@@ -156,6 +155,7 @@ def measure_audio(
         rows = {n: held_out.split(array) for n, array in codes.items()}
     per_clip: dict[int, list[dict[str, Any]]] = {n: [] for n in rows}
     decode_seconds = dict.fromkeys(rows, 0.0)
+    short = short_names(held_out.clips)
     for index, clip in enumerate(held_out.clips):
         original = torch.from_numpy(read_clip(clip, tokenizer.sampling_rate))
         reference = MelReference(original, tokenizer.sampling_rate)
@@ -164,7 +164,7 @@ def measure_audio(
             decode_seconds[n] += seconds
             estimate = torch.from_numpy(audio)
             scores = {"si_sdr": si_sdr(estimate, original), "mel": reference.distance(estimate)}
-            per_clip[n].append({"clip": Path(clip.name).name} | scores)
+            per_clip[n].append({"clip": short[index]} | scores)
         advance()
     figures: dict[int, dict[str, Any]] = {}
     for n, clips in per_clip.items():

@@ -17,7 +17,7 @@ from tokenizer.evaluation.report.pictures import draw_spectrogram, spectrogram_d
 from tokenizer.model.core import DecoderName
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.model.loading import load_tokenizer
-from tokenizer.training.clips import Clip
+from tokenizer.training.clips import Clip, short_names
 
 # Further channels are left out.
 _MAX_CHANNELS = 2
@@ -86,7 +86,7 @@ def make_sounds(
     ]
     loudest = [float(spectrogram_db(wave, sampling_rate).max()) for wave in originals]
     lengths = [wave.shape[-1] / sampling_rate for wave in originals]
-    sounds = Sounds([Path(clip.name).name for clip in clips], lengths)
+    sounds = Sounds(short_names(clips), lengths)
 
     def put(way: Way, index: int, clip: int, wave: np.ndarray) -> Sound:
         # The user's file names may hold any character, so they are no part of it.
