@@ -230,7 +230,7 @@ class AudioFile:
         return InputError(f"{self.name} is damaged or cut off: {reason}.")
 
 
-def system_path(file: Path) -> Path | bytes:
+def system_path(file: Path) -> Any:
     """A path for soundfile, which takes names that are not UTF-8 as bytes only."""
     return os.fsencode(file) if os.name == "posix" else file
 
