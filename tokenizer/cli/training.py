@@ -180,6 +180,7 @@ _SHOWN = {
     "AdversarialConfig": ("adversarial_weight", "feature_weight"),
     "Augmentation": (),
     "BottleneckConfig": ("codebooks", "codebook_size"),
+    "FinetuneConfig": ("decoder", "min_codebooks", "continue_finetuned", "coded_share"),
     "LappedConfig": ("sampling_rate", "hop_length", "latent_dim"),
 }
 
@@ -281,7 +282,7 @@ def _fit_options(parser: argparse.ArgumentParser) -> None:
 def _finetune_options(parser: argparse.ArgumentParser) -> None:
     from tokenizer.training.decoder import FinetuneConfig
 
-    add_fields(parser, FinetuneConfig, title="decoder")
+    _add(parser, FinetuneConfig, "decoder")
     text = "latents to add that codes leave out, with --decoder continuous"
     add_option(parser, "--detail-dim", text, 0)
     text = "give the decoder noise to add, if it was trained without; default: no"

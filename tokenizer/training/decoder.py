@@ -13,12 +13,12 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
 from tokenizer.autoencoders.base import Decoder
+from tokenizer.autoencoders.lapped.decoder import LappedDecoder
 from tokenizer.errors import InputError
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.training.checkpoint import weights_digest
 from tokenizer.training.clips import Clip
 from tokenizer.training.config import check_fields
-from tokenizer.training.noise import open_noise
 from tokenizer.training.processes import training_device
 from tokenizer.training.reconstruction import (
     Audio,
@@ -49,15 +49,20 @@ class FinetuneConfig:
             continuous one, for the decoder of codes.
         coded_share: Share of the crops that are decoded without detail, so that one decoder serves
             latents with detail and without.
+        noise_from: Lowest frequency, in Hz, at which a decoder of the bundled family that was
+            trained without noise gets some. Below it, codes tell enough of the waveform.
     """
 
     decoder: str = "finetuned"
     min_codebooks: int = 2
     continue_finetuned: bool = False
     coded_share: float = 0.2
+    noise_from: float = 4000.0
 
     def __post_init__(self) -> None:
-        check_fields(self, coded_share=(0, 1), min_codebooks=(1, math.inf))
+        check_fields(
+            self, coded_share=(0, 1), min_codebooks=(1, math.inf), noise_from=(0, math.inf)
+        )
         if self.decoder not in ("finetuned", "continuous"):
             raise InputError(f'decoder must be "finetuned" or "continuous", got {self.decoder!r}.')
         if self.decoder == "continuous" and self.continue_finetuned:
@@ -189,7 +194,9 @@ def finetune_decoder(
             tokenizer.add_finetuned_decoder()
         kind, decoder = DecoderTask, tokenizer.finetuned_decoder
         assert decoder is not None
-    open_noise(decoder)
+    if isinstance(decoder, LappedDecoder):
+        bins_per_hz = 2 * tokenizer.hop_length / tokenizer.sampling_rate
+        decoder.open_noise(min(round(finetune.noise_from * bins_per_hz), tokenizer.hop_length))
     task = kind(tokenizer, decoder, finetune, CropRun(clips, out, **settings))
     tokenizer.update_config()
     start = tokenizer.codes_fingerprint if fitted else weights_digest(coded.encoder)

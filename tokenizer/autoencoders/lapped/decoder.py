@@ -18,13 +18,15 @@ from tokenizer.networks.stepping import Agreements
 
 # Gates are bounded: exp(7) restores any bin that the linear path lost, exp(-14) is below 24-bit
 # silence.
-MIN_GATE, _MAX_GATE = -14.0, 7.0
+_MIN_GATE, _MAX_GATE = -14.0, 7.0
 # Levels are linear in the latents, and may be far too large where these are further out than any
 # seen in training, or badly quantized. Nothing is lost below exp(3), twenty times the root mean
 # square: louder bins come from the linear path.
 _MAX_MAGNITUDE = 3.0
 # Noise begins below the level of what the linear path loses, and is no louder than a multiple.
-FIRST_NOISE, _MAX_NOISE = -0.5, 2.0
+_FIRST_NOISE, _MAX_NOISE = -0.5, 2.0
+# Where no gradient opens it.
+_SHUT_NOISE = _MIN_GATE - 6
 
 Coefficients: TypeAlias = Float[Tensor, "*B T M"]
 
@@ -57,7 +59,7 @@ class LappedDecoder(Decoder):
         self.adds_noise = config.noise
         # Where there is an envelope path, it sets the magnitude.
         start = [0.0, 0.0 if config.envelope_dim else -5.0, 0.0]
-        start += [FIRST_NOISE] if config.noise else []
+        start += [_FIRST_NOISE] if config.noise else []
         self.head = nn.Linear(config.decoder_width, len(start) * config.hop_length)
         nn.init.normal_(self.head.weight, std=1e-2)
         with torch.no_grad():
@@ -97,13 +99,41 @@ class LappedDecoder(Decoder):
         with torch.autocast(z.device.type, enabled=False):
             if self.envelope is not None:
                 magnitude = magnitude + self.envelope(z)
-            magnitude = magnitude.clamp(MIN_GATE, _MAX_MAGNITUDE).exp()
-            linear = self.linear(z) * gate.clamp(MIN_GATE, _MAX_GATE).exp()
+            magnitude = magnitude.clamp(_MIN_GATE, _MAX_MAGNITUDE).exp()
+            linear = self.linear(z) * gate.clamp(_MIN_GATE, _MAX_GATE).exp()
             learned = magnitude * shape.tanh()
             if not noise:
                 return linear, learned, None
-            level = magnitude * noise[0].clamp(MIN_GATE, _MAX_NOISE).exp()
+            level = magnitude * noise[0].clamp(_MIN_GATE, _MAX_NOISE).exp()
             return linear, learned, level * bin_noise(rows[..., -1:], hop)
+
+    @torch.no_grad()
+    def shut_noise(self) -> None:
+        """Adds no noise any more; training does not change that."""
+        self._rows_of_head(3, self.linear.out_features, _SHUT_NOISE)
+
+    @torch.no_grad()
+    def open_noise(self, first_bin: int) -> None:
+        """Adds noise from a bin of the spectrum on, if it is shut in all bins.
+
+        There the decoder has to find anew what it had learned of the waveform: that was a
+        substitute for noise.
+        """
+        if self.adds_noise and not bool((self.noise_bias > _MIN_GATE).any()):
+            count = self.linear.out_features - first_bin
+            self._rows_of_head(2, count, 0.0)
+            self._rows_of_head(3, count, _FIRST_NOISE)
+
+    @property
+    def noise_bias(self) -> Float[Tensor, " M"]:
+        """The logarithm of the noise's level in each bin, where the network says nothing."""
+        return self.head.bias.detach()[-self.linear.out_features :]
+
+    def _rows_of_head(self, part: int, count: int, bias: float) -> None:
+        """Sets the last rows of a part of the head: gate, magnitude, waveform, noise."""
+        end = (part + 1) * self.linear.out_features
+        self.head.weight[end - count : end] = 0
+        self.head.bias[end - count : end] = bias
 
     def leave(
         self, h: Float[Tensor, "*B T C"], rows: Float[Tensor, "*B T R"]
@@ -139,14 +169,16 @@ class LappedDecoder(Decoder):
     ) -> tuple[Float[Tensor, "B 1 N"], Float[Tensor, "B 1 N"]]:
         """See `Decoder.parts`.
 
-        Losses of the audio do not train the learned waveform, only those of its expectation do:
-        spectral losses would have it repeat one waveform every frame in place of noise.
+        Where there is noise, losses of the audio do not train the learned waveform, only those of
+        its expectation do: spectral losses would have it repeat one waveform every frame in place
+        of noise.
         """
         linear, learned, noise = self.coefficients(*self._last(latents, noise_level, first_frame))
         expected = _inverse(linear + learned)
         if noise is None:
             return expected, expected
-        return _inverse(linear + learned.detach() + noise), expected
+        heard = torch.where(self.noise_bias > _MIN_GATE, learned.detach(), learned)
+        return _inverse(linear + heard + noise), expected
 
     def _last(
         self,
