@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import io
+import json
 import os
 import re
 import signal
@@ -14,7 +15,7 @@ from collections.abc import Callable, Collection
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
-from tokenizer.errors import UserError
+from tokenizer.errors import InputError, UserError
 
 Config = TypeVar("Config")
 
@@ -135,6 +136,29 @@ def field_help(config: type) -> dict[str, str]:
             else:
                 texts[name] += " " + line.strip()
     return {name: text.replace("``", "") for name, text in texts.items()}
+
+
+def short_form(text: str, what: str, example: str) -> tuple[str, dict[str, Any]]:
+    """Reads ``KIND`` or ``KIND:OPTION=VALUE,...``; values are JSON where they can be, else text.
+
+    Raises ValueError, which says ``what`` the text is and gives an example of one.
+    """
+    kind, _, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for part in re.split(r",(?![^\[]*\])", rest) if rest else []:
+        key, equals, value = (word.strip() for word in part.partition("="))
+        if not equals or not key or not value:
+            raise InputError(
+                f"Cannot read {part!r} in {what} {text!r}; write KIND:OPTION=VALUE,..., e.g. "
+                f"{example}."
+            )
+        if key in options:
+            raise InputError(f"{what} {text!r} says {key} twice.")
+        try:
+            options[key] = json.loads(value)
+        except (ValueError, RecursionError):
+            options[key] = value
+    return kind.strip(), options
 
 
 def first_sentence(text: str) -> str:

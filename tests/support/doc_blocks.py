@@ -237,11 +237,11 @@ def known_flags() -> dict[str, set[str]]:
         return subparsers._group_actions[0].choices  # pyright: ignore
 
     found: dict[str, set[str]] = {}
-    for name in commands(latok_cli._parser(None)):
-        parser = commands(latok_cli._parser(name))[name]
+    for name in commands(latok_cli.build_parser(None)):
+        parser = commands(latok_cli.build_parser(name))[name]
         found[f"latok {name}"] = set(parser._option_string_actions)
     for program, module in (("generative", generative_cli), ("datasets_scripts", datasets_cli)):
-        for name, parser in commands(module._parser()).items():
+        for name, parser in commands(module.build_parser()).items():
             found[f"{program} {name}"] = set(parser._option_string_actions)
     found[""] = set().union(*found.values())
     for path in (*(ROOT / "examples").glob("*.py"), *ROOT.glob("*/benchmarks/*.py")):

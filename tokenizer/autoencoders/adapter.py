@@ -18,10 +18,11 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from tokenizer.autoencoders import from_diffusers, from_transformers
 from tokenizer.autoencoders.base import Autoencoder, Decoder, Encoder
-from tokenizer.autoencoders.convolutions import modern_weight_norm
+from tokenizer.autoencoders.convolutions import convolutions, modern_weight_norm
 from tokenizer.autoencoders.reader import Reader, Sizes, hops
 from tokenizer.errors import (
     InputError,
@@ -47,12 +48,24 @@ class LibraryEncoder(Encoder):
 
     def forward(self, audio: Float[Tensor, "B C N"]) -> Float[Tensor, "B D T"]:
         """Encodes audio of any length."""
+        return self._outputs(audio)[:, : self._sizes.latent_dim]
+
+    def posterior(
+        self, audio: Float[Tensor, "B C N"]
+    ) -> tuple[Float[Tensor, "B D T"], Float[Tensor, "B D T"]] | None:
+        """See `Encoder.posterior`."""
+        if self._reader.deviations is None:
+            return None
+        mean, scale = self._outputs(audio).split(self._sizes.latent_dim, dim=1)
+        return mean, self._reader.deviations(scale)
+
+    def _outputs(self, audio: Float[Tensor, "B C N"]) -> Float[Tensor, "B D2 T"]:
         sizes = self._sizes
         if not self._reader.own_padding:
             frames = hops(audio.shape[-1] + sizes.lost_samples, sizes.hop_length)
             missing = frames * sizes.hop_length - audio.shape[-1]
             audio = nn.functional.pad(audio, (0, missing))
-        return self._reader.encode(self.network, audio)[:, : sizes.latent_dim]
+        return self._reader.encode(self.network, audio)
 
 
 class LibraryDecoder(Decoder):
@@ -143,15 +156,39 @@ class LibraryAutoencoder(Autoencoder):
     @classmethod
     def from_config(cls: type[_Kind], config: dict[str, Any]) -> _Kind:
         """Builds an untrained model; raises ValueError for unknown or missing fields."""
-        fields = set(cls.reader.fields)
-        lacking, unknown = fields - set(config), set(config) - fields
-        if lacking or unknown:
+        lacking = sorted(set(cls.reader.fields) - set(config))
+        if lacking:
             raise InputError(
-                f"Not a configuration of the {cls.kind} autoencoder: "
-                f"lacks {sorted(lacking)}, does not know {sorted(unknown)}."
+                f"Not a configuration of the {cls.kind} autoencoder: {', '.join(lacking)} missing."
+            )
+        return cls._built(config)
+
+    @classmethod
+    def from_fields(cls: type[_Kind], fields: dict[str, Any]) -> _Kind:
+        """Builds a model to train, of some fields and the library's defaults of the others.
+
+        Raises:
+            ValueError: If a field is unknown, or the values do not fit each other.
+        """
+        autoencoder = cls._built(fields)
+        for module in convolutions(autoencoder):
+            # transformers begins with weights of deviation 0.02, which hardly pass a signal. Weight
+            # normalisation has a scale of its own.
+            if not is_parametrized(module):
+                module.reset_parameters()
+        autoencoder.check(cls.kind)
+        return autoencoder
+
+    @classmethod
+    def _built(cls: type[_Kind], fields: dict[str, Any]) -> _Kind:
+        unknown = sorted(set(fields) - set(cls.reader.fields))
+        if unknown:
+            raise InputError(
+                f"The {cls.kind} autoencoder has no field {unknown[0]!r}; it has "
+                f"{', '.join(cls.reader.fields)}."
             )
         with _no_deprecations(), _refused(f"Not a configuration of the {cls.kind} autoencoder"):
-            return cls(cls.untrained(config))
+            return cls(cls.untrained(fields))
 
     @classmethod
     def from_pretrained(cls: type[_Kind], name: str | Path, **options: Any) -> _Kind:

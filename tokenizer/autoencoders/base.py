@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tokenizer.networks.deviation import latent_deviation
 from tokenizer.networks.stepping import Stepper
 
 
@@ -30,6 +31,23 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, audio: Float[Tensor, "B C N"]) -> Float[Tensor, "B D T"]:
         """Encodes audio of any length N >= 1 into ``num_frames(N)`` latent frames."""
+
+    def noise_unit(self, latents: Float[Tensor, "B D T"]) -> Float[Tensor, ""]:
+        """The standard deviation of latent noise of level 1: that of the latents of a batch.
+
+        It has a gradient, so that an encoder in training cannot outgrow the noise.
+        """
+        return latent_deviation(latents, shared=self.training)
+
+    def posterior(
+        self,
+        audio: Float[Tensor, "B C N"],  # noqa: ARG002
+    ) -> tuple[Float[Tensor, "B D T"], Float[Tensor, "B D T"]] | None:
+        """Mean, which `forward` returns, and standard deviation of a Gaussian posterior.
+
+        None if the encoder gives latents and no posterior.
+        """
+        return None
 
     def stepper(self) -> Stepper | None:
         """The encoder on its way through a signal of one channel, if it can work step by step.

@@ -28,6 +28,10 @@ def _oobleck_sizes(model: Any) -> Sizes:
     return strided_sizes(model, config.sampling_rate, config.audio_channels, dim)
 
 
+def _oobleck_deviations(scale: Tensor) -> Tensor:
+    return nn.functional.softplus(scale) + 1e-4
+
+
 # SAME: patches of samples, and transformers whose layers see a window of frames on either side.
 
 
@@ -230,7 +234,12 @@ _COSMOS = (
 
 READERS = {
     "oobleck": Reader(
-        "diffusers", "AutoencoderOobleck", fields=_OOBLECK, sizes=_oobleck_sizes, since="0.37"
+        "diffusers",
+        "AutoencoderOobleck",
+        fields=_OOBLECK,
+        sizes=_oobleck_sizes,
+        deviations=_oobleck_deviations,
+        since="0.37",
     ),
     "same": Reader(
         "diffusers",

@@ -64,6 +64,8 @@ class Reader:
         halves: The modules of a model that encode and those that decode.
         encode: Runs the first on audio ``[B, C, N]`` of whole hops. What it returns beyond D
             channels is left out: the scale of a posterior whose mean the first D are.
+        deviations: Turns what `encode` returns beyond D channels into standard deviations of the
+            posterior; None if there is no posterior, or it is not read.
         decode: Runs the second on latents ``[B, D, T]``.
         model_type: What ``config.json`` calls a class of transformers.
         smallest: Arguments that make parts without use here as small as they can be.
@@ -79,6 +81,7 @@ class Reader:
     halves: Callable[[Any], tuple[nn.Module, nn.Module]] = _encoder_and_decoder
     encode: Callable[[Any, Float[Tensor, "B C N"]], Float[Tensor, "B D2 T"]] = _itself
     decode: Callable[[Any, Float[Tensor, "B D T"]], Float[Tensor, "B C N"]] = _itself
+    deviations: Callable[[Tensor], Tensor] | None = None
     model_type: str = ""
     smallest: Mapping[str, Any] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()

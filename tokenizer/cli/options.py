@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from tokenizer.training.clips import Clip
 
 
+# What a file of ``--config`` may hold as a table, of which options are short forms.
+_KINDS = ("autoencoder", "quantizer")
+_TABLES = f"{' and '.join(_KINDS)} may be one, with a kind"
+
+
 def add_command(commands: Any, name: str, run: Any, text: str, **keywords: Any) -> Any:
     """A parser for a command that calls ``run`` with its options."""
     parser = commands.add_parser(name, help=text, **keywords)
@@ -61,7 +66,10 @@ def _as_option(name: str, value: Any) -> list[str]:
     if isinstance(value, bool):
         return [f"--{flag}" if value else f"--no-{flag}"]
     if isinstance(value, dict):
-        raise InputError(f"{name} is a table in the file of --config; it holds no tables.")
+        if name not in _KINDS or not isinstance(value.get("kind"), str):
+            raise InputError(f"{name} is a table in the file of --config: only {_TABLES}.")
+        rest = ",".join(f"{k}={json.dumps(v)}" for k, v in value.items() if k != "kind")
+        value = f"{value['kind']}:{rest}"
     return [f"--{flag}", *(str(v) for v in (value if isinstance(value, list) else [value]))]
 
 

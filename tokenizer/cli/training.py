@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,30 +13,6 @@ from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
     from tokenizer.model.latent_tokenizer import LatentTokenizer
-
-# Sizes of the bundled family: "base" is the shipped model, "tiny" is for trying things out.
-PRESETS: dict[str, dict[str, Any]] = {
-    "base": {
-        "sampling_rate": 44_100,
-        "hop_length": 441,
-        "latent_dim": 112,
-        "envelope_dim": 16,
-        "encoder_width": 256,
-        "encoder_depth": 5,
-        "decoder_width": 320,
-        "decoder_depth": 7,
-    },
-    "tiny": {
-        "sampling_rate": 16_000,
-        "hop_length": 160,
-        "latent_dim": 32,
-        "envelope_dim": 4,
-        "encoder_width": 48,
-        "encoder_depth": 2,
-        "decoder_width": 64,
-        "decoder_depth": 2,
-    },
-}
 
 # Options of many quantizers that `latok fit` also takes by themselves.
 _SHORTHANDS = ("standardization", "beam_width", "max_points", "iterations")
@@ -63,32 +39,27 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _train(options: argparse.Namespace) -> None:
-    import torch
-
-    from tokenizer.autoencoders.lapped.model import LappedAutoencoder, LappedConfig
+    from tokenizer.cli.starting import first_autoencoder
     from tokenizer.model.latent_tokenizer import LatentTokenizer
-    from tokenizer.model.loading import load_for_fitting, load_tokenizer
+    from tokenizer.model.loading import load_tokenizer
     from tokenizer.training.autoencoder import mix_weights, train_autoencoder
+    from tokenizer.training.bottlenecks import BOTTLENECKS
 
     settings: dict[str, Any] = _settings(options) | {"pretrained": options.init is not None}
-    sizes = PRESETS[options.preset] | {
-        f.name: getattr(options, f.name)
-        for f in fields(LappedConfig)
-        if getattr(options, f.name) is not None
-    }
-    torch.manual_seed(settings["loop"].seed)
-    autoencoder = LappedAutoencoder(LappedConfig(**sizes))
+    end_to_end = options.bottleneck in BOTTLENECKS
     if not 0 <= options.init_share < 1:
         raise InputError(f"--init-share is a share below 1, got {options.init_share:g}.")
     if options.init_share and not options.init:
         raise InputError("--init-share needs --init, the model whose share it is.")
-    if options.init_quantizer and options.bottleneck is None:
-        raise InputError("--init-quantizer needs --bottleneck, which begins with it.")
-    start = load_for_fitting(options.init).autoencoder.state_dict() if options.init else {}
-    if options.init:
-        autoencoder.load_state_dict(start)
+    if options.init_quantizer and not end_to_end:
+        raise InputError(
+            f"--init-quantizer needs --bottleneck {' or '.join(BOTTLENECKS)}, which begins with it."
+        )
+    autoencoder = first_autoencoder(options)
+    start = deepcopy(autoencoder.state_dict()) if options.init_share else {}
     clips = clips_of(options.audio, options.strict)
-    if options.bottleneck is None:
+    if not end_to_end:
+        settings["kl_weight"] = options.kl_weight if options.bottleneck == "kl" else None
         train_autoencoder(autoencoder, clips, options.out, **settings)
         tokenizer = LatentTokenizer.from_autoencoder(autoencoder)
     else:
@@ -242,18 +213,22 @@ def _train_options(parser: argparse.ArgumentParser) -> None:
     from tokenizer.autoencoders.lapped.model import LappedConfig
     from tokenizer.training.bottlenecks import BOTTLENECKS, BottleneckConfig
 
-    add_option(parser, "--preset", "sizes", "base", choices=sorted(PRESETS))
-    text = "tokenizer of the same sizes to start from; default: none"
+    text = "sizes: base or tiny; default: base"
+    add_option(parser, "--preset", text, choices=("base", "tiny"), metavar="NAME")
+    text = "class of another library, e.g. dac:sampling_rate=16000; default: none"
+    add_option(parser, "--autoencoder", text, metavar="KIND")
+    text = "tokenizer or autoencoder of another library to go on from; default: none"
     add_option(parser, "--init", text, metavar="MODEL")
     # "deliver weights that are by this share --init's and else the trained ones"
     parser.add_argument("--init-share", type=float, default=0.0, help=argparse.SUPPRESS)
     _add(parser, LappedConfig, "sizes (default: the preset's)", optional=True)
     _add_crop_settings(parser, learning_rate=1e-3)
-    text = "train a quantizer with the autoencoder, in place of latent noise: "
-    text += f"{', '.join(BOTTLENECKS)}; default: none"
-    add_option(parser, "--bottleneck", text, choices=BOTTLENECKS, metavar="KIND")
+    text = f"in place of latent noise: {', '.join(BOTTLENECKS)} or kl; default: none"
+    add_option(parser, "--bottleneck", text, choices=(*BOTTLENECKS, "kl"), metavar="KIND")
+    text = "weight of the KL divergence in nats a frame, of kl"
+    add_option(parser, "--kl-weight", text, 1e-4)
     parser.add_argument("--init-quantizer", metavar="MODEL", help=argparse.SUPPRESS)
-    _add(parser, BottleneckConfig, "quantizer, with --bottleneck")
+    _add(parser, BottleneckConfig, "quantizer, with --bottleneck rvq and the like")
 
 
 def _fit_options(parser: argparse.ArgumentParser) -> None:

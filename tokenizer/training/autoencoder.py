@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
-from tokenizer.autoencoders.base import Decoder, Encoder
+from tokenizer.autoencoders.base import Autoencoder, Decoder, Encoder
 from tokenizer.autoencoders.lapped.model import LappedAutoencoder
 from tokenizer.autoencoders.lapped.paths import LevelStatistics, log_magnitudes
 from tokenizer.errors import InputError
@@ -19,6 +19,7 @@ from tokenizer.saving import whole_folder
 from tokenizer.training.checkpoint import weights_digest
 from tokenizer.training.clips import Clip
 from tokenizer.training.crops import CropDataset
+from tokenizer.training.posterior import VariationalTask
 from tokenizer.training.reconstruction import (
     Audio,
     CropRun,
@@ -55,14 +56,14 @@ class NoisyAutoencoder(nn.Module):
     ) -> tuple[PaddedAudio, PaddedAudio]:
         """Reconstructs audio from noisy latents; see `Decoder.parts`."""
         latents = self.encoder(audio)
-        noisy = latents + noise_level[:, None, None] * noise
+        noisy = latents + noise_level[:, None, None] * noise * self.encoder.noise_unit(latents)
         return self.decoder.parts(noisy, noise_level, first_frame)
 
 
 class AutoencoderTask(ReconstructionTask):
     """Stage 1: audio is reconstructed from latents under random noise."""
 
-    def __init__(self, autoencoder: LappedAutoencoder, run: CropRun) -> None:
+    def __init__(self, autoencoder: Autoencoder, run: CropRun) -> None:
         module = NoisyAutoencoder(autoencoder.encoder, autoencoder.decoder)
         super().__init__(module, autoencoder, run)
 
@@ -88,8 +89,10 @@ class AutoencoderTask(ReconstructionTask):
 
 
 @torch.no_grad()
-def initialize(autoencoder: LappedAutoencoder, crops: CropDataset, num_crops: int = 400) -> None:
-    """Begins the linear paths with the statistics of the first crops."""
+def initialize(autoencoder: Autoencoder, crops: CropDataset, num_crops: int = 400) -> None:
+    """Begins the linear paths of the bundled family with the statistics of the first crops."""
+    if not isinstance(autoencoder, LappedAutoencoder):
+        return
     items = (crops[index] for index in range(num_crops))
     c = torch.cat([mdct(x["audio"][0] / x["gain"], autoencoder.hop_length) for x in items])
     if not bool(c.any()):
@@ -117,11 +120,12 @@ def mix_weights(autoencoder: nn.Module, start: dict[str, Tensor], share: float) 
 
 
 def train_autoencoder(
-    autoencoder: LappedAutoencoder,
+    autoencoder: Autoencoder,
     clips: list[Clip],
     out: Path,
     *,
     pretrained: bool = False,
+    kl_weight: float | None = None,
     **settings: Any,
 ) -> None:
     """Trains in place; resumes from ``out`` if it holds a checkpoint.
@@ -132,10 +136,18 @@ def train_autoencoder(
         out: Folder of the run.
         pretrained: Whether the model is trained already; the linear path of a new one is
             initialised here.
+        kl_weight: Trains a variational autoencoder: latents are sampled from the encoder's
+            posterior, whose KL divergence from the standard Gaussian has this weight, in place of
+            latent noise of drawn levels. None: the noise.
         settings: The other attributes of `CropRun`.
     """
-    task = AutoencoderTask(autoencoder, CropRun(clips, out, **settings))
+    run = CropRun(clips, out, **settings)
+    if kl_weight is None:
+        task = AutoencoderTask(autoencoder, run)
+    else:
+        task = VariationalTask(autoencoder, run, kl_weight)
     if not pretrained and whole_folder(out / "checkpoint") is None:
         initialize(autoencoder, task.crops)
     start = weights_digest(autoencoder) if pretrained else None
-    task.train(autoencoder=autoencoder.to_config(), start=start)
+    variational = {} if kl_weight is None else {"kl_weight": kl_weight}
+    task.train(autoencoder=autoencoder.to_config(), start=start, **variational)

@@ -140,9 +140,16 @@ class DecoderTask(ReconstructionTask):
 class ContinuousDecoderTask(DecoderTask):
     """The same on the encoder's latents under noise."""
 
+    def noisy(
+        self, latents: Latents, noise_range: tuple[float, float], items: list[Generator]
+    ) -> tuple[Latents, Levels]:
+        """See `add_noise`."""
+        unit = self.tokenizer.autoencoder.encoder.noise_unit(latents)
+        return add_noise(latents, noise_range, items, unit)
+
     def draw(self, audio: Audio, items: list[Generator]) -> tuple[Latents, Levels]:
         """Latents, each item's under noise of its own level; some items' without detail."""
-        latents, level = add_noise(self.exact(audio), self.run.losses.noise_range, items)
+        latents, level = self.noisy(self.exact(audio), self.run.losses.noise_range, items)
         for z, generator in zip(latents, items, strict=True):
             if float(torch.rand((), generator=generator)) < self.finetune.coded_share:
                 z[self.tokenizer.coded_dim :] = 0
@@ -155,7 +162,7 @@ class ContinuousDecoderTask(DecoderTask):
         latents = self.exact(audio)
         for name, level in (("clean", 0.0), ("noisy", 0.3)):
             items = [Generator().manual_seed(index)]
-            yield name, _audio(module, *add_noise(latents, (level, level), items))
+            yield name, _audio(module, *self.noisy(latents, (level, level), items))
         if self.tokenizer.coded_dim < self.tokenizer.latent_dim:
             latents[:, self.tokenizer.coded_dim :] = 0
             yield "coded", _audio(module, latents, latents.new_zeros(1))

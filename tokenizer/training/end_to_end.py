@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
-from tokenizer.autoencoders.base import Decoder, Encoder
-from tokenizer.autoencoders.lapped.model import LappedAutoencoder
+from tokenizer.autoencoders.base import Autoencoder, Decoder, Encoder
 from tokenizer.errors import InputError
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.quantizers.base import Quantizer
@@ -37,6 +36,7 @@ from tokenizer.training.reconstruction import (
     PaddedAudio,
     Reconstruction,
     ReconstructionTask,
+    crop_target,
     noise_places,
     spread_numbers,
 )
@@ -67,7 +67,7 @@ class EndToEndTask(ReconstructionTask):
 
     def __init__(
         self,
-        autoencoder: LappedAutoencoder,
+        autoencoder: Autoencoder,
         bottleneck: Bottleneck,
         config: BottleneckConfig,
         run: CropRun,
@@ -119,20 +119,18 @@ def take_over(quantizer: Quantizer, fitted: Quantizer) -> None:
 
 
 @torch.no_grad()
-def crop_latents(
-    autoencoder: LappedAutoencoder, crops: CropDataset, num_frames: int
-) -> TensorSource:
+def crop_latents(autoencoder: Autoencoder, crops: CropDataset, num_frames: int) -> TensorSource:
     """Latents of the first crops, at least so many frames of them."""
     autoencoder.encoder.eval()
     latents: list[Tensor] = []
     for index in range(-(-num_frames // autoencoder.num_frames(crops.crop_length))):
-        item = crops[index]
-        latents.append(autoencoder.encoder(item["audio"][None] / item["gain"])[0].T)
+        audio, scale = crop_target(autoencoder, {k: v[None] for k, v in crops[index].items()})
+        latents.append(autoencoder.encoder(audio / scale)[0].T)
     return TensorSource(torch.cat(latents))
 
 
 def train_end_to_end(
-    autoencoder: LappedAutoencoder,
+    autoencoder: Autoencoder,
     clips: list[Clip],
     out: Path,
     *,
@@ -165,9 +163,10 @@ def train_end_to_end(
     Raises:
         ValueError: If ``start`` is of another kind or other sizes.
     """
-    if autoencoder.coded_dim != autoencoder.latent_dim:
+    detail = autoencoder.latent_dim - autoencoder.coded_dim
+    if detail:
         raise InputError(
-            f"detail_dim is {autoencoder.config.detail_dim}: a bottleneck in training codes all "
+            f"detail_dim is {detail}: a bottleneck in training codes all "
             "latents. Add detail afterwards (docs/end-to-end.md), or train without a bottleneck."
         )
     run = CropRun(clips, out, **settings)

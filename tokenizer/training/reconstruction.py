@@ -243,20 +243,11 @@ class ReconstructionTask(Task):
             world_size=world_size,
         )
 
-    def _target(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Audio, and what divides it to the level that the autoencoder wants."""
-        audio, gain = batch["audio"], batch["gain"][:, None, None]
-        if not self.autoencoder.normalize:
-            return audio, torch.ones_like(gain)
-        if self.autoencoder.peak is not None:
-            gain = audio.abs().amax((1, 2), keepdim=True) / self.autoencoder.peak + 1e-5
-        return audio, gain
-
     def losses(
         self, module: nn.Module, batch: dict[str, Tensor], generator: Generator
     ) -> dict[str, Tensor]:
         """Losses of a batch: reconstruction, discriminators, and the task's own."""
-        audio, scale = self._target(batch)
+        audio, scale = crop_target(self.autoencoder, batch)
         items = item_generators(batch, generator)
         result = self.reconstruct(module, audio / scale, items, generator)
         estimate, expected = (x[..., : audio.shape[-1]].float() for x in result.audio)
@@ -276,7 +267,7 @@ class ReconstructionTask(Task):
         device = next(module.parameters()).device
         for index in range(count):
             item = {name: value.to(device)[None] for name, value in self.held_out[index].items()}
-            audio, scale = self._target(item)
+            audio, scale = crop_target(self.autoencoder, item)
             for name, estimate in self.estimates(module, audio / scale, index):
                 yield index, name, estimate[..., : audio.shape[-1]] * scale, audio
 
@@ -311,6 +302,16 @@ class ReconstructionTask(Task):
         log.add_samples(step, [(n, x[0].cpu().numpy(), rate) for n, x in sounds.items()])
 
 
+def crop_target(autoencoder: Autoencoder, batch: dict[str, Tensor]) -> tuple[Audio, Tensor]:
+    """Audio, and what divides it to the level that the autoencoder wants, ``[B, 1, 1]``."""
+    audio, gain = batch["audio"], batch["gain"][:, None, None]
+    if not autoencoder.normalize:
+        return audio, torch.ones_like(gain)
+    if autoencoder.peak is not None:
+        gain = audio.abs().amax((1, 2), keepdim=True) / autoencoder.peak + 1e-5
+    return audio, gain
+
+
 def item_generators(batch: dict[str, Tensor], generator: Generator) -> list[Generator]:
     """A generator for each item of a batch, by its ``"index"`` in the data of the whole run.
 
@@ -340,12 +341,15 @@ def item_noise(
 
 
 def add_noise(
-    latents: Float[Tensor, "B D T"], noise_range: tuple[float, float], items: list[Generator]
+    latents: Float[Tensor, "B D T"],
+    noise_range: tuple[float, float],
+    items: list[Generator],
+    unit: Float[Tensor, ""],
 ) -> tuple[Float[Tensor, "B D T"], Float[Tensor, " B"]]:
-    """Latents under noise of each item's own level, and the levels."""
+    """Latents under noise of each item's own level (`Encoder.noise_unit`), and the levels."""
     shape = (latents.shape[1], latents.shape[2])
     noise, level = item_noise(shape, noise_range, items, latents.device)
-    return latents + level[:, None, None] * noise, level
+    return latents + level[:, None, None] * noise * unit, level
 
 
 def spread_numbers(codebooks: int) -> list[int]:

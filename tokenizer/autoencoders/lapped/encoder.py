@@ -93,6 +93,10 @@ class LappedEncoder(Encoder):
             scale = self.latent_scale
         return (z / scale).transpose(1, 2)
 
+    def noise_unit(self, latents: Float[Tensor, "B D T"]) -> Float[Tensor, ""]:
+        """1: latents are divided by their deviation already."""
+        return latents.new_ones(())
+
     def stepper(self) -> EncoderStepper | None:
         """See `Encoder.stepper`."""
         # Features of a subclass may see neighbouring frames: it has to implement this itself.

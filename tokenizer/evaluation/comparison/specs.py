@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tokenizer.command import short_form
 from tokenizer.errors import InputError, MissingFileError
 from tokenizer.quantizers import QUANTIZERS
 from tokenizer.quantizers.base import Quantizer
@@ -191,26 +192,9 @@ def parse_spec(text: str) -> QuantizerSpec:
     Values are JSON where they can be read so (``4``, ``true``, ``[8,5,5,5]``) and strings
     otherwise; ``name=`` and ``per_rate=`` are the specification's own.
     """
-    kind, _, rest = text.partition(":")
-    options: dict[str, Any] = {}
-    for part in re.split(r",(?![^\[]*\])", rest) if rest else []:
-        key, equals, value = part.partition("=")
-        if not equals or not key.strip() or not value.strip():
-            raise InputError(
-                f"Cannot read {part!r} in the quantizer {text!r}; write KIND:OPTION=VALUE,..., "
-                "e.g. rvq:standardization=channel,beam_width=4."
-            )
-        if key.strip() in options:
-            raise InputError(f"The quantizer {text!r} says {key.strip()} twice.")
-        options[key.strip()] = _value(value.strip())
-    return _from_mapping({"kind": kind.strip(), **options}, repr(text))
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
+    example = "rvq:standardization=channel,beam_width=4"
+    kind, options = short_form(text, "the quantizer", example)
+    return _from_mapping({"kind": kind, **options}, repr(text))
 
 
 def _from_mapping(values: Any, where: str) -> QuantizerSpec:
