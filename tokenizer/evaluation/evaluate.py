@@ -31,6 +31,9 @@ COLUMNS = {
     "bits/code": ("entropy", ".2f"),
 }
 
+# Shown where some clip has them.
+STEREO = {"mid dB": ("si_sdr_mid", ".2f"), "side dB": ("si_sdr_side", ".2f")}
+
 
 def evaluate_clip(
     tokenizer: LatentTokenizer,
@@ -72,7 +75,7 @@ def evaluate(
     """
     if not clips:
         raise InputError("No clips to evaluate.")
-    names = [name for name, _ in COLUMNS.values()]
+    names = [name for name, _ in (COLUMNS | STEREO).values()]
     names += perceptual.names if perceptual is not None else ()
     results: dict[str, Any] = {}
     bar = tqdm(total=len(clips) * len(conditions), disable=not progress, unit="clip")
@@ -128,8 +131,15 @@ def figure_table(lines: Sequence[Mapping[str, Any]], columns: Mapping[str, tuple
 def evaluation_table(result: dict[str, Any]) -> str:
     """The means of `evaluate` as a Markdown table."""
     lines = [{"name": name} | each["mean"] for name, each in result["conditions"].items()]
-    perceptual = {m: (m, ".2f") for m in METRICS if any(m in line for line in lines)}
-    return figure_table(lines, COLUMNS | perceptual)
+    optional = STEREO | {m: (m, ".2f") for m in METRICS}
+    return figure_table(lines, COLUMNS | occurring(optional, lines))
+
+
+def occurring(
+    columns: Mapping[str, tuple[str, str]], lines: Sequence[Mapping[str, Any]]
+) -> dict[str, tuple[str, str]]:
+    """The columns whose figure some line has."""
+    return {k: v for k, v in columns.items() if any(v[0] in line for line in lines)}
 
 
 def cell(values: Mapping[str, Any], name: str, form: str) -> str:

@@ -32,6 +32,20 @@ def si_sdr(estimate: Float[Tensor, "C N"], target: Float[Tensor, "C N"]) -> floa
     return float(torch.where(energy > _EPS, decibels, 0.0).mean())
 
 
+def mid_and_side(estimate: Float[Tensor, "C N"], target: Float[Tensor, "C N"]) -> dict[str, float]:
+    """``si_sdr_mid`` and ``si_sdr_side`` of stereo: of half the sum and half the difference.
+
+    The mean over channels hides a side signal that is lost: mid is louder in most recordings. A
+    silent target has no ratio, so that it is left out, as are clips of other than two channels.
+    """
+    values = {}
+    for name, sign in (("mid", 1), ("side", -1)) if len(target) == 2 else ():
+        parts = [(x[:1] + sign * x[1:]) / 2 for x in (estimate, target)]
+        if float(parts[1].square().mean()) > _EPS:
+            values[f"si_sdr_{name}"] = si_sdr(*parts)
+    return values
+
+
 class MelReference:
     """`mel_distance` to one signal, whose features are computed only once."""
 
@@ -118,7 +132,8 @@ def quality(
         hop_length: Samples from frame to frame of the codec, for `buzz`.
 
     Returns:
-        ``si_sdr`` (dB), ``mel``, ``stft``, ``lsd`` (dB) and, where it is defined, ``buzz`` of the
+        ``si_sdr`` (dB), ``mel``, ``stft``, ``lsd`` (dB), of stereo `mid_and_side` and, where it is
+        defined, ``buzz`` of the
         estimate and ``buzz_excess``, by how much it is larger than the target's own.
     """
     if estimate.shape != target.shape:
@@ -129,6 +144,7 @@ def quality(
         "mel": mel_distance(e, t, sampling_rate),
         "stft": stft_distance(e, t),
         "lsd": log_spectral_distance(e, t),
+        **mid_and_side(e, t),
     }
     if hop_length is not None:
         plain, own = (buzz(x, sampling_rate, hop_length) for x in (e, t))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tokenizer.evaluation.coding import best_of, decode_timed, encode_timed, read_clip
 from tokenizer.evaluation.comparison.specs import bits
-from tokenizer.evaluation.metrics import MelReference, code_counts, code_use, si_sdr
+from tokenizer.evaluation.metrics import MelReference, code_counts, code_use, mid_and_side, si_sdr
 from tokenizer.model.core import DecoderName
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.model.rows import Row, code_dtype
@@ -22,6 +22,7 @@ from tokenizer.training.clips import Clip, short_names
 
 # How many vectors speed is measured on.
 _TIMED = 4096
+_AUDIO_FIGURES = ("si_sdr", "mel", "si_sdr_mid", "si_sdr_side")
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,8 @@ def measure_audio(
 
     ``codes`` are those of `measure_codes`, None for continuous latents, which count as 0 codebooks;
     ``advance`` is called after every clip. Returns for each number of codebooks ``{"si_sdr",
-    "mel", "decode_x", "per_clip": [{"clip", "si_sdr", "mel"}, ...]}``.
+    "mel", "decode_x", "per_clip": [{"clip", "si_sdr", "mel"}, ...]}``, and of stereo what
+    `mid_and_side` gives.
     """
     rows = {0: list(held_out.rows)}
     if codes is not None:
@@ -164,11 +166,13 @@ def measure_audio(
             decode_seconds[n] += seconds
             estimate = torch.from_numpy(audio)
             scores = {"si_sdr": si_sdr(estimate, original), "mel": reference.distance(estimate)}
+            scores |= mid_and_side(estimate, original)
             per_clip[n].append({"clip": short[index]} | scores)
         advance()
     figures: dict[int, dict[str, Any]] = {}
     for n, clips in per_clip.items():
-        means = {k: float(np.mean([clip[k] for clip in clips])) for k in ("si_sdr", "mel")}
+        values = {k: [c[k] for c in clips if k in c] for k in _AUDIO_FIGURES}
+        means = {k: float(np.mean(each)) for k, each in values.items() if each}
         speed = held_out.seconds / decode_seconds[n]
         figures[n] = means | {"decode_x": speed, "per_clip": clips}
     return figures

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokenizer.evaluation.evaluate import figure_table
+from tokenizer.evaluation.evaluate import STEREO, figure_table, occurring
 
 # Of each column, which figure it shows and how.
 QUALITY = {
@@ -61,7 +61,9 @@ def comparison_markdown(result: dict[str, Any]) -> str:
     """The whole comparison, with what the columns mean."""
     held_out, train = result["held_out"], result["train"]
     exact = {"name": "continuous latents", "decoder": "continuous"} | {
-        name: result["continuous"][name] for name in ("si_sdr", "mel")
+        name: result["continuous"][name]
+        for name in ("si_sdr", "mel", "si_sdr_mid", "si_sdr_side")
+        if name in result["continuous"]
     }
     lines = [line for entry in result["entries"] for line in entry_figures(entry)]
     return f"""# Quantizers on one representation
@@ -70,7 +72,7 @@ Latents of `{result["model"]}` ({result["latent_dim"]} dimensions at {result["fr
 Fitted to {train["clips"]} clips ({train["seconds"] / 60:.1f} minutes), measured on
 {len(held_out["clips"])} others ({held_out["seconds"] / 60:.1f} minutes).
 
-{figure_table([exact, *lines], QUALITY)}
+{figure_table([exact, *lines], QUALITY | occurring(STEREO, [exact, *lines]))}
 
 Distortion is the squared error of held-out latents over their variance; models with latents of
 their own have none that would compare. SI-SDR: higher is better; distortion and mel distance: lower
