@@ -17,7 +17,7 @@ from tokenizer.export.onnx_runner import OnnxTokenizer
 from tokenizer.quantizers.product import ProductQuantizer
 from tokenizer.training.clips import scan
 from tokenizer.training.detail import add_detail
-from tokenizer.training.noise import add_decoder_noise, open_noise
+from tokenizer.training.noise import add_decoder_noise
 
 pytest.importorskip("onnxscript")
 
@@ -160,7 +160,7 @@ def test_latents_with_detail(tmp_path):
 @pytest.mark.slow
 def test_noise_is_that_of_torch(tokenizer, tmp_path):
     noisy = add_decoder_noise(tokenizer)
-    open_noise(noisy.finetuned_decoder)
+    noisy.finetuned_decoder.open_noise(0)
     runner = OnnxTokenizer(export_onnx(noisy, tmp_path / "model"), num_threads=1)
     # Longer than a tile, so that noise depends on where a tile begins.
     row = noisy.encode_codes(tone(12), sampling_rate=RATE)
