@@ -5,8 +5,8 @@
 
 It runs `latok train` (twice: the second time with more weight on the mel distance and less noise),
 `latok fit`, `latok train` with that quantizer in place of the noise, `latok fit` anew, `latok
-finetune` (twice: the continuous decoder further, with detail for exact latents; from it a decoder
-of codes) and `latok export`, and prints each command before it does.
+finetune` (twice: the continuous decoder further, with noise, and detail for exact latents; from it
+a decoder of codes) and `latok export`, and prints each command before it does.
 Stopped and started again, it goes on where it was: in the middle of training too.
 ``DIR/model`` is the tokenizer. With ``--held-out`` it is measured on clips that are not in AUDIO,
 and ``DIR/curve.md`` and ``DIR/curve.png`` show quality against training time.
@@ -38,8 +38,8 @@ BUDGETS = {
         "fit": _SMALL,
         "joint": f"--preset tiny --steps 2 {_SHORT} --codebooks 4 --codebook-size 16",
         "refit": _SMALL,
-        "latents": f"--steps 2 {_SHORT} --detail-dim 8",
-        "finetune": f"--steps 2 {_SHORT}",
+        "latents": f"--steps 2 {_SHORT} --detail-dim 8 --noise",
+        "finetune": f"--steps 2 {_SHORT} --noise",
     },
     "cpu-hours": {
         "train": f"--steps 4500 {_CPU}",
@@ -70,6 +70,7 @@ BUDGETS = {
     },
 }
 _STAGE3 = "--mel-weight 12 --learning-rate 7e-4 --warmup-steps 100"
+_STAGE3 += " --noise --energy-weight 2 --repetition-weight 6 --speed 0.5"
 _FIT = "--codebooks 24 --beam-width 4 --iterations 10 --max-points 1600000"
 _FIT += " --quantizer rvq:refinements=1"
 # What all budgets but the rehearsal share.
