@@ -22,7 +22,7 @@ from tokenizer import LatentTokenizer, ResidualVectorQuantizer, TensorSource, lo
 from tokenizer.audio import open_audio
 from tokenizer.evaluation.demo import EXAMPLE
 from tokenizer.evaluation.metrics import quality
-from tokenizer.model.core import DecoderName
+from tokenizer.model.parts import DecoderName
 from tokenizer.networks.spectral import stft_magnitude
 
 INK, PALE, BLUE, GREEN, ORANGE = "#222831", "#c9d1d9", "#2f6db5", "#2e8b57", "#d9822b"

@@ -189,8 +189,35 @@ def save_pretrained(save: Callable[..., Any], folder: str | Path, **options: Any
     """Saves a model by a bound ``save_pretrained`` of transformers or diffusers, as a whole."""
     if options.get("push_to_hub"):  # The folder that ``save`` sees has a temporary name.
         options.setdefault("repo_id", Path(folder).name)
-    with writing_files(folder) as new:
+    with writing_files(folder) as new, _no_bars():
         save(new, **options)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Keeps transformers from showing bars for the files of a model, which take no time."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def damage_named(name: str, kind: str) -> Iterator[None]:
+    """Turns what a library raises for a model that is damaged into a ValueError that names it."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (SafetensorError, *_UNREADABLE) as error:
+        # A model may come from anywhere, and the libraries do not validate its files. A missing
+        # package or too little memory is not the model's fault: those errors pass.
+        raise InputError(f"{name} is damaged, or not a {kind}: {error!r}.") from error
 
 
 def load_pretrained(
@@ -201,15 +228,9 @@ def load_pretrained(
     ValueError, which says what ``kind`` of model it should be, if the weights do not fit the
     configuration, or either is damaged.
     """
-    from safetensors import SafetensorError
-
-    try:
+    with damage_named(name, kind), _no_bars():
         options |= {"output_loading_info": True, "use_safetensors": True}
         model, info = load(name, **options)
-    except (SafetensorError, *_UNREADABLE) as error:
-        # A model may come from anywhere, and the libraries do not validate its files. A missing
-        # package or too little memory is not the model's fault: those errors pass.
-        raise InputError(f"{name} is damaged, or not a {kind}: {error!r}.") from error
     wrong = {
         what: sorted(map(str, info[what]))
         for what in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")

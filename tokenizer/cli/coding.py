@@ -15,12 +15,13 @@ from tokenizer.cli.options import (
     add_search,
     add_strict,
     load,
+    load_core,
     tty,
 )
 from tokenizer.errors import InputError, MissingFileError, UserError
 
 if TYPE_CHECKING:
-    from tokenizer.model.latent_tokenizer import LatentTokenizer
+    from tokenizer.model.core import TokenizerCore
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -89,8 +90,8 @@ def _encode_many(options: argparse.Namespace, names: list[str]) -> None:
         raise InputError(f"{skipped} of {len(files)} files could not be encoded.")
 
 
-def _load_for_encoding(options: argparse.Namespace) -> tuple[LatentTokenizer, int]:
-    tokenizer = load(options.model, options.device, options.beam_width)
+def _load_for_encoding(options: argparse.Namespace) -> tuple[TokenizerCore, int]:
+    tokenizer = load_core(options.model, options.device, options.beam_width)
     bitrate = None if options.bitrate is None else options.bitrate * 1000
     return tokenizer, tokenizer.resolve_codebooks(options.codebooks, bitrate)
 
@@ -156,7 +157,7 @@ def _decode(options: argparse.Namespace) -> None:
         raise InputError(
             f"{name} is there already, perhaps as the original: name the file to write as OUT."
         )
-    tokenizer = load(options.model, options.device)
+    tokenizer = load_core(options.model, options.device)
     rate = {"n_codebooks": options.codebooks, "decoder": options.decoder}
     if piped or name == PIPE:
         codes = sys.stdin.buffer if piped else options.codes
@@ -186,9 +187,9 @@ def describe(what: str | Path | None) -> dict[str, Any]:
         }
     if what is not None and not Path(what).exists() and Path(what).suffix == ".ltk":
         raise MissingFileError(f"No such file: {what}.")
-    from tokenizer.model.loading import load_tokenizer  # Imports torch.
+    from tokenizer.model.loading import load_core  # Imports torch.
 
-    tokenizer = load_tokenizer(what)
+    tokenizer = load_core(what)
     facts: dict[str, Any] = {
         "tokenizer": "bundled" if what is None else str(what),
         "fingerprint": tokenizer.fingerprint,
@@ -221,7 +222,7 @@ def _export(options: argparse.Namespace) -> None:
         )
     tokenizer = load(options.model, "cpu")
     tokenizer.save_pretrained(options.out, half=True)
-    print(f"{options.out}: {load(options.out, 'cpu').fingerprint}")
+    print(f"{options.out}: {load_core(options.out, 'cpu').fingerprint}")
 
 
 def _export_onnx(options: argparse.Namespace) -> None:

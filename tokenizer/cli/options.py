@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
+    from tokenizer.model.core import TokenizerCore
     from tokenizer.model.latent_tokenizer import LatentTokenizer
     from tokenizer.training.clips import Clip
 
@@ -75,17 +76,28 @@ def _as_option(name: str, value: Any) -> list[str]:
 
 def load(name: str | Path | None, device: str, beam_width: int | None = None) -> LatentTokenizer:
     """The tokenizer of ``--model``, on ``--device``, with the search of ``--beam-width``."""
-    from tokenizer.devices import device_of
     from tokenizer.model.loading import load_tokenizer
 
-    tokenizer = load_tokenizer(name)
+    return _prepared(load_tokenizer(name), device, beam_width)
+
+
+def load_core(name: str | Path | None, device: str, beam_width: int | None = None) -> TokenizerCore:
+    """The same to encode and decode alone, which starts sooner."""
+    from tokenizer.model.loading import load_core
+
+    return _prepared(load_core(name), device, beam_width)
+
+
+def _prepared(tokenizer: Any, device: str, beam_width: int | None) -> Any:
+    from tokenizer.devices import device_of
+
     if beam_width is not None:
         if not hasattr(tokenizer.quantizer, "beam_width"):
             raise InputError(
                 f"--beam-width {beam_width}: this quantizer has no beam. Leave the option out."
             )
-        setattr(tokenizer.quantizer, "beam_width", beam_width)  # noqa: B010
-    return tokenizer.to(device_of(device))  # pyright: ignore[reportArgumentType]
+        tokenizer.quantizer.beam_width = beam_width
+    return tokenizer.to(device_of(device))
 
 
 def clips_of(audio: str, strict: bool) -> list[Clip]:

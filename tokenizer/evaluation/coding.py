@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Int
 
 from tokenizer.audio import open_audio
-from tokenizer.model.core import DecoderName
 from tokenizer.model.latent_tokenizer import LatentTokenizer
+from tokenizer.model.parts import DecoderName
 from tokenizer.model.rows import Row
 from tokenizer.training.clips import Clip
 from tokenizer.transcoding.files import coded_size

@@ -1,4 +1,4 @@
-"""Tokenizers as checkpoints: loaded, hashed, pickled and copied with equal bits."""
+"""Tokenizers as checkpoints: read, hashed, pickled and copied with equal bits."""
 
 from __future__ import annotations
 
@@ -8,110 +8,33 @@ import os
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
-from safetensors.torch import load as load_tensors, save as save_tensors
+from safetensors.torch import load as load_tensors, load_file, save as save_tensors
 from torch import nn
 from torch.utils.weak import WeakIdRef
-from transformers import PreTrainedModel
 
-from tokenizer.errors import InputError, MissingFileError
-from tokenizer.model.config import LatentTokenizerConfig
-from tokenizer.model.validation import check_size, read_config, stored_numbers, weights_checksum
-from tokenizer.saving import load_pretrained, save_pretrained
+from tokenizer.model.core_config import TokenizerConfig
+from tokenizer.model.validation import check_stored, check_values, read_config, weight_files
+from tokenizer.networks.filling import memoryless
+from tokenizer.saving import damage_named
 
 T = TypeVar("T", bound="Checkpoint")
+KIND = "tokenizer checkpoint"
 _IMPORTED_IN = os.getpid()
 
 
-class Checkpoint(PreTrainedModel):
-    """A `transformers` model that refuses what does not fit and loses no bit."""
+class Checkpoint(nn.Module):
+    """A module that is built from its configuration and loses no bit when it is copied."""
 
-    config_class = LatentTokenizerConfig
-    base_model_prefix = "latent_tokenizer"
-    main_input_name = "input_values"
+    config_class: ClassVar[type[TokenizerConfig]] = TokenizerConfig
+    config: TokenizerConfig
 
-    def _init_weights(self, module: nn.Module) -> None:
-        # transformers would otherwise re-initialise every linear and convolutional layer.
-        del module
-
-    @classmethod
-    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
-        cls: type[T], pretrained_model_name_or_path: str | Path, **kwargs: Any
-    ) -> T:
-        """Loads a checkpoint folder or hub repository, in float32.
-
-        Args:
-            pretrained_model_name_or_path: A folder, or "user/model" on the hub.
-            kwargs: As for ``transformers.PreTrainedModel.from_pretrained``.
-
-        Raises:
-            FileNotFoundError: If a folder was named that is not there or holds no checkpoint.
-            ValueError: If it is damaged, or its weights are not those of its configuration.
-        """
-        name = str(pretrained_model_name_or_path)
-        if name.count("/") != 1 and not Path(name).exists():
-            raise MissingFileError(f"No such checkpoint folder: {name}.")
-        if Path(name).exists() and not (Path(name) / "config.json").exists():
-            raise MissingFileError(f"{name} holds no config.json: it is no tokenizer checkpoint.")
-        # Weights may be stored in half precision; the tokenizer computes in float32 all the same.
-        kwargs.setdefault("dtype", torch.float32)
-        want_info = kwargs.pop("output_loading_info", False)
-        # Other sizes are ignored only to be named: transformers' own error refers to its log.
-        kwargs["ignore_mismatched_sizes"] = True
-
-        def load(name: str, **options: Any) -> Any:
-            if Path(name).exists():
-                cls._check_folder(Path(name))
-            return super(Checkpoint, cls).from_pretrained(name, **options)
-
-        model, info = load_pretrained(load, name, "tokenizer checkpoint", **kwargs)
-        if kwargs["dtype"] == torch.float32:
-            model._check_weights(name)
-        return (model, info) if want_info else model  # pyright: ignore[reportReturnType]
-
-    @classmethod
-    def _check_folder(cls, folder: Path) -> None:
-        """Refuses a configuration that would build far more than there are weights for."""
-        config = LatentTokenizerConfig.from_dict(read_config(folder / "config.json"))
-        stored = stored_numbers(folder)
-        with torch.device("meta"):
-            expected = sum(value.numel() for value in cls(config).state_dict().values())
-        check_size(expected, stored, str(folder))
-
-    def _check_weights(self, name: str) -> None:
-        """Raises ValueError for weights that are damaged or not finite."""
-        weights = self.state_dict()
-        checksum = self.config.weights_checksum
-        if checksum is not None and weights_checksum(weights) != checksum:
-            raise InputError(
-                f"The weights in {name} are damaged, or not those that its config.json was saved "
-                "with (their checksum is wrong): fetch or save it again."
-            )
-        for key, value in weights.items():
-            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                raise InputError(f"The weights in {name} hold NaN or infinity, in {key}.")
-
-    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, save_directory: str | Path, *, half: bool = False, **kwargs: Any
-    ) -> None:
-        """Saves ``config.json`` and ``model.safetensors``, each as a whole or not at all.
-
-        Args:
-            save_directory: A folder, made if it is not there; other files in it stay.
-            half: Whether to store matrices in float16, for half the size. Rounding makes another
-                tokenizer of it, with another fingerprint, but nearly as good.
-            kwargs: As for ``transformers.PreTrainedModel.save_pretrained``.
-        """
-        if half:
-            kwargs["state_dict"] = {
-                name: value.half() if value.is_floating_point() and value.ndim > 1 else value
-                for name, value in self.state_dict().items()
-            }
-        self.update_config()
-        self.config.weights_checksum = weights_checksum(kwargs.get("state_dict", self.state_dict()))
-        save_pretrained(super().save_pretrained, save_directory, **kwargs)
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(chain(self.parameters(), self.buffers())).device
 
     @property
     def fingerprint(self) -> str:
@@ -175,6 +98,31 @@ def _from_bytes(kind: type[T], data: bytes) -> T:
         # fork, and waiting for them would never end. DataLoader's workers do the same.
         torch.set_num_threads(1)
     size = int.from_bytes(data[:8], "little")
-    model = kind(LatentTokenizerConfig(**json.loads(data[8 : 8 + size])))
+    model = kind(kind.config_class(**json.loads(data[8 : 8 + size])))
     model.load_state_dict(load_tensors(data[8 + size :]))
     return model.eval()
+
+
+def empty_model(kind: type[T], folder: Path) -> T:
+    """The model of a checkpoint folder, without memory for its weights.
+
+    ValueError if the configuration describes no model, or another one than the weights are of.
+    """
+    config = kind.config_class.from_dict(read_config(folder / "config.json"))
+    with memoryless():
+        model = kind(config)
+    check_stored(model.state_dict(), folder)
+    return model
+
+
+def read_checkpoint(kind: type[T], folder: Path) -> T:
+    """Reads a checkpoint folder, in float32, on the CPU; ValueError if it is damaged."""
+    with damage_named(str(folder), KIND):
+        model = empty_model(kind, folder)
+        stored = {k: v for file in weight_files(folder) for k, v in load_file(file).items()}
+        # Files are mapped into memory at unaligned addresses, where matrix products can differ in
+        # their last bits: copies are aligned.
+        weights = {k: stored[k].to(v.dtype, copy=True) for k, v in model.state_dict().items()}
+        model.load_state_dict(weights, assign=True)
+    check_values(weights, model.config.weights_checksum, str(folder))
+    return model

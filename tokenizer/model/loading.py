@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenizer.autoencoders.adapter import READERS
 from tokenizer.autoencoders.pretrained import SUBFOLDERS, kind_of, load_autoencoder
 from tokenizer.errors import InputError
-from tokenizer.model.latent_tokenizer import LatentTokenizer
-from tokenizer.model.validation import read_config
+from tokenizer.model.checkpoint import read_checkpoint
+from tokenizer.model.core import TokenizerCore
+from tokenizer.model.validation import checkpoint_folder, read_config
+
+if TYPE_CHECKING:  # Importing transformers takes longer than to encode a clip.
+    from tokenizer.model.latent_tokenizer import LatentTokenizer
 
 BUNDLED = Path(__file__).parents[1] / "pretrained" / "base-44khz"
 
@@ -19,6 +24,19 @@ def load_tokenizer(name: str | Path | None = None) -> LatentTokenizer:
     Args:
         name: A folder, a hub id ("user/model"), or None for the model that comes with the package.
     """
+    from tokenizer.model.latent_tokenizer import LatentTokenizer
+
+    return LatentTokenizer.from_pretrained(_checked(name))
+
+
+def load_core(name: str | Path | None = None) -> TokenizerCore:
+    """The same without `transformers`, unless the tokenizer is on the hub: it starts sooner."""
+    folder = checkpoint_folder(_checked(name))
+    return load_tokenizer(name) if folder is None else read_checkpoint(TokenizerCore, folder)
+
+
+def _checked(name: str | Path | None) -> str | Path:
+    """The folder or hub id; ValueError for the folder of another library's autoencoder."""
     if name is not None and (kind := _library_kind(Path(name))) is not None:
         reader = READERS[kind]
         raise InputError(
@@ -26,7 +44,7 @@ def load_tokenizer(name: str | Path | None = None) -> LatentTokenizer:
             f"{name} --out T` makes one of its latents, `latok fit {name} AUDIO --out T` one with "
             "codes."
         )
-    return LatentTokenizer.from_pretrained(BUNDLED if name is None else name)
+    return BUNDLED if name is None else name
 
 
 def load_for_fitting(name: str | Path, *, subfolder: str | None = None) -> LatentTokenizer:
@@ -34,6 +52,8 @@ def load_for_fitting(name: str | Path, *, subfolder: str | None = None) -> Laten
 
     ``subfolder`` says where in ``name`` that autoencoder is, unless `load_autoencoder` finds it.
     """
+    from tokenizer.model.latent_tokenizer import LatentTokenizer
+
     config = Path(name) / "config.json"
     if config.is_file() and read_config(config).get("model_type") == "latent_tokenizer":
         return LatentTokenizer.from_pretrained(name)

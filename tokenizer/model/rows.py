@@ -26,7 +26,7 @@ from torch import Tensor
 
 from tokenizer.audio import AudioSource, is_column
 from tokenizer.errors import InputError
-from tokenizer.model.core import TokenizerCore, check_finite
+from tokenizer.model.tensors import TensorTokenizer, check_finite
 
 Row = dict[str, Any]
 
@@ -44,10 +44,10 @@ def stack_rows(rows: list[Row]) -> Row:
 class SignalStream:
     """A signal to be read as latents; making one reads it once, for its length and level.
 
-    ``gain`` is as for `TokenizerCore.check_gain`; None: the root mean square of each channel.
+    ``gain`` is as for `TensorTokenizer.check_gain`; None: the root mean square of each channel.
     """
 
-    def __init__(self, tokenizer: TokenizerCore, source: AudioSource, gain: Any = None) -> None:
+    def __init__(self, tokenizer: TensorTokenizer, source: AudioSource, gain: Any = None) -> None:
         self._tokenizer, self._source = tokenizer, source
         self.num_channels, self.num_samples = source.num_channels, 0
         gains = None if gain is None else tokenizer.check_gain(gain, source.num_channels)
@@ -86,7 +86,7 @@ class SignalStream:
 
 
 def normalized(
-    tokenizer: TokenizerCore, block: Float32[np.ndarray, "C n"], gain: Float32[np.ndarray, " C"]
+    tokenizer: TensorTokenizer, block: Float32[np.ndarray, "C n"], gain: Float32[np.ndarray, " C"]
 ) -> Float[Tensor, "G M n"]:
     """Samples over their gain, in groups of jointly coded channels."""
     joint = tokenizer.autoencoder.num_channels

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from tokenizer.audio import Resampler, as_block, check_rate
 from tokenizer.errors import InputError, StateError
-from tokenizer.model.core import DecoderName, TokenizerCore, check_finite
+from tokenizer.model.parts import DecoderName
 from tokenizer.model.rows import apply_gain, code_dtype, normalized
+from tokenizer.model.tensors import TensorTokenizer, check_finite
 from tokenizer.model.tiling import Pieces, decoder_pieces, encoder_pieces, lookahead
 
 _FINISHED = "This stream is finished: start another one."
@@ -39,7 +40,7 @@ class StreamEncoder:
 
     def __init__(
         self,
-        tokenizer: TokenizerCore,
+        tokenizer: TensorTokenizer,
         gain: Float32[np.ndarray, " C"],
         sampling_rate: int,
         n_codebooks: int | None,
@@ -106,7 +107,7 @@ class StreamDecoder:
 
     def __init__(
         self,
-        tokenizer: TokenizerCore,
+        tokenizer: TensorTokenizer,
         gain: Float32[np.ndarray, " C"],
         decoder: DecoderName,
         latents: bool,

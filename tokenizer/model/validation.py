@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -75,22 +76,85 @@ def check_numbers(value: Any, name: str, nesting: int = 0) -> None:
         raise InputError(f"{name} is a {type(value).__name__}, which JSON has not.")
 
 
-def stored_numbers(folder: Path) -> int:
-    """How many numbers the weights of a checkpoint folder hold, read off their headers."""
+def checkpoint_folder(name: str | Path) -> Path | None:
+    """The folder of a checkpoint; None for a name on the hub.
+
+    FileNotFoundError if it is not there or holds no ``config.json``.
+    """
+    folder = Path(name)
+    if folder.exists():
+        if not (folder / "config.json").exists():
+            raise MissingFileError(f"{name} holds no config.json: it is no tokenizer checkpoint.")
+        return folder
+    if str(name).count("/") != 1:
+        raise MissingFileError(f"No such checkpoint folder: {name}.")
+    return None
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold the weights of a checkpoint folder."""
     files = [folder / WEIGHTS]
     if not files[0].is_file() and (folder / INDEX).is_file():
         files = [folder / name for name in _indexed(folder / INDEX)]
-    total = 0
     for file in files:
         if not file.is_file():
             raise MissingFileError(f"{folder} lacks its weights: there is no {file.name}.")
+    return files
+
+
+def check_stored(expected: Mapping[str, Tensor], folder: Path) -> None:
+    """Refuses weights of other names, shapes or kinds of numbers than the model's.
+
+    ``expected`` is the model's state, perhaps without memory; of the files only headers are read.
+    """
+    stored: dict[str, tuple[list[int], str]] = {}
+    for file in weight_files(folder):
         try:
             with safe_open(file, framework="pt") as weights:
-                shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
+                for name in weights.keys():  # noqa: SIM118
+                    tensor = weights.get_slice(name)
+                    stored[name] = tensor.get_shape(), _kind_of_stored(tensor.get_dtype())
         except SafetensorError as error:
             raise damaged(file, error) from None
-        total += sum(torch.Size(shape).numel() for shape in shapes)
-    return total
+    sizes = [value.numel() for value in expected.values()]
+    check_size(sum(sizes), sum(prod(shape) for shape, _ in stored.values()), str(folder))
+    wanted = {name: (list(value.shape), _kind(value.dtype)) for name, value in expected.items()}
+    differing = {
+        name: f"{stored[name]}, not {wanted[name]}"
+        for name in sorted(stored.keys() & wanted.keys())
+        if stored[name] != wanted[name]
+    }
+    missing, unexpected = wanted.keys() - stored.keys(), stored.keys() - wanted.keys()
+    wrong = {"missing": sorted(missing), "unexpected": sorted(unexpected), "differing": differing}
+    if any(wrong.values()):
+        raise InputError(f"The weights in {folder} do not fit its config.json: {wrong}.")
+
+
+def _kind(dtype: torch.dtype) -> str:
+    if dtype.is_floating_point:
+        return "float"
+    return "complex" if dtype.is_complex else "bool" if dtype == torch.bool else "integer"
+
+
+def _kind_of_stored(dtype: str) -> str:
+    """The same for safetensors' names, such as F32, BF16, I64, U8, BOOL, C64."""
+    kinds = {"F": "float", "B": "float", "C": "complex", "I": "integer", "U": "integer"}
+    return "bool" if dtype == "BOOL" else kinds.get(dtype[0], dtype)
+
+
+def check_values(tensors: Mapping[str, Tensor], checksum: str | None, name: str) -> None:
+    """Raises ValueError for weights that are damaged or not finite.
+
+    ``checksum`` is theirs (`weights_checksum`), None if it is not known.
+    """
+    if checksum is not None and weights_checksum(tensors) != checksum:
+        raise InputError(
+            f"The weights in {name} are damaged, or not those that its config.json was saved "
+            "with (their checksum is wrong): fetch or save it again."
+        )
+    for key, value in tensors.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise InputError(f"The weights in {name} hold NaN or infinity, in {key}.")
 
 
 def _indexed(path: Path) -> list[str]:
@@ -123,5 +187,5 @@ def weights_checksum(tensors: Mapping[str, Tensor]) -> str:
         value = tensors[name].detach()
         value = value.to("cpu", torch.float32 if value.is_floating_point() else value.dtype)
         crc = zlib.crc32(f"{name} {value.dtype} {list(value.shape)}\n".encode(), crc)
-        crc = zlib.crc32(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes(), crc)
+        crc = zlib.crc32(value.contiguous().reshape(-1).view(torch.uint8).numpy().data, crc)
     return f"{crc:08x}"

@@ -16,13 +16,14 @@ from tqdm import tqdm
 from tokenizer.audio import AudioWriter, open_audio
 from tokenizer.codefile import CodeFileError, CodeFileHeader, CodeReader, CodeWriter, Source, Target
 from tokenizer.errors import InputError
-from tokenizer.model.core import DecoderName, as_gains
-from tokenizer.model.latent_tokenizer import LatentTokenizer
+from tokenizer.model.core import TokenizerCore
+from tokenizer.model.parts import DecoderName
 from tokenizer.model.rows import Row, SignalStream, apply_gain
+from tokenizer.model.tensors import as_gains
 
 
 def code_writer(
-    tokenizer: LatentTokenizer, out: Target, n: int, gain: np.ndarray, chunk_frames: int = 1024
+    tokenizer: TokenizerCore, out: Target, n: int, gain: np.ndarray, chunk_frames: int = 1024
 ) -> CodeWriter:
     """A writer of this tokenizer's codes, of n codebooks, for channels of these gains."""
     counts = tokenizer.code_counts
@@ -40,7 +41,7 @@ def code_writer(
     return CodeWriter(out, header, counts)
 
 
-def write_row(target: Target, row: Row, tokenizer: LatentTokenizer) -> int:
+def write_row(target: Target, row: Row, tokenizer: TokenizerCore) -> int:
     """Writes a row of `LatentTokenizer.encode_codes` as a code file; returns its size in bytes."""
     codes = np.asarray(row["codes"])
     gain = as_gains(row["gain"], int(row["num_channels"]))
@@ -50,14 +51,14 @@ def write_row(target: Target, row: Row, tokenizer: LatentTokenizer) -> int:
     return writer.num_bytes
 
 
-def coded_size(row: Row, tokenizer: LatentTokenizer) -> int:
+def coded_size(row: Row, tokenizer: TokenizerCore) -> int:
     """The size in bytes of the file that `write_row` would write."""
     return write_row(io.BytesIO(), row, tokenizer)
 
 
 @contextmanager
 def open_codes(
-    source: Source, tokenizer: LatentTokenizer, n_codebooks: int | None
+    source: Source, tokenizer: TokenizerCore, n_codebooks: int | None
 ) -> Iterator[tuple[CodeReader, int]]:
     """A reader of a code file that this tokenizer can decode, and how many codebooks to use."""
     expected = tokenizer.codes_fingerprint
@@ -99,7 +100,7 @@ def trimmed(
 
 
 def encode_file(
-    tokenizer: LatentTokenizer,
+    tokenizer: TokenizerCore,
     audio: Any,
     out: Target,
     *,
@@ -136,7 +137,7 @@ def encode_file(
 
 
 def decode_file(
-    tokenizer: LatentTokenizer,
+    tokenizer: TokenizerCore,
     codes: Source,
     out: str | Path,
     *,

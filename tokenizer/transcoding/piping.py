@@ -11,13 +11,13 @@ import numpy as np
 from tokenizer.audio import AudioWriter
 from tokenizer.audio.pcm import PcmFormat, PcmReader, WavPipe
 from tokenizer.codefile import Source, Target
-from tokenizer.model.core import DecoderName
-from tokenizer.model.latent_tokenizer import LatentTokenizer
+from tokenizer.model.core import TokenizerCore
+from tokenizer.model.parts import DecoderName
 from tokenizer.transcoding.files import code_writer, file_gain, open_codes, trimmed
 
 
 def encode_live(
-    tokenizer: LatentTokenizer,
+    tokenizer: TokenizerCore,
     stream: Any,
     out: Target,
     *,
@@ -56,7 +56,7 @@ def encode_live(
 
 
 def decode_live(
-    tokenizer: LatentTokenizer,
+    tokenizer: TokenizerCore,
     codes: Source,
     out: str | Path | Any,
     *,

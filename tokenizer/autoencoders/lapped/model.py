@@ -39,6 +39,7 @@ from tokenizer.autoencoders.lapped.paths import (
     waveform_paths,
 )
 from tokenizer.errors import InputError
+from tokenizer.networks.filling import Undrawn
 from tokenizer.networks.layers import copy_common
 
 
@@ -69,10 +70,8 @@ class LappedAutoencoder(Autoencoder):
         sizes = replace(self.config, latent_dim=self.coded_dim, detail_dim=0, noise=False)
         if sizes == self.config:
             return self
-        # On "meta" nothing is drawn at random and nothing computed.
-        with torch.device("meta"):
-            coded = LappedAutoencoder(sizes)
-        coded.to_empty(device=next(self.parameters()).device)
+        with Undrawn():
+            coded = LappedAutoencoder(sizes).to(next(self.parameters()).device)
         copy_common(self, coded)
         return coded
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from tokenizer.evaluation.coding import best_of, decode_timed, encode_timed, read_clip
 from tokenizer.evaluation.comparison.specs import bits
 from tokenizer.evaluation.metrics import MelReference, code_counts, code_use, mid_and_side, si_sdr
-from tokenizer.model.core import DecoderName
 from tokenizer.model.latent_tokenizer import LatentTokenizer
+from tokenizer.model.parts import DecoderName
 from tokenizer.model.rows import Row, code_dtype
 from tokenizer.quantizers.base import Quantizer
 from tokenizer.training.clips import Clip, short_names

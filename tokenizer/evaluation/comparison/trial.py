@@ -17,9 +17,9 @@ from tokenizer.evaluation.coding import timed
 from tokenizer.evaluation.comparison.measures import HeldOut, measure_audio, measure_codes
 from tokenizer.evaluation.comparison.specs import CompareConfig, QuantizerSpec
 from tokenizer.evaluation.comparison.units import unit, with_peak_memory
-from tokenizer.model.core import DecoderName
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.model.loading import load_tokenizer
+from tokenizer.model.parts import DecoderName
 from tokenizer.quantizers.base import Quantizer
 from tokenizer.saving import write_json
 from tokenizer.training.augmentation import Augmentation

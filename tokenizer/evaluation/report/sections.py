@@ -10,8 +10,8 @@ from typing import Any
 from tokenizer.errors import MissingFileError
 from tokenizer.evaluation.comparison import Competitor
 from tokenizer.evaluation.report.sounds import Way
-from tokenizer.model.core import DecoderName
 from tokenizer.model.latent_tokenizer import LatentTokenizer
+from tokenizer.model.parts import DecoderName
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from tokenizer.devices import device_of
 from tokenizer.evaluation.coding import Condition, code_clip, read_clip
 from tokenizer.evaluation.metrics import MelReference, code_counts, code_use, si_sdr
 from tokenizer.evaluation.report.pictures import draw_spectrogram, spectrogram_db
-from tokenizer.model.core import DecoderName
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.model.loading import load_tokenizer
+from tokenizer.model.parts import DecoderName
 from tokenizer.training.clips import Clip, short_names
 
 # Further channels are left out.
