@@ -103,6 +103,14 @@ def test_what_a_killed_save_left_is_swept_up(tokenizer, tmp_path):
     assert len(modes) == 1  # safetensors alone would let nobody else read the weights
 
 
+def test_a_pipe_in_place_of_a_configuration_is_not_waited_for(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "config.json").unlink()
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(FileNotFoundError, match="no config.json"):
+        load_tokenizer(tmp_path)
+
+
 def test_damaged_weights_are_one_line_on_the_command_line(tokenizer, tmp_path, capsys):
     tokenizer.save_pretrained(tmp_path / "m")
     path = tmp_path / "m/model.safetensors"

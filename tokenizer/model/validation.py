@@ -83,7 +83,7 @@ def checkpoint_folder(name: str | Path) -> Path | None:
     """
     folder = Path(name)
     if folder.exists():
-        if not (folder / "config.json").exists():
+        if not (folder / "config.json").is_file():  # A pipe would be waited for.
             raise MissingFileError(f"{name} holds no config.json: it is no tokenizer checkpoint.")
         return folder
     if str(name).count("/") != 1:
