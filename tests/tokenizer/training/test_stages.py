@@ -159,6 +159,13 @@ def test_finetuning_takes_encoder_and_quantizer_to_the_device_of_training(
         finetune(make_tokenizer(), audio, tmp_path)
 
 
+def test_silence_is_refused(tmp_path):
+    for i in range(3):
+        soundfile.write(tmp_path / f"{i}.wav", np.zeros(RATE), RATE)
+    with pytest.raises(ValueError, match="silent"):
+        train(tmp_path, tmp_path / "run")
+
+
 def test_too_few_latents_for_the_codebooks_are_told(audio, tmp_path):
     tokenizer = LatentTokenizer.from_autoencoder(make_autoencoder())
     with pytest.warns(UserWarning, match=r"\b906 latents.*\b512 entries"):
