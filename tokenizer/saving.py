@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -33,6 +34,8 @@ except ImportError:  # Windows: nothing is locked, and what killed processes lef
 _SAVING, _OLD = ".saving-", ".old"
 _DESCRIPTIONS = ("config.json", "onnx.json")
 _BLOCK = 2**20
+# What transformers and diffusers call weights, in one or several files, and their index.
+_OWN_WEIGHTS = re.compile(r"(\w*model)(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What transformers, diffusers and torch raise for a model that is damaged or none.
 _UNREADABLE = (
@@ -191,6 +194,12 @@ def save_pretrained(save: Callable[..., Any], folder: str | Path, **options: Any
         options.setdefault("repo_id", Path(folder).name)
     with writing_files(folder) as new, _no_bars():
         save(new, **options)
+        written = {file.name for file in new.iterdir()}
+    # One file of weights beside several, or more of them than before: loading would mix them.
+    for old in Path(folder).iterdir():
+        name = _OWN_WEIGHTS.fullmatch(old.name)
+        if name and old.name not in written and any(w.startswith(name[1]) for w in written):
+            old.unlink()
 
 
 @contextmanager

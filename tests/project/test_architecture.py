@@ -41,6 +41,7 @@ ROOMS = (
     "tokenizer._clash",
     "tokenizer.errors",
     "tokenizer._moved",
+    "tokenizer._registering",
     # generative
     "generative.__main__",
     "generative.benchmarks",

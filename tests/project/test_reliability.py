@@ -107,7 +107,7 @@ def test_a_pipe_in_place_of_a_configuration_is_not_waited_for(tokenizer, tmp_pat
     tokenizer.save_pretrained(tmp_path)
     (tmp_path / "config.json").unlink()
     os.mkfifo(tmp_path / "config.json")
-    with pytest.raises(FileNotFoundError, match="no config.json"):
+    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
         load_tokenizer(tmp_path)
 
 

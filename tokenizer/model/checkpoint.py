@@ -6,13 +6,14 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from safetensors.torch import load as load_tensors, load_file, save as save_tensors
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.weak import WeakIdRef
 
 from tokenizer.model.core_config import TokenizerConfig
@@ -75,6 +76,11 @@ class Checkpoint(nn.Module):
         header = self._config_json().encode()
         return len(header).to_bytes(8, "little") + header + module_bytes(self)
 
+    def _apply(self: T, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> T:
+        # Pipelines call ``.to("cuda", torch.float16)`` on all that they hold. A tokenizer goes to
+        # the device and stays as exact as it is: another precision would give other codes.
+        return super()._apply(partial(_moved, fn), recurse)
+
     def __reduce__(self) -> tuple[Any, ...]:
         # `Dataset.map` hashes the pickled function to find its cache and sends it to its workers:
         # these bytes depend on configuration and weights alone, so a second process finds the
@@ -84,6 +90,12 @@ class Checkpoint(nn.Module):
     def __deepcopy__(self: T, memo: dict[int, Any]) -> T:
         del memo
         return _from_bytes(type(self), self._as_bytes()).to(self.device)  # pyright: ignore
+
+
+def _moved(fn: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
+    """What ``fn`` makes of a tensor, in the tensor's own precision."""
+    moved = fn(value)
+    return moved if moved.dtype == value.dtype else value.to(moved.device)
 
 
 def module_bytes(module: nn.Module) -> bytes:
@@ -103,7 +115,7 @@ def _from_bytes(kind: type[T], data: bytes) -> T:
     return model.eval()
 
 
-def empty_model(kind: type[T], folder: Path) -> T:
+def empty_model(kind: type[T], folder: Path, variant: str | None = None) -> T:
     """The model of a checkpoint folder, without memory for its weights.
 
     ValueError if the configuration describes no model, or another one than the weights are of.
@@ -111,7 +123,7 @@ def empty_model(kind: type[T], folder: Path) -> T:
     config = kind.config_class.from_dict(read_config(folder / "config.json"))
     with memoryless():
         model = kind(config)
-    check_stored(model.state_dict(), folder)
+    check_stored(model.state_dict(), folder, variant)
     return model
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from tokenizer.model.core_config import FIELDS, MODEL_TYPE, TokenizerConfig, own_values
 
@@ -37,3 +37,6 @@ class LatentTokenizerConfig(TokenizerConfig, PreTrainedConfig):
         """
         commit = {name: config_dict[name] for name in ("_commit_hash",) if name in config_dict}
         return super(TokenizerConfig, cls).from_dict(own_values(config_dict) | commit, **kwargs)
+
+
+AutoConfig.register(MODEL_TYPE, LatentTokenizerConfig)

@@ -178,18 +178,13 @@ class TokenizerCore(TensorTokenizer):
             return stack_rows([encode(one) for one in open_batch(audio, downmix=downmix, **rates)])
         return encode(open_audio(audio, downmix=downmix, **rates))
 
-    def decode_codes(
-        self,
-        row: Mapping[str, Any] | list[Any] | np.ndarray | Tensor,
-        *,
-        decoder: DecoderName | None = None,
-    ) -> Any:
+    def decode_codes(self, row: Any, *, decoder: DecoderName | None = None) -> Any:
         """Decodes codes into audio.
 
         Args:
             row: What `encode_codes` returned, or bare codes ``[T, n]`` of one channel; the first n
                 codebooks of K will do. A batch (a list in every column, or a list of rows) gives a
-                list.
+                list. Rows and tables of pandas are taken, too.
             decoder: Default: the finetuned one, if the checkpoint has it, else the continuous one.
 
         Returns:
@@ -206,12 +201,7 @@ class TokenizerCore(TensorTokenizer):
 
         return decode_rows(row, "codes", decode)
 
-    def decode_latents(
-        self,
-        row: Mapping[str, Any] | list[Any] | np.ndarray | Tensor,
-        *,
-        decoder: DecoderName = "continuous",
-    ) -> Any:
+    def decode_latents(self, row: Any, *, decoder: DecoderName = "continuous") -> Any:
         """Decodes latents: a row of `encode_latents`, or bare ``[T, D]``; see `decode_codes`."""
 
         def decode(one: Row) -> np.ndarray:

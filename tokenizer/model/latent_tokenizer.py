@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoModel, AutoModelForAudioTokenization, PreTrainedModel
 
 from tokenizer.model.checkpoint import KIND, empty_model
 from tokenizer.model.config import LatentTokenizerConfig
@@ -47,28 +47,29 @@ class LatentTokenizer(TokenizerCore, PreTrainedModel):  # pyright: ignore[report
 
         Args:
             pretrained_model_name_or_path: A folder, or "user/model" on the hub.
-            kwargs: As for ``transformers.PreTrainedModel.from_pretrained``.
+            kwargs: As for ``transformers.PreTrainedModel.from_pretrained``, such as ``subfolder``
+                and ``variant``. ``dtype``, which pipelines pass, changes nothing: a tokenizer
+                computes in float32, as another precision would give other codes.
 
         Raises:
             FileNotFoundError: If a folder was named that is not there or holds no checkpoint.
             ValueError: If it is damaged, or its weights are not those of its configuration.
         """
         name = str(pretrained_model_name_or_path)
-        folder = checkpoint_folder(name)
-        # Weights may be stored in half precision; the tokenizer computes in float32 all the same.
-        kwargs.setdefault("dtype", torch.float32)
+        folder = checkpoint_folder(name, kwargs.get("subfolder") or "")
+        kwargs.pop("torch_dtype", None)
+        kwargs["dtype"] = torch.float32
         want_info = kwargs.pop("output_loading_info", False)
         # Other sizes are ignored only to be named: transformers' own error refers to its log.
         kwargs["ignore_mismatched_sizes"] = True
 
         def load(name: str, **options: Any) -> Any:
             if folder is not None:
-                empty_model(cls, folder)
+                empty_model(cls, folder, kwargs.get("variant"))
             return super(LatentTokenizer, cls).from_pretrained(name, **options)
 
         model, info = load_pretrained(load, name, KIND, **kwargs)
-        if kwargs["dtype"] == torch.float32:
-            check_values(model.state_dict(), model.config.weights_checksum, name)
+        check_values(model.state_dict(), model.config.weights_checksum, name)
         return (model, info) if want_info else model  # pyright: ignore[reportReturnType]
 
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -92,5 +93,5 @@ class LatentTokenizer(TokenizerCore, PreTrainedModel):  # pyright: ignore[report
         save_pretrained(super().save_pretrained, save_directory, **kwargs)
 
 
-AutoConfig.register("latent_tokenizer", LatentTokenizerConfig)
 AutoModel.register(LatentTokenizerConfig, LatentTokenizer)
+AutoModelForAudioTokenization.register(LatentTokenizerConfig, LatentTokenizer)

@@ -119,6 +119,8 @@ def as_latents(value: Any) -> np.ndarray:
 def _table(value: Any, name: str, shape: str) -> np.ndarray:
     try:
         table = np.asarray(value)
+        if table.dtype == object and table.ndim == 1:  # a cell of pandas: an array of arrays
+            table = np.stack([np.asarray(frame) for frame in table])
     except (ValueError, TypeError, RuntimeError) as error:  # lists of different lengths, say
         raise InputError(f"{name} are not a table {shape}: {error}.") from None
     if table.ndim != 2:
@@ -153,6 +155,8 @@ def decode_rows(row: Any, column: str, decode: Any) -> Any:
     """Applies ``decode`` to a row, a bare array of ``column``, or a batch of either form."""
     if isinstance(row, (np.ndarray, Tensor)):
         return decode({column: row.cpu() if isinstance(row, Tensor) else row})
+    if hasattr(row, "to_dict"):  # a row or rows of pandas
+        row = row.to_dict() if row.ndim == 1 else row.to_dict("list")
     if isinstance(row, Mapping):
         if column not in row:
             raise InputError(f"The row has no {column!r}, only {sorted(row)}.")

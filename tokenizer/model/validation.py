@@ -34,8 +34,6 @@ _REPEATS = ("depth", "layers", "blocks", "num_codebooks", "beam_width", "descent
 # Buffers and small parameters that a model may have beyond its weights file.
 _SLACK = 2**20
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-
 
 def read_config(path: Path) -> dict[str, Any]:
     """Reads a ``config.json`` that may be anything; ValueError if it is too long or no object."""
@@ -76,39 +74,41 @@ def check_numbers(value: Any, name: str, nesting: int = 0) -> None:
         raise InputError(f"{name} is a {type(value).__name__}, which JSON has not.")
 
 
-def checkpoint_folder(name: str | Path) -> Path | None:
+def checkpoint_folder(name: str | Path, subfolder: str = "") -> Path | None:
     """The folder of a checkpoint; None for a name on the hub.
 
     FileNotFoundError if it is not there or holds no ``config.json``.
     """
-    folder = Path(name)
-    if folder.exists():
+    if Path(name).exists():
+        folder = Path(name, subfolder)
         if not (folder / "config.json").is_file():  # A pipe would be waited for.
-            raise MissingFileError(f"{name} holds no config.json: it is no tokenizer checkpoint.")
+            raise MissingFileError(f"{folder} holds no config.json: it is no tokenizer checkpoint.")
         return folder
     if str(name).count("/") != 1:
         raise MissingFileError(f"No such checkpoint folder: {name}.")
     return None
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The files that hold the weights of a checkpoint folder."""
-    files = [folder / WEIGHTS]
-    if not files[0].is_file() and (folder / INDEX).is_file():
-        files = [folder / name for name in _indexed(folder / INDEX)]
+def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
+    """The files that hold the weights of a checkpoint folder, e.g. of the variant "fp16"."""
+    middle = "" if variant is None else f".{variant}"
+    files = [folder / f"model{middle}.safetensors"]
+    index = folder / f"model.safetensors.index{middle}.json"
+    if not files[0].is_file() and index.is_file():
+        files = [folder / name for name in _indexed(index)]
     for file in files:
         if not file.is_file():
             raise MissingFileError(f"{folder} lacks its weights: there is no {file.name}.")
     return files
 
 
-def check_stored(expected: Mapping[str, Tensor], folder: Path) -> None:
+def check_stored(expected: Mapping[str, Tensor], folder: Path, variant: str | None = None) -> None:
     """Refuses weights of other names, shapes or kinds of numbers than the model's.
 
     ``expected`` is the model's state, perhaps without memory; of the files only headers are read.
     """
     stored: dict[str, tuple[list[int], str]] = {}
-    for file in weight_files(folder):
+    for file in weight_files(folder, variant):
         try:
             with safe_open(file, framework="pt") as weights:
                 for name in weights.keys():  # noqa: SIM118
