@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import transformers
 from torch import nn
-from transformers import AutoModel, AutoModelForAudioTokenization, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 
 from tokenizer.model.checkpoint import KIND, empty_model
 from tokenizer.model.config import LatentTokenizerConfig
@@ -94,4 +95,5 @@ class LatentTokenizer(TokenizerCore, PreTrainedModel):  # pyright: ignore[report
 
 
 AutoModel.register(LatentTokenizerConfig, LatentTokenizer)
-AutoModelForAudioTokenization.register(LatentTokenizerConfig, LatentTokenizer)
+if hasattr(transformers, "AutoModelForAudioTokenization"):  # Early versions lack it.
+    transformers.AutoModelForAudioTokenization.register(LatentTokenizerConfig, LatentTokenizer)
