@@ -62,8 +62,9 @@ class LibraryEncoder(Encoder):
     def _outputs(self, audio: Float[Tensor, "B C N"]) -> Float[Tensor, "B D2 T"]:
         sizes = self._sizes
         if not self._reader.own_padding:
-            frames = hops(audio.shape[-1] + sizes.lost_samples, sizes.hop_length)
-            missing = frames * sizes.hop_length - audio.shape[-1]
+            # No negative numbers, which ONNX would divide in another way.
+            rest = (audio.shape[-1] + sizes.lost_samples) % sizes.hop_length
+            missing = sizes.lost_samples + (sizes.hop_length - rest) % sizes.hop_length
             audio = nn.functional.pad(audio, (0, missing))
         return self._reader.encode(self.network, audio)
 

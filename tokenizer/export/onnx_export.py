@@ -124,7 +124,8 @@ def export_onnx(
 
     Raises:
         ImportError: If onnx or onnxscript is not installed.
-        ValueError: If the quantizer is of another kind, or the tokenizer not on the CPU.
+        ValueError: If the quantizer is of another kind, the tokenizer not on the CPU, or torch
+            cannot export a network of it.
     """
     onnx = import_extra("onnx", "Exporting to ONNX", "onnx")
     import_extra("onnxscript", "Exporting to ONNX", "onnx")
@@ -160,7 +161,14 @@ def export_onnx(
         graphs["dequantizer"] = (total, {"codes": codes}, {"codes": (0, 1)}, "latents")
     with writing_files(out) as folder:
         for name, (module, inputs, moving, result) in graphs.items():
-            model = _graph(module.eval(), inputs, moving, result)
+            try:
+                model = _graph(module.eval(), inputs, moving, result)
+            except torch.onnx.OnnxExporterError as error:
+                part = name.partition("-")[0]
+                raise InputError(
+                    f"torch cannot export the {part} of a {autoencoder.kind!r} autoencoder to ONNX "
+                    "for audio of any length; `latok encode` and `decode` run it with torch."
+                ) from error
             onnx.checker.check_model(model)
             onnx.save(model, str(folder / f"{name}.onnx"))
         shutil.copyfile(onnx_runner.__file__, folder / "latok_onnx.py")
@@ -179,6 +187,7 @@ def _description(tokenizer: LatentTokenizer, n: int, decoders: list[str]) -> dic
         "latent_dim": tokenizer.latent_dim,
         "num_channels": autoencoder.num_channels,
         "normalize": autoencoder.normalize,
+        "peak": autoencoder.peak,
         "gain_floor": GAIN_FLOOR,
         "default_gain": tokenizer.default_gain,
         "encoder_context": autoencoder.encoder.context,

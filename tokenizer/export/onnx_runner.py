@@ -102,8 +102,8 @@ class OnnxTokenizer:
         Args:
             audio: At `sampling_rate`; nothing is resampled here.
             sampling_rate: Hz; checked if given.
-            gain: What the audio is divided by, for all channels or each. Default: their root mean
-                square.
+            gain: What the audio is divided by, for all channels or each. Default: the level that
+                the model wants, of channels that are coded together.
 
         Returns:
             A row: ``latents`` float32 ``[groups * T, D]``, ``gain``, ``num_samples``,
@@ -185,7 +185,14 @@ class OnnxTokenizer:
         if not self._config["normalize"]:
             return np.ones(len(x), dtype=np.float32)
         if gain is None:
-            measured = np.sqrt(np.square(x, dtype=np.float64).mean(1))
+            # Channels that are coded together have one level.
+            joint, peak = self._config["num_channels"], self._config.get("peak")
+            groups = [x[i : i + joint].astype(np.float64) for i in range(0, len(x), joint)]
+            if peak is None:
+                levels = [np.sqrt(np.square(group).mean()) for group in groups]
+            else:
+                levels = [np.abs(group).max() / peak for group in groups]
+            measured = np.repeat(levels, joint)[: len(x)]
             return (measured + self._config["gain_floor"]).astype(np.float32)
         given = np.broadcast_to(np.asarray(gain, dtype=np.float32).reshape(-1), (len(x),)).copy()
         if not (np.isfinite(given) & (given > 0)).all():
