@@ -12,7 +12,7 @@ from .codefile import CodeFileError as CodeFileError
 from .devices import device_of as device_of
 from .export.diffusers_view import DiffusersView as DiffusersView
 from .model.config import LatentTokenizerConfig as LatentTokenizerConfig
-from .model.latent_tokenizer import LatentTokenizer as LatentTokenizer
+from .model.latent_tokenizer import CodecOutput as CodecOutput, LatentTokenizer as LatentTokenizer
 from .model.loading import load_tokenizer as load_tokenizer
 from .model.tensors import EncodeOutput as EncodeOutput
 from .quantizers import register_quantizer as register_quantizer

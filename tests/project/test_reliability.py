@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from models import RATE, make_autoencoder, make_tokenizer, tone
+from models import FILES, RATE, make_autoencoder, make_tokenizer, tone
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
@@ -98,7 +98,7 @@ def test_what_a_killed_save_left_is_swept_up(tokenizer, tmp_path):
     (tmp_path / ".saving-x").mkdir()
     (tmp_path / ".saving-x/model.safetensors").write_bytes(b"half")
     tokenizer.save_pretrained(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == FILES
     modes = {oct(p.stat().st_mode) for p in tmp_path.iterdir()}
     assert len(modes) == 1  # safetensors alone would let nobody else read the weights
 

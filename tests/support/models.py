@@ -22,6 +22,8 @@ from tokenizer.transcoding.files import file_gain, open_codes
 REFUSED = (ValueError, TypeCheckError)
 
 RATE, HOP, DIM, CODEBOOKS, ENTRIES = 8000, 80, 8, 4, 16
+# What `save_pretrained` writes.
+FILES = ["config.json", "model.safetensors", "preprocessor_config.json"]
 
 
 def flat_levels(hop: int) -> LevelStatistics:

@@ -27,6 +27,11 @@ class LatentTokenizerConfig(TokenizerConfig, PreTrainedConfig):
         TokenizerConfig.__init__(self, *args, **own)
         PreTrainedConfig.__init__(self, **kwargs)
 
+    @property
+    def sampling_rate(self) -> int | None:
+        """Hz of audio, as the configurations of codecs have it; None if the class fixes it."""
+        return (self.autoencoder or {}).get("sampling_rate")
+
     @classmethod
     def from_dict(
         cls, config_dict: dict[str, Any], **kwargs: Any

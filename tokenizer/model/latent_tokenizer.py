@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import transformers
-from torch import nn
-from transformers import AutoModel, PreTrainedModel
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import AutoModel, EncodecFeatureExtractor, PreTrainedModel
+from transformers.utils.generic import ModelOutput
 
+from tokenizer.errors import InputError
 from tokenizer.model.checkpoint import KIND, empty_model
 from tokenizer.model.config import LatentTokenizerConfig
 from tokenizer.model.core import TokenizerCore
+from tokenizer.model.parts import DecoderName
 from tokenizer.model.validation import check_values, checkpoint_folder, weights_checksum
 from tokenizer.saving import load_pretrained, save_pretrained
 
 T = TypeVar("T", bound="LatentTokenizer")
+
+
+@dataclass
+class CodecOutput(ModelOutput):
+    """What calling a `LatentTokenizer` returns, in the terms of the codecs of `transformers`.
+
+    Attributes:
+        audio_values: ``[B, C, N]``; zero past the end of shorter items.
+        audio_codes: ``[B, n, T]``.
+    """
+
+    audio_values: Float[Tensor, "B C N"] | None = None
+    audio_codes: Int[Tensor, "B n T"] | None = None
 
 
 class LatentTokenizer(TokenizerCore, PreTrainedModel):  # pyright: ignore[reportIncompatibleMethodOverride, reportIncompatibleVariableOverride]
@@ -39,6 +57,60 @@ class LatentTokenizer(TokenizerCore, PreTrainedModel):  # pyright: ignore[report
     def _init_weights(self, module: nn.Module) -> None:
         # transformers would otherwise re-initialise every linear and convolutional layer.
         del module
+
+    def decode(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        latents: Float[Tensor, "B D T"] | None = None,
+        *,
+        audio_codes: Int[Tensor, "B n T"] | None = None,
+        decoder: DecoderName | None = None,
+        n_codebooks: int | None = None,
+        gain: Float[Tensor, " B"] | None = None,
+    ) -> Any:
+        """Decodes latents into audio, or codes as the codecs of `transformers` do.
+
+        Args:
+            latents: See `TensorTokenizer.decode`, as for the other arguments.
+            audio_codes: Instead of latents.
+            decoder: Which one.
+            n_codebooks: Of dequantized latents.
+            gain: What `encode` divided by.
+
+        Returns:
+            Audio ``[B, C, N]`` of latents, a `CodecOutput` of codes.
+        """
+        if (latents is None) == (audio_codes is None):
+            raise InputError("decode takes latents or audio_codes: give one of them.")
+        if audio_codes is None:
+            return super().decode(latents, decoder=decoder, n_codebooks=n_codebooks, gain=gain)  # pyright: ignore
+        n, latents = audio_codes.shape[1], self.dequantize(audio_codes)
+        return CodecOutput(super().decode(latents, decoder=decoder, n_codebooks=n, gain=gain))
+
+    def forward(
+        self,
+        input_values: Float[Tensor, "B C N"],
+        padding_mask: Bool[Tensor, "B N"] | Int[Tensor, "B N"] | None = None,
+        *,
+        n_codebooks: int | None = None,
+        return_dict: bool | None = None,
+    ) -> CodecOutput | tuple[Any, ...]:
+        """Audio to codes and back, at the same length.
+
+        Args:
+            input_values: See `encode`.
+            padding_mask: See `encode`.
+            n_codebooks: See `quantize`.
+            return_dict: False for a tuple. Default: the configuration's, which is True.
+        """
+        encoded = self.encode(input_values, padding_mask)
+        codes = self.quantize(encoded.latents, n_codebooks)
+        out = self.decode(audio_codes=codes, gain=encoded.gain)
+        out.audio_values = out.audio_values[..., : input_values.shape[-1]]
+        if padding_mask is not None:
+            out.audio_values = out.audio_values * padding_mask.to(out.audio_values)[:, None]
+        out.audio_codes = codes
+        wants_dict = self.config.return_dict if return_dict is None else return_dict
+        return out if wants_dict else out.to_tuple()
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -76,7 +148,7 @@ class LatentTokenizer(TokenizerCore, PreTrainedModel):  # pyright: ignore[report
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, save_directory: str | Path, *, half: bool = False, **kwargs: Any
     ) -> None:
-        """Saves ``config.json`` and ``model.safetensors``, each as a whole or not at all.
+        """Saves configuration, weights and feature extractor, each as a whole or not at all.
 
         Args:
             save_directory: A folder, made if it is not there; other files in it stay.
@@ -91,7 +163,13 @@ class LatentTokenizer(TokenizerCore, PreTrainedModel):  # pyright: ignore[report
             }
         self.update_config()
         self.config.weights_checksum = weights_checksum(kwargs.get("state_dict", self.state_dict()))
-        save_pretrained(super().save_pretrained, save_directory, **kwargs)
+        channels, rate = self.autoencoder.num_channels, self.sampling_rate
+
+        def save(folder: Path, **options: Any) -> None:
+            super(LatentTokenizer, self).save_pretrained(folder, **options)
+            EncodecFeatureExtractor(channels, rate).save_pretrained(folder)
+
+        save_pretrained(save, save_directory, **kwargs)
 
 
 AutoModel.register(LatentTokenizerConfig, LatentTokenizer)

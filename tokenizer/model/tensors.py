@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -75,11 +76,18 @@ class EncodeOutput:
         latents: ``[B, D, T]``; zero past the end of shorter items.
         gain: ``[B]``: what each item was divided by; 1 for models that do not normalise.
         frame_mask: ``[B, T]``, True where a frame belongs to the item.
+        tokenizer: What encoded them.
     """
 
     latents: Float[Tensor, "B D T"]
     gain: Float[Tensor, " B"]
     frame_mask: Bool[Tensor, "B T"]
+    tokenizer: TensorTokenizer = field(repr=False)
+
+    @cached_property
+    def audio_codes(self) -> Int[Tensor, "B K T"]:
+        """Codes from all codebooks; they are searched when they are first asked for."""
+        return self.tokenizer.quantize(self.latents)
 
 
 class TensorTokenizer(TokenizerParts):
@@ -142,7 +150,7 @@ class TensorTokenizer(TokenizerParts):
             row[:, : z.shape[-1]] = z
         ends = torch.tensor(frames, dtype=torch.int64, device=x.device)
         mask = torch.arange(out.shape[-1], device=x.device) < ends[:, None]
-        return EncodeOutput(out, torch.tensor(gains, device=x.device), mask)
+        return EncodeOutput(out, torch.tensor(gains, device=x.device), mask, self)
 
     def measure_gain(self, mean_square: Tensor | float, largest: Tensor | float) -> float:
         """What audio of this mean square and largest magnitude is divided by before encoding."""
@@ -214,7 +222,7 @@ class TensorTokenizer(TokenizerParts):
         self,
         latents: Float[Tensor, "B D T"],
         *,
-        decoder: DecoderName,
+        decoder: DecoderName | None = None,
         n_codebooks: int | None = None,
         gain: Float[Tensor, " B"] | None = None,
     ) -> Float[Tensor, "B C N"]:
@@ -222,7 +230,8 @@ class TensorTokenizer(TokenizerParts):
 
         Args:
             latents: Exact, generated or dequantized.
-            decoder: "continuous" for exact latents, "finetuned" for dequantized ones.
+            decoder: "continuous" for exact latents, which is the default for them, or "finetuned"
+                for dequantized ones, which have `codes_decoder` as default.
             n_codebooks: How many codebooks dequantized latents come from, which says how noisy they
                 are. None for latents that were not quantized.
             gain: Multiplies each item. Default: `default_gain`.
@@ -230,6 +239,8 @@ class TensorTokenizer(TokenizerParts):
         Returns:
             ``autoencoder.num_samples(T)`` samples, at least as many as went into `encode`.
         """
+        if decoder is None:
+            decoder = "continuous" if n_codebooks is None else self.codes_decoder
         z = self.pad_detail(latents)
         if not bool(torch.isfinite(z).all()):
             raise InputError("latents hold NaN or infinite values.")
@@ -268,16 +279,6 @@ class TensorTokenizer(TokenizerParts):
         with torch.no_grad():
             tiles = decode_tiles(self.autoencoder, self.decoder(decoder), latents, level)
         yield from _without_gradients(tiles)
-
-    def forward(
-        self, input_values: Float[Tensor, "B C N"], n_codebooks: int | None = None
-    ) -> Float[Tensor, "B C N"]:
-        """Audio to codes and back, at the same length; ``n_codebooks`` as in `quantize`."""
-        n = self._check_n_codebooks(n_codebooks)
-        encoded = self.encode(input_values)
-        latents = self.dequantize(self.quantize(encoded.latents, n))
-        audio = self.decode(latents, decoder=self.codes_decoder, n_codebooks=n, gain=encoded.gain)
-        return audio[..., : input_values.shape[-1]]
 
     # Latents for diffusion
 

@@ -9,6 +9,7 @@ import pandas
 import pytest
 import torch
 from models import RATE, tone
+from transformers import AutoFeatureExtractor, AutoProcessor
 
 from tokenizer import LatentTokenizer
 
@@ -91,3 +92,31 @@ def test_auto_classes_know_it_once_both_are_imported(tokenizer, tmp_path, first,
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     kind = "LatentTokenizerConfig" if auto == "AutoConfig" else "LatentTokenizer"
     assert result.stdout.strip() == kind
+
+
+def test_it_is_called_as_codecs_are(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    extractor = AutoFeatureExtractor.from_pretrained(tmp_path)
+    processor = AutoProcessor.from_pretrained(tmp_path)
+    assert extractor.sampling_rate == processor.sampling_rate == tokenizer.config.sampling_rate
+    clips = [tone(0.5)[0], tone(0.9, seed=1)[0]]
+    inputs = extractor(clips, sampling_rate=RATE, padding=True, return_tensors="pt")
+    encoded = tokenizer.encode(**inputs)
+    decoded = tokenizer.decode(audio_codes=encoded.audio_codes, gain=encoded.gain)
+    output = tokenizer(**inputs)
+    for i, clip in enumerate(clips):
+        row = tokenizer.encode_codes(clip, sampling_rate=RATE)
+        frames, length = len(row["codes"]), len(clip)
+        np.testing.assert_array_equal(encoded.audio_codes[i, :, :frames].T, row["codes"])
+        np.testing.assert_array_equal(output.audio_codes[i, :, :frames].T, row["codes"])
+        # The last frames see what follows the end: other zeros than those of a clip by itself.
+        whole = tokenizer.decode_codes(row)[:, : length // 2]
+        for audio in (decoded.audio_values, output.audio_values):
+            np.testing.assert_allclose(audio[i, :, : length // 2], whole, atol=1e-5)
+        assert not bool(output.audio_values[i, :, length:].any())
+    assert output.audio_values.shape == inputs["input_values"].shape
+    audio, codes = tokenizer(**inputs, return_dict=False)
+    assert torch.equal(audio, output.audio_values)
+    assert torch.equal(codes, output.audio_codes)
+    with pytest.raises(ValueError, match="latents or audio_codes"):
+        tokenizer.decode(encoded.latents, audio_codes=codes)
