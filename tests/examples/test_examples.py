@@ -46,7 +46,7 @@ def test_bundled_model_gets_better_with_every_rate():
     for worse, better in pairwise(found):
         assert better["si_sdr"] > worse["si_sdr"]
         assert better["mel"] < worse["mel"]
-    assert found[0]["si_sdr"] > 0
+    assert found[1]["si_sdr"] > 3
 
 
 def test_bundled_model_is_small_and_half_precision():
