@@ -27,6 +27,7 @@ TINY = "--steps 2 --batch-size 2 --mixed-precision no --encoder-width 8 --encode
     "--decoder-width 8 --decoder-depth 1 --iterations 1 --clips 1 --max-frames 2000"  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:.* latents for codebooks")
 def test_variants_are_measured_once(ablations, monkeypatch, tmp_path, capsys):
     (tmp_path / "audio").mkdir()
     for i in range(6):

@@ -16,7 +16,7 @@ from tokenizer.cli import main
 
 ROOT = Path(__file__).parents[2]
 # What every room may use is on no walk.
-SERVICES = {"errors", "command", "devices", "__init__", "_clash", "_moved"}
+SERVICES = {"errors", "command", "devices", "__init__", "_clash", "_moved", "_registering"}
 
 
 def room(frame: FrameType) -> str | None:

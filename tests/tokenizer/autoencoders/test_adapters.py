@@ -238,10 +238,11 @@ def test_config_and_weights_make_the_same_model(root, name):
     z = model.encoder(x)
     assert torch.equal(again.eval().encoder(x), z)
     assert torch.equal(again.decoder(z), model.decoder(z))
+    with pytest.raises(ValueError, match="'bogus'"):
+        build_autoencoder({**config, "bogus": 1})
     lost = next(iter(model.to_config()))
     del config[lost]
-    config["bogus"] = 1
-    with pytest.raises(ValueError, match=rf"\['{lost}'\].*\['bogus'\]"):
+    with pytest.raises(ValueError, match=rf"\b{lost}\b"):
         build_autoencoder(config)
 
 
