@@ -211,10 +211,11 @@ def _add_crop_settings(parser: argparse.ArgumentParser, learning_rate: float) ->
 
 def _train_options(parser: argparse.ArgumentParser) -> None:
     from tokenizer.autoencoders.lapped.model import LappedConfig
+    from tokenizer.cli.starting import PRESETS
     from tokenizer.training.bottlenecks import BOTTLENECKS, BottleneckConfig
 
-    text = "sizes: base or tiny; default: base"
-    add_option(parser, "--preset", text, choices=("base", "tiny"), metavar="NAME")
+    text = f"sizes: {' or '.join(sorted(PRESETS))}; default: base"
+    add_option(parser, "--preset", text, choices=sorted(PRESETS), metavar="NAME")
     text = "class of another library, e.g. dac:sampling_rate=16000; default: none"
     add_option(parser, "--autoencoder", text, metavar="KIND")
     text = "tokenizer or autoencoder of another library to go on from; default: none"

@@ -133,8 +133,8 @@ def quality(
 
     Returns:
         ``si_sdr`` (dB), ``mel``, ``stft``, ``lsd`` (dB), of stereo `mid_and_side` and, where it is
-        defined, ``buzz`` of the
-        estimate and ``buzz_excess``, by how much it is larger than the target's own.
+        defined, ``buzz`` of the estimate and ``buzz_excess``, by how much it is larger than the
+        target's own.
     """
     if estimate.shape != target.shape:
         raise InputError(f"The estimate has shape {estimate.shape}, the target {target.shape}.")

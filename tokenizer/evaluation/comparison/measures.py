@@ -22,7 +22,8 @@ from tokenizer.training.clips import Clip, short_names
 
 # How many vectors speed is measured on.
 _TIMED = 4096
-_AUDIO_FIGURES = ("si_sdr", "mel", "si_sdr_mid", "si_sdr_side")
+# What `measure_audio` gives the means of, where clips have it.
+AUDIO_FIGURES = ("si_sdr", "mel", "si_sdr_mid", "si_sdr_side")
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def measure_audio(
         advance()
     figures: dict[int, dict[str, Any]] = {}
     for n, clips in per_clip.items():
-        values = {k: [c[k] for c in clips if k in c] for k in _AUDIO_FIGURES}
+        values = {k: [c[k] for c in clips if k in c] for k in AUDIO_FIGURES}
         means = {k: float(np.mean(each)) for k, each in values.items() if each}
         speed = held_out.seconds / decode_seconds[n]
         figures[n] = means | {"decode_x": speed, "per_clip": clips}

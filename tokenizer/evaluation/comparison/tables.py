@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tokenizer.evaluation.comparison.measures import AUDIO_FIGURES
 from tokenizer.evaluation.evaluate import STEREO, figure_table, occurring
 
 # Of each column, which figure it shows and how.
@@ -61,9 +62,7 @@ def comparison_markdown(result: dict[str, Any]) -> str:
     """The whole comparison, with what the columns mean."""
     held_out, train = result["held_out"], result["train"]
     exact = {"name": "continuous latents", "decoder": "continuous"} | {
-        name: result["continuous"][name]
-        for name in ("si_sdr", "mel", "si_sdr_mid", "si_sdr_side")
-        if name in result["continuous"]
+        name: result["continuous"][name] for name in AUDIO_FIGURES if name in result["continuous"]
     }
     lines = [line for entry in result["entries"] for line in entry_figures(entry)]
     return f"""# Quantizers on one representation
