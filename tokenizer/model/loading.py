@@ -15,14 +15,21 @@ from tokenizer.model.validation import checkpoint_folder, read_config
 if TYPE_CHECKING:  # Importing transformers takes longer than to encode a clip.
     from tokenizer.model.latent_tokenizer import LatentTokenizer
 
-BUNDLED = Path(__file__).parents[1] / "pretrained" / "base-44khz"
+PRETRAINED = Path(__file__).parents[1] / "pretrained"
+BUNDLED = PRETRAINED / "base-44khz"
+
+
+def bundled_names() -> list[str]:
+    """Names of the tokenizers that come with the package, as `load_tokenizer` takes them."""
+    return sorted(path.parent.name for path in PRETRAINED.glob("*/config.json"))
 
 
 def load_tokenizer(name: str | Path | None = None) -> LatentTokenizer:
     """Loads a tokenizer, on the CPU, in float32; FileNotFoundError if there is none.
 
     Args:
-        name: A folder, a hub id ("user/model"), or None for the model that comes with the package.
+        name: A folder, a hub id ("user/model"), or the name of a tokenizer that comes with the
+            package: "base-44khz" (None means it), or "compact-44khz", made for generative models.
     """
     from tokenizer.model.latent_tokenizer import LatentTokenizer
 
@@ -37,6 +44,8 @@ def load_core(name: str | Path | None = None) -> TokenizerCore:
 
 def _checked(name: str | Path | None) -> str | Path:
     """The folder or hub id; ValueError for the folder of another library's autoencoder."""
+    if name in bundled_names() and not Path(str(name)).exists():
+        return PRETRAINED / str(name)
     if name is not None and (kind := _library_kind(Path(name))) is not None:
         reader = READERS[kind]
         raise InputError(

@@ -89,7 +89,9 @@ class AutoencoderTask(ReconstructionTask):
 
 
 @torch.no_grad()
-def initialize(autoencoder: Autoencoder, crops: CropDataset, num_crops: int = 400) -> None:
+def initialize(
+    autoencoder: Autoencoder, crops: CropDataset, emphasis: float = 0.0, num_crops: int = 400
+) -> None:
     """Begins the linear paths of the bundled family with the statistics of the first crops."""
     if not isinstance(autoencoder, LappedAutoencoder):
         return
@@ -100,7 +102,7 @@ def initialize(autoencoder: Autoencoder, crops: CropDataset, num_crops: int = 40
     magnitudes = log_magnitudes(c)
     mean = magnitudes.mean(0, dtype=torch.float64)
     levels = LevelStatistics(mean, _second_moments(magnitudes - mean.float()))
-    autoencoder.initialize(_second_moments(c), levels)
+    autoencoder.initialize(_second_moments(c), levels, emphasis)
 
 
 def _second_moments(x: Float[Tensor, "n M"]) -> Float[Tensor, "M M"]:
@@ -147,7 +149,7 @@ def train_autoencoder(
     else:
         task = VariationalTask(autoencoder, run, kl_weight)
     if not pretrained and whole_folder(out / "checkpoint") is None:
-        initialize(autoencoder, task.crops)
+        initialize(autoencoder, task.crops, run.losses.emphasis)
     start = weights_digest(autoencoder) if pretrained else None
     variational = {} if kl_weight is None else {"kl_weight": kl_weight}
     task.train(autoencoder=autoencoder.to_config(), start=start, **variational)

@@ -177,7 +177,7 @@ def train_end_to_end(
     digests = [None if module is None else weights_digest(module) for module in begin]
     if whole_folder(out / "checkpoint") is None:
         if not pretrained:
-            initialize(autoencoder, crops)
+            initialize(autoencoder, crops, run.losses.emphasis)
         if start is not None:
             take_over(quantizer, start)
         else:

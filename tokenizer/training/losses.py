@@ -162,6 +162,15 @@ def repetition_excess(
     return excess.flatten(1).mean(1)
 
 
+def emphasize(x: Float[Tensor, "*B N"], emphasis: float) -> Float[Tensor, "*B N"]:
+    """Pre-emphasis ``x[n] - emphasis x[n - 1]``, which raises high frequencies; 0 changes nothing.
+
+    The waveform's energy is mostly below 500 Hz, and its distortion would be lowest with most bits
+    spent there, though speech is understood by what is from 500 Hz to 4 kHz.
+    """
+    return x - emphasis * torch.nn.functional.pad(x, (1, 0))[..., :-1] if emphasis else x
+
+
 def waveform_distortion(
     estimate: Float[Tensor, "B C N"], target: Float[Tensor, "B C N"]
 ) -> Float[Tensor, " B"]:

@@ -26,6 +26,7 @@ from tokenizer.training.losses import (
     MEL_WINDOWS,
     MelDistance,
     band_energy_distance,
+    emphasize,
     repetition_excess,
     waveform_distortion,
 )
@@ -52,6 +53,9 @@ class ReconstructionConfig:
             quiet.
         repetition_weight: Weight of what repeats from frame to frame in the treble, above what
             does in the original: `buzz` of latok evaluate. For decoders that add noise.
+        emphasis: Pre-emphasis of the waveform distortion, 0 to 1: 0.9 raises 4 kHz by 15 dB over
+            the lowest frequencies, so that fewer bits are spent on these and more on what makes
+            speech intelligible. It costs SI-SDR. A new linear path begins with the same weights.
         mel_scales_per_step: How many of the seven mel scales, drawn at random, each step computes.
         mel_overlap: Hops per window of the mel distance while training, 1 to 32; see `MelDistance`.
         noise_share: How much of the waveform distortion counts the noise that the decoder adds, 0
@@ -66,6 +70,7 @@ class ReconstructionConfig:
     waveform_weight: float = 1.0
     energy_weight: float = 1.0
     repetition_weight: float = 0.0
+    emphasis: float = 0.0
     mel_scales_per_step: int = 3
     mel_overlap: int = 2
     noise_share: float = 0.25
@@ -75,7 +80,8 @@ class ReconstructionConfig:
         weights = ("mel_weight", "waveform_weight", "energy_weight", "repetition_weight")
         bounds: dict[str, Any] = dict.fromkeys(weights, (0, math.inf))
         bounds["mel_scales_per_step"] = (1, len(MEL_WINDOWS))
-        bounds |= {"mel_overlap": (1, min(MEL_WINDOWS)), "noise_share": (0, 1)}
+        bounds |= {"mel_overlap": (1, min(MEL_WINDOWS))}
+        bounds |= dict.fromkeys(("noise_share", "emphasis"), (0, 1))
         check_fields(self, **bounds)
 
 
@@ -95,9 +101,10 @@ def reconstruction_losses(
     mel = MelDistance(sampling_rate, overlap=config.mel_overlap)
     order = torch.randperm(len(mel.scales), generator=generator).tolist()
     distance = mel(estimate, target, scales=order[: config.mel_scales_per_step]).mean()
-    distortion = waveform_distortion(estimate, target).mean()
+    weighted = emphasize(target, config.emphasis)
+    distortion = waveform_distortion(emphasize(estimate, config.emphasis), weighted).mean()
     if expected is not estimate:
-        known = waveform_distortion(expected, target).mean()
+        known = waveform_distortion(emphasize(expected, config.emphasis), weighted).mean()
         distortion = known + config.noise_share * (distortion - known)
     total = config.mel_weight * distance + config.waveform_weight * distortion
     terms = {"mel": distance, "waveform": distortion}

@@ -9,6 +9,7 @@ from tokenizer.autoencoders.lapped.model import LappedAutoencoder, LappedConfig
 from tokenizer.autoencoders.lapped.paths import LevelStatistics, log_magnitudes
 from tokenizer.model.tiling import decode_tiles, encode_tiles
 from tokenizer.networks.spectral import imdct, mdct
+from tokenizer.training.losses import emphasize
 
 CONFIG = LappedConfig(
     sampling_rate=8000,
@@ -66,6 +67,25 @@ def test_initialized_linear_path_is_a_principal_component_analysis():
     discarded = torch.linalg.eigvalsh(covariance.double())[: -CONFIG.latent_dim].sum()
     assert float(error) == pytest.approx(float(discarded) / CONFIG.hop_length, rel=0.02)
     assert float(z.std()) == pytest.approx(1.0, abs=0.05)
+
+
+@torch.inference_mode()
+def test_emphasis_moves_what_the_linear_path_loses_to_low_frequencies():
+    white = torch.randn(1, 20_000, generator=torch.Generator().manual_seed(1))
+    x = torch.nn.functional.avg_pool1d(white[None], 5, 1, 2)
+    c = mdct(x[0] / x.square().mean().sqrt(), CONFIG.hop_length)[0]
+    lost = []
+    for emphasis in (0.0, 0.9):
+        model = make()
+        model.initialize(c.T @ c / len(c), emphasis=emphasis)
+        for head in (model.encoder.head, model.decoder.head):
+            head.weight.zero_()
+        model.decoder.head.bias[CONFIG.hop_length : 2 * CONFIG.hop_length] = -14.0
+        error = model.decoder(model.encoder(x))[..., : x.shape[-1]] - x
+        lost.append([float(emphasize(error, e).square().mean()) for e in (0.0, 0.9)])
+    (plain, plain_emphasized), (weighted, weighted_emphasized) = lost
+    assert weighted > plain
+    assert weighted_emphasized < plain_emphasized
 
 
 @torch.inference_mode()

@@ -94,20 +94,24 @@ class LappedAutoencoder(Autoencoder):
 
     @torch.no_grad()
     def initialize(
-        self, covariance: Float[Tensor, "M M"], levels: LevelStatistics | None = None
+        self,
+        covariance: Float[Tensor, "M M"],
+        levels: LevelStatistics | None = None,
+        emphasis: float = 0.0,
     ) -> None:
         """Makes the linear path a principal component analysis; see `waveform_paths`.
 
         Args:
             covariance: Second moments of the MDCT coefficients of audio of root mean square 1.
             levels: Of the same audio; needed for envelope latents.
+            emphasis: Pre-emphasis that weights bins in the analysis.
 
         Raises:
             ValueError: If there are envelope latents and no levels.
         """
         # Latents in order: waveform, levels, detail.
         first, last = self.coded_dim - self.config.envelope_dim, self.coded_dim
-        start = waveform_paths(covariance, first + self.config.detail_dim)
+        start = waveform_paths(covariance, first + self.config.detail_dim, emphasis)
         waveform = [*range(first), *range(last, self.latent_dim)]
         encode, decode = self.encoder.linear.weight, self.decoder.linear.weight
         encode.zero_()

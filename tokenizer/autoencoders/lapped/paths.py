@@ -42,17 +42,24 @@ class WaveformPaths:
     lost: Float[Tensor, " M"]
 
 
-def waveform_paths(covariance: Float[Tensor, "M M"], count: int) -> WaveformPaths:
-    """The first components of MDCT coefficients.
+def waveform_paths(
+    covariance: Float[Tensor, "M M"], count: int, emphasis: float = 0.0
+) -> WaveformPaths:
+    """The first components of MDCT coefficients, after pre-emphasis (see `training.losses`).
 
     Their standard deviations are shared half and half between analysis and synthesis, so that the
     latents that matter more have more variance, and all together have standard deviation 1.
     """
-    basis, root, scale = _components(covariance.double(), count)
-    energy = covariance.double()
+    bins = torch.arange(len(covariance), dtype=torch.float64, device=covariance.device)
+    angle = (bins + 0.5) / len(covariance) * torch.pi
+    weight = (1 - 2 * emphasis * angle.cos() + emphasis**2).sqrt()
+    energy = weight[:, None] * covariance.double() * weight
+    basis, root, scale = _components(energy, count)
     kept = ((energy @ basis.T) * basis.T).sum(1) / energy.diagonal().clamp(min=1e-12)
     return WaveformPaths(
-        basis / root[:, None] / scale, basis.T * root * scale, (1 - kept).clamp(1e-6, 1)
+        basis * weight / root[:, None] / scale,
+        basis.T / weight[:, None] * root * scale,
+        (1 - kept).clamp(1e-6, 1),
     )
 
 
