@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import soxr
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -107,6 +108,31 @@ def embed_rows(
         raise InputError("There are no rows to embed.")
     stacked = {name: torch.stack(values).double().numpy() for name, values in points.items()}
     return EmbeddedSet(stacked, np.array(clips), labels)
+
+
+def embed_audio(
+    clips: Iterable[Float[np.ndarray, "C N"]],
+    sampling_rate: int,
+    common_rate: int,
+    segment_seconds: float | int = 2.0,
+) -> Float[np.ndarray, "M E"]:
+    """The ``mel`` embeddings of recordings, at a rate that all sets to compare have in common.
+
+    Channels are averaged. Every clip is brought to a root mean square of 1, and silent ones are
+    left out.
+    """
+    points = []
+    for clip in clips:
+        audio = clip.mean(0)
+        level = float(np.sqrt(np.square(audio, dtype=np.float64).mean()))
+        if level < MEL_FLOOR:
+            continue
+        audio = soxr.resample(audio / level, sampling_rate, common_rate).astype(np.float32)
+        waves = _segments(torch.from_numpy(audio), round(segment_seconds * common_rate))
+        points += [statistics(log_mel(wave, common_rate)) for wave in waves]
+    if not points:
+        raise InputError("There is no sound to embed: all clips are silent.")
+    return torch.stack(points).double().numpy()
 
 
 def _decode(

@@ -89,6 +89,29 @@ def frechet_figures(
     }
 
 
+def frechet_of_equal_sets(
+    real: Float[np.ndarray, "M E"], sets: Mapping[str, np.ndarray], seed: int
+) -> dict[str, float]:
+    """Distances of each set of points from one half of the real ones, and of the other half.
+
+    The last is called ``floor``. As small sets bias distances upwards, all have equally many
+    points, drawn at random; the distances are means over some such draws.
+    """
+    count = min(len(real) // 2, *map(len, sets.values()))
+    if count < 2:
+        raise InputError(f"{len(real)} real points: too few to compare with.")
+    rng = np.random.default_rng(seed)
+    drawn: dict[str, list[float]] = {name: [] for name in (*sets, "floor")}
+    for _ in range(FLOOR_SPLITS):
+        order = rng.permutation(len(real))
+        half, rest = real[order[:count]], real[order[-count:]]
+        drawn["floor"].append(frechet_distance(rest, half))
+        for name, points in sets.items():
+            chosen = points[rng.permutation(len(points))[:count]]
+            drawn[name].append(frechet_distance(chosen, half))
+    return {name: float(np.mean(values)) for name, values in drawn.items()}
+
+
 def _count(embedded: EmbeddedSet) -> int:
     return len(np.unique(embedded.clips))
 

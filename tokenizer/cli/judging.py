@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         write_json(options.json, result)
 
 
-def _compare(options: argparse.Namespace) -> None:
+def _compare(options: argparse.Namespace) -> int:
     from math import log2
 
     from tokenizer.evaluation.comparison import (
@@ -84,6 +85,23 @@ def _compare(options: argparse.Namespace) -> None:
     )
     print(write_summary(result, options.out))
     print(f"Figures, curves and tokenizers: {options.out}/")
+    return _compare_generations(options, result) if options.generate else 0
+
+
+def _compare_generations(options: argparse.Namespace, result: dict[str, Any]) -> int:
+    """`python -m generative compare` with the comparison's tokenizers."""
+    arguments = ["compare", options.train, options.held_out, "--out", options.out / "generate"]
+    arguments += ["--minutes", options.generate, "--device", options.device]
+    arguments += ["--seed", options.seed, "--bitrate", 1000 * max(options.bitrates)]
+    for entry in result["entries"]:
+        if entry["source"] == "also":
+            path = entry["model"]
+        else:
+            fit = entry["fits"][0]
+            path = options.out / fit.get("finetuned_model", fit["model"])
+        arguments += ["--tokenizer", f"{entry['name']}={path}"]
+    # By name: nothing else of this package needs generative models.
+    return import_module("generative.cli").main([str(word) for word in arguments])
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -166,6 +184,9 @@ def register(commands: Any, command: str | None) -> None:
     add_option(p, "--codebook-size", "entries of each codebook", 1024)
     text = "also finetune a decoder for each quantizer, so many steps"
     add_option(p, "--finetune", text, 0, metavar="STEPS")
+    text = "also train generative models on each, so many minutes, and compare what they generate; "
+    text += "see python -m generative compare; default: not"
+    p.add_argument("--generate", type=float, metavar="MINUTES", help=text)
     _add_checkpoints(p, "--also", "tokenizers to measure beside them, e.g. some trained end to end")
     add_device(p)
     if command == "compare":
