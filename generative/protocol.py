@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from tokenizer import LatentTokenizer
@@ -87,6 +88,21 @@ def check_prompt_length(frames: int, num_frames: int) -> None:
             f"The prompt has {frames} frames, the whole clip {num_frames}: nothing is left to"
             " generate."
         )
+
+
+def kept_frames(
+    ranges: Sequence[tuple[float, float]], num_frames: int, frame_rate: float | int
+) -> Bool[np.ndarray, " T"]:
+    """Which frames of a recording lie in one of the ranges of seconds."""
+    keep = np.zeros(num_frames, dtype=bool)
+    for start, stop in ranges:
+        first, last = (round(x * frame_rate) for x in (start, stop))
+        if not 0 <= first < last:
+            raise InputError(f"From {start:g} to {stop:g} s there is no whole frame to keep.")
+        keep[first:last] = True
+    if not keep.any():
+        raise InputError(f"Nothing to keep: the recording ends at {num_frames / frame_rate:g} s.")
+    return keep
 
 
 def label_indices(labels: Sequence[str | None], names: Sequence[str]) -> Int[Tensor, " B"]:

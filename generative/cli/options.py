@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 
@@ -22,17 +21,25 @@ def add_repeated(parser: argparse.ArgumentParser, name: str, text: str, **option
     parser.add_argument(name, action="append", default=[], help=text, **options)
 
 
-def add_run(parser: argparse.ArgumentParser) -> None:
-    """Adds the folder of a run, and ``--tokenizer``."""
-    parser.add_argument(
-        "run_folder", metavar="RUN", type=Path, help="folder of a finished run, or of an export"
-    )
+def add_run(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Adds the run, and ``--tokenizer``."""
+    text = "folder of a finished run or of an export; or lm or diffusion, the package's own models"
+    words: dict[str, Any] = {} if default is None else {"nargs": "?", "default": default}
+    if default is not None:
+        text += f"; default: {default}"
+    parser.add_argument("run_folder", metavar="RUN", help=text, **words)
     add_tokenizer(parser, "the run's")
 
 
 def add_tokenizer(parser: argparse.ArgumentParser, default: str) -> None:
     """Adds ``--tokenizer``."""
-    add(parser, "--tokenizer", "NAME", None, f"tokenizer folder or hub id; default: {default}")
+    add(
+        parser,
+        "--tokenizer",
+        "NAME",
+        None,
+        f"tokenizer folder, hub id or bundled name; default: {default}",
+    )
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,11 @@ def register(commands: Any) -> None:
     p = commands.add_parser("app", help="listen in a browser: code files, and generate")
     p.set_defaults(run=_app)
     p.add_argument(
-        "run_folders", metavar="RUN", nargs="+", type=Path, help="folder of a finished run"
+        "run_folders",
+        metavar="RUN",
+        nargs="*",
+        default=["lm", "diffusion"],
+        help="folder of a finished run; default: lm diffusion, the package's own models",
     )
     add_tokenizer(p, "the run's")
     p.add_argument("--host", default="127.0.0.1", help="address; default: only this machine")
@@ -30,12 +34,14 @@ def register(commands: Any) -> None:
     add_run(p)
     p.add_argument("out", type=Path, help="folder to write")
     p.add_argument("--half", action="store_true", help="store weights in half precision (float16)")
+    text = "name the tokenizer, a bundled one or one on the hub, instead of writing it too"
+    p.add_argument("--no-tokenizer", action="store_true", help=text)
 
 
 def _register_sample(commands: Any) -> None:
     p = commands.add_parser("sample", help="generate clips")
     p.set_defaults(run=_sample)
-    add_run(p)
+    add_run(p, default="lm")
     p.add_argument("--out", type=Path, required=True, help="folder for WAV, PNG, samples.json")
     text = "class; may be repeated; all: every class; default: no class"
     add_repeated(p, "--label", text)
@@ -61,8 +67,15 @@ def _register_sample(commands: Any) -> None:
     add(group, "--steps", "N", 25, "evaluations of the model")
     text = "integrator from noise to latents"
     add(group, "--solver", None, "euler", text, choices=("euler", "dpm++"))
+    text = "seconds of --prompt that stay, e.g. 0-2 4-6, the rest is filled in; default: all of it"
+    group.add_argument("--keep", nargs="+", type=_range, metavar="FROM-TO", default=[], help=text)
     text = "round the latents to codes of N codebooks; default: no rounding"
     add(group, "--snap", "N", None, text, type=int)
+
+
+def _range(text: str) -> tuple[float, float]:
+    first, _, last = text.partition("-")
+    return float(first), float(last)
 
 
 def _sample(options: argparse.Namespace) -> None:
@@ -74,6 +87,8 @@ def _sample(options: argparse.Namespace) -> None:
     is_lm = info["column"] == "codes"
     if options.snap is not None and is_lm:
         raise InputError("--snap is for diffusion; a language model's codes are codes already.")
+    if options.keep and (is_lm or options.prompt is None):
+        raise InputError("--keep is for a diffusion model and a --prompt, of which parts stay.")
     conditions = _conditions(options, tuple(info["labels"]))
     request = make_request(
         tokenizer,
@@ -81,6 +96,7 @@ def _sample(options: argparse.Namespace) -> None:
         labels=[label for label, _ in conditions],
         captions=[caption for _, caption in conditions] if options.caption else (),
         prompt=options.prompt,
+        keep_seconds=options.keep,
         n_codebooks=info.get("n_codebooks"),
         guidance_scale=options.guidance,
         codes=CodeSampling(options.temperature, options.top_k, options.top_p, stop=options.stop),
@@ -89,7 +105,7 @@ def _sample(options: argparse.Namespace) -> None:
     how = {"seed": options.seed, "snap_codebooks": options.snap, "batch_size": options.batch_size}
     clips = generate(model, tokenizer, request, **how)
     described = ["seconds", "seed", "guidance", "prompt", "snap"]
-    described += ["temperature", "top_k", "top_p", "stop"] if is_lm else ["steps", "solver"]
+    described += ["temperature", "top_k", "top_p", "stop"] if is_lm else ["steps", "solver", "keep"]
     values = {name: getattr(options, name) for name in described}
     values["prompt"] = None if options.prompt is None else str(options.prompt)
     description = {"run": str(options.run_folder), "family": info["family"], **values}
@@ -124,5 +140,11 @@ def _app(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     from generative.runs.loading import export_run
 
-    export_run(options.run_folder, options.out, tokenizer=options.tokenizer, half=options.half)
+    export_run(
+        options.run_folder,
+        options.out,
+        tokenizer=options.tokenizer,
+        half=options.half,
+        include_tokenizer=not options.no_tokenizer,
+    )
     print(options.out)

@@ -286,7 +286,8 @@ class LatentDiffusion(ConditionedModel, ModelMixin, ConfigMixin):  # pyright: ig
     ) -> list[TokenRow]:
         """Rows with ``latents`` float32 ``[T, D]`` for the tokenizer's ``decode_latents``.
 
-        Prompts are rows with ``latents``, which stay unchanged.
+        Prompts are rows with ``latents``, which stay unchanged: all of them, or those frames for
+        which ``keep`` is true.
         """
         known, keep = self._prompts(request)
         settings = request.diffusion
@@ -315,7 +316,11 @@ class LatentDiffusion(ConditionedModel, ModelMixin, ConfigMixin):  # pyright: ig
             if prompt is None:
                 continue
             frames = torch.as_tensor(np.asarray(prompt["latents"], dtype=np.float32))
-            check_prompt_length(len(frames), request.num_frames)
+            kept = torch.ones(len(frames), dtype=torch.bool)
+            if prompt.get("keep") is not None:
+                kept = torch.as_tensor(prompt["keep"])[: request.num_frames]
+                frames = frames[: request.num_frames]
+            check_prompt_length(int(kept.sum()), request.num_frames)
             known[index, : len(frames)] = frames[:, : known.shape[-1]]
-            keep[index, : len(frames)] = True
+            keep[index, : len(frames)] = kept
         return known, keep

@@ -16,6 +16,7 @@ from generative.protocol import (
     DiffusionSampling,
     GenerationRequest,
     TokenRow,
+    kept_frames,
     num_samples_of,
 )
 from tokenizer import LatentTokenizer, write_audio
@@ -48,6 +49,7 @@ def make_request(
     labels: Sequence[str | None] = (None,),
     captions: Sequence[str | None] = (),
     prompt: Any = None,
+    keep_seconds: Sequence[tuple[float, float]] = (),
     sampling_rate: int | None = None,
     n_codebooks: int | None = None,
     guidance_scale: float | int = 1.0,
@@ -58,7 +60,8 @@ def make_request(
 
     ``prompt`` is audio (a path, array, ...) that every clip begins with, at ``sampling_rate`` Hz if
     it is a bare array. ``n_codebooks`` says how many codebooks a language model has, and is None
-    for diffusion models. Other arguments are the attributes of `GenerationRequest`.
+    for diffusion models. These can also keep parts of a prompt, ``keep_seconds`` (from, to), and
+    generate the rest. Other arguments are the attributes of `GenerationRequest`.
 
     Raises:
         ValueError: If the length is not a positive number of at most a day.
@@ -78,6 +81,8 @@ def make_request(
         return request
     row = encode_prompt(tokenizer, prompt, sampling_rate, n_codebooks)
     gain = float(np.mean(row["gain"]))
+    if keep_seconds:
+        row["keep"] = kept_frames(keep_seconds, len(row["latents"]), tokenizer.frame_rate)
     return replace(request, prompts=(row,) * request.batch_size, gain=gain)
 
 

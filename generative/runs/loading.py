@@ -16,6 +16,13 @@ from tokenizer.saving import write_json
 
 # What describes a run, besides its model.
 RUN_FILE = "run.json"
+# Models that come with the package: a folder each, without the tokenizer.
+PRETRAINED = Path(__file__).parents[1] / "pretrained"
+
+
+def bundled_models() -> list[str]:
+    """Names of the models that come with the package, as `load_run` takes them."""
+    return sorted(path.parent.name for path in PRETRAINED.glob(f"*/{RUN_FILE}"))
 
 
 def load_model(folder: str | Path) -> Any:
@@ -42,8 +49,8 @@ def load_run(
     """Loads the model, the tokenizer and the description of a finished run or an export.
 
     Args:
-        run: Its folder.
-        tokenizer: Folder or hub id. Default: the one that the run was trained with.
+        run: Its folder, or the name of a model that comes with the package: "lm" or "diffusion".
+        tokenizer: Folder, hub id or bundled name. Default: the one that the run was trained with.
         device: Torch device of model and tokenizer.
 
     Raises:
@@ -52,9 +59,14 @@ def load_run(
     """
     torch_device = device_of(device)
     folder = Path(run)
+    if run in bundled_models() and not folder.exists():
+        folder = PRETRAINED / run
     run_file = folder / RUN_FILE
     if not run_file.exists():
-        raise MissingFileError(f"No run in {folder}: there is no {RUN_FILE}.")
+        names = ", ".join(bundled_models())
+        raise MissingFileError(
+            f"No run in {folder}: there is no {RUN_FILE}. Models of the package: {names or 'none'}."
+        )
     info = json.loads(run_file.read_text())
     if not isinstance(info, dict) or not {"tokenizer", "column", "identity"} <= info.keys():
         raise InputError(f"{run_file} is damaged, or no description of a run.")
@@ -83,7 +95,12 @@ def tokenizer_identity(tokenizer: LatentTokenizer, column: str) -> str:
 
 
 def export_run(
-    run: str | Path, out: str | Path, *, tokenizer: str | Path | None = None, half: bool = False
+    run: str | Path,
+    out: str | Path,
+    *,
+    tokenizer: str | Path | None = None,
+    half: bool = False,
+    include_tokenizer: bool = True,
 ) -> None:
     """Writes ``model/``, ``tokenizer/`` and ``run.json``; `load_run` reads it like a run.
 
@@ -91,7 +108,8 @@ def export_run(
     ``LatentDiffusionPipeline.from_pretrained`` loads it.
 
     ``half`` rounds matrices to float16, for half the size; the model still computes in float32.
-    The tokenizer is a folder or hub id, by default the run's.
+    The tokenizer is a folder, hub id or bundled name, by default the run's. Where the export does
+    not ``include_tokenizer``, its name is written instead: a bundled one, or one on the hub.
 
     Raises:
         FileNotFoundError: If the run is not finished.
@@ -106,7 +124,9 @@ def export_run(
         for parameter in model.parameters():
             if parameter.ndim > 1:  # Norms, biases and statistics stay in float32.
                 parameter.data = parameter.data.to(torch.float16)
-    if info["column"] == "latents":
+    if not include_tokenizer:
+        model.save_pretrained(folder / "model")
+    elif info["column"] == "latents":
         from generative.diffusion.latent_diffusion import make_scheduler
         from generative.diffusion.pipeline import LatentDiffusionPipeline
 
@@ -119,5 +139,6 @@ def export_run(
     if card.exists():
         shutil.copyfile(card, folder / "README.md")
     # Paths of the machine that trained it are left out.
-    description = info | {"tokenizer": None, "data": Path(info["data"]).name}
+    name = None if include_tokenizer else tokenizer or info["tokenizer"]
+    description = info | {"tokenizer": name, "data": Path(info["data"]).name}
     write_json(folder / RUN_FILE, description)

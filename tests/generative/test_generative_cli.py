@@ -120,6 +120,20 @@ def test_export_stands_alone(folder, tmp_path, family, half):
     assert (size < 0.7 * whole) == half
 
 
+def test_models_of_the_package_are_found_by_name(folder, tmp_path, monkeypatch, capsys):
+    name = ["--tokenizer", folder / "tokenizer"]
+    assert call("export", folder / "lm", tmp_path / "lm", "--no-tokenizer", *name) == 0
+    assert sorted(p.name for p in (tmp_path / "lm").iterdir()) == ["README.md", "model", "run.json"]
+    monkeypatch.setattr("generative.runs.loading.PRETRAINED", tmp_path)
+    monkeypatch.chdir(tmp_path / "lm")
+    assert call("sample", "--seconds", 0.2, "--out", tmp_path / "clips", "--no-pictures") == 0
+    assert call("sample", "diffusion", "--out", tmp_path / "clips") == 2
+    assert "Models of the package: lm." in capsys.readouterr().err
+    # A folder of that name goes first.
+    monkeypatch.chdir(tmp_path)
+    assert call("sample", "lm", "--seconds", 0.2, "--out", tmp_path / "clips") == 0
+
+
 def test_report_is_one_page_that_needs_nothing(folder, tmp_path):
     clips = tmp_path / "clips"
     command = ["sample", folder / "diffusion", "--seconds", 0.2, "--steps", 2, "--label", "rain"]
@@ -166,7 +180,8 @@ def test_module_runs(tmp_path):
     command = [sys.executable, "-m", "generative", "sample", str(tmp_path), "--out", "x"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.strip() == f"generative: No run in {tmp_path}: there is no run.json."
+    assert len(done.stderr.splitlines()) == 1
+    assert f"No run in {tmp_path}: there is no run.json." in done.stderr
 
 
 def test_bad_input_is_one_line_and_exit_2(folder, tmp_path, capsys):
@@ -191,6 +206,8 @@ def test_bad_input_is_one_line_and_exit_2(folder, tmp_path, capsys):
         "steps": (["sample", diffusion, "--steps", 0, *out], "steps"),
         "top p": (["sample", lm, "--top-p", 2, *out], "top_p"),
         "snap": (["sample", lm, "--snap", 2, *out], "--snap"),
+        "keep": (["sample", lm, "--prompt", folder / "start.wav", "--keep", "0-1", *out], "--keep"),
+        "keep of nothing": (["sample", diffusion, "--keep", "0-1", *out], "--prompt"),
         "snap many": (["sample", diffusion, "--snap", 99, "--steps", 1, *out], "99"),
         "prompt": (["sample", lm, "--prompt", tmp_path / "no.wav", *out], "no.wav"),
         "long prompt": (

@@ -291,6 +291,25 @@ def test_a_prompt_is_continued(model, tokenizer):
         )
 
 
+def test_parts_of_a_prompt_stay_and_the_rest_is_filled_in(model, tokenizer):
+    wave, ranges = tone(0.6), [(0.0, 0.1), (0.3, 0.42)]
+    shared = {"labels": ["rain"], "prompt": wave, "sampling_rate": RATE}
+    request = make_request(tokenizer, 0.5, keep_seconds=ranges, **shared)
+    row = model.generate_rows(request, seeded())[0]
+    encoded = tokenizer.encode_latents(wave, sampling_rate=RATE)["latents"]
+    rate = tokenizer.frame_rate
+    keep = np.zeros(len(row["latents"]), dtype=bool)
+    for first, last in ranges:
+        keep[round(first * rate) : round(last * rate)] = True
+    assert np.array_equal(row["latents"][keep], encoded[: len(keep)][keep])
+    assert (
+        not np.isclose(row["latents"][~keep], encoded[: len(keep)][~keep], atol=1e-3).all(1).any()
+    )
+    for wrong, part in (([(0.3, 0.2)], "0.3 to 0.2"), ([(5.0, 6.0)], "ends at")):
+        with pytest.raises(ValueError, match=part):
+            make_request(tokenizer, 0.5, keep_seconds=wrong, **shared)
+
+
 def test_generate_in_batches_and_save(model, tokenizer, tmp_path):
     request = make_request(
         tokenizer, 0.2, labels=["rain"] * 3, diffusion=DiffusionSampling(3, "dpm++")
