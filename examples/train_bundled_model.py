@@ -1,12 +1,13 @@
-"""The recipe of the bundled model, all stages by one command.
+"""The recipes of the bundled models, all stages by one command.
 
-    python examples/train_bundled_model.py AUDIO --out DIR [--budget cpu-night]
+    python examples/train_bundled_model.py AUDIO --out DIR [--model base] [--budget cpu-night]
         [--mixed-precision bf16] [--held-out CLIPS]
 
-It runs `latok train` (twice: the second time with more weight on the mel distance and less noise),
-`latok fit`, `latok train` with that quantizer in place of the noise, `latok fit` anew, `latok
-finetune` (twice: the continuous decoder further, with noise, and detail for exact latents; from it
-a decoder of codes) and `latok export`, and prints each command before it does.
+For "base" it runs `latok train` (twice: the second time with more weight on the mel distance and
+less noise), `latok fit`, `latok train` with that quantizer in place of the noise, `latok fit` anew,
+`latok finetune` (twice: the continuous decoder further, with noise, and detail for exact latents;
+from it a decoder of codes) and `latok export`, and prints each command before it does. "compact",
+half as many frames for generative models, is trained, fitted, and finetuned twice.
 Stopped and started again, it goes on where it was: in the middle of training too.
 ``DIR/model`` is the tokenizer. With ``--held-out`` it is measured on clips that are not in AUDIO,
 and ``DIR/curve.md`` and ``DIR/curve.png`` show quality against training time.
@@ -94,6 +95,53 @@ COMMANDS = {
     "latents": "finetune LAST --decoder continuous --noise-range -1 0.4",
     "finetune": "finetune LAST",
 }
+# The same of the compact model.
+COMPACT_BUDGETS = {
+    "rehearsal": {
+        "train": f"--preset tiny --steps 4 {_SHORT}",
+        "fit": _SMALL,
+        "latents": f"--steps 2 {_SHORT} --noise",
+        "finetune": f"--steps 2 {_SHORT} --noise",
+    },
+    "cpu-hours": {
+        "train": "--steps 4000 --batch-size 6",
+        "fit": "--max-frames 1060000",
+        "latents": "--steps 1000 --batch-size 8",
+        "finetune": "--steps 2400 --batch-size 8",
+    },
+    "cpu-night": {
+        "train": f"--steps 24000 {_CPU}",
+        "fit": "--max-frames 1060000",
+        "latents": f"--steps 6000 {_CPU}",
+        "finetune": f"--steps 12000 {_CPU}",
+    },
+    "gpu": {
+        "train": f"--steps 60000 {_GPU}",
+        "fit": "--max-frames 1060000 --device cuda",
+        "latents": f"--steps 10000 {_GPU}",
+        "finetune": f"--steps 15000 {_GPU}",
+    },
+}
+_COMPACT_STAGE3 = "--mel-weight 12 --learning-rate 6e-4 --warmup-steps 100 --emphasis 0.6"
+_COMPACT_STAGE3 += " --noise --energy-weight 2 --repetition-weight 6 --speed 0.5 --crop-seconds 0.8"
+COMPACT_SHARED = {
+    "train": "--preset compact --emphasis 0.6 --mel-scales-per-step 2 --noise-range -0.15 0.6"
+    " --speed 0.3",
+    "fit": "--codebooks 8 --beam-width 4 --iterations 10 --max-points 800000"
+    " --quantizer rvq:refinements=1",
+    "latents": f"{_COMPACT_STAGE3} --noise-from 4000",
+    "finetune": f"{_COMPACT_STAGE3} --noise-from 3000",
+}
+COMPACT_COMMANDS = {
+    "train": "train",
+    "fit": "fit LAST",
+    "latents": "finetune LAST --decoder continuous --noise-range -1 0.3",
+    "finetune": "finetune LAST",
+}
+MODELS = {
+    "base": (BUDGETS, SHARED, COMMANDS),
+    "compact": (COMPACT_BUDGETS, COMPACT_SHARED, COMPACT_COMMANDS),
+}
 
 
 def latok(*arguments: object) -> None:
@@ -151,17 +199,19 @@ def main() -> None:
     )
     parser.add_argument("audio", help="folder of audio, saved dataset, or dataset:NAME")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--model", choices=sorted(MODELS), default="base", help="default: base")
     parser.add_argument("--budget", choices=sorted(BUDGETS), default="cpu-night")
     parser.add_argument("--mixed-precision", default="bf16", help='"bf16" or "no"; default: bf16')
     parser.add_argument("--held-out", help="clips to measure on")
     options = parser.parse_args()
-    out, budget = options.out, BUDGETS[options.budget]
+    budgets, shared, commands = MODELS[options.model]
+    out, budget = options.out, budgets[options.budget]
     if options.budget != "rehearsal":
-        budget = {stage: f"{SHARED[stage]} {words}" for stage, words in budget.items()}
+        budget = {stage: f"{shared[stage]} {words}" for stage, words in budget.items()}
     folders = {stage: out / f"{i}-{stage}" for i, stage in enumerate(budget, start=1)}
     last: Path | None = None
     for stage, words in budget.items():
-        command, *given = [last if word == "LAST" else word for word in COMMANDS[stage].split()]
+        command, *given = [last if word == "LAST" else word for word in commands[stage].split()]
         if not (folders[stage] / "model" / "config.json").exists():
             said = words.split()
             if command != "fit":

@@ -157,7 +157,8 @@ def _decode(options: argparse.Namespace) -> None:
         raise InputError(
             f"{name} is there already, perhaps as the original: name the file to write as OUT."
         )
-    tokenizer = load_core(options.model, options.device)
+    model = _bundled_model_of(options.codes) if options.model is None else options.model
+    tokenizer = load_core(model, options.device)
     rate = {"n_codebooks": options.codebooks, "decoder": options.decoder}
     if piped or name == PIPE:
         codes = sys.stdin.buffer if piped else options.codes
@@ -166,6 +167,17 @@ def _decode(options: argparse.Namespace) -> None:
         seconds = decode_file(tokenizer, options.codes, name, **rate, progress=tty())
     if name != PIPE:
         print(f"{name}: {seconds:.2f} s at {tokenizer.sampling_rate} Hz")
+
+
+def _bundled_model_of(codes: str) -> Path | None:
+    """The bundled tokenizer that made a code file, by its frames; None for a pipe, not yet read."""
+    from tokenizer.codefile import CodeReader
+    from tokenizer.model.loading import bundled_for
+
+    if codes == PIPE:
+        return None
+    with CodeReader(codes) as reader:
+        return bundled_for(reader.header.sampling_rate, reader.header.hop_length)
 
 
 def describe(what: str | Path | None) -> dict[str, Any]:
@@ -273,7 +285,7 @@ def register(commands: Any, command: str | None) -> None:  # noqa: ARG001
     add_model(p)
 
     p = add_command(commands, "info", _info, "what a code file or a tokenizer is")
-    text = ".ltk file, tokenizer folder or hub id; default: the bundled model"
+    text = ".ltk file, tokenizer folder, hub id or bundled name; default: base-44khz"
     p.add_argument("what", nargs="?", help=text)
 
     p = add_command(commands, "export", _export, "a tokenizer with weights in half precision")

@@ -127,7 +127,9 @@ def tty() -> bool:
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Adds ``--model`` and ``--device``."""
-    parser.add_argument("--model", help="tokenizer folder or hub id; default: the bundled one")
+    parser.add_argument(
+        "--model", help="tokenizer folder, hub id or bundled name; default: base-44khz"
+    )
     add_device(parser)
 
 

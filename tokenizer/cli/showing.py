@@ -46,7 +46,7 @@ def register(commands: Any, command: str | None) -> None:  # noqa: ARG001
         description="A page on this machine: drop a file, choose a rate, hear and see it. "
         "With generations: python -m generative app RUN.",
     )
-    text = "tokenizer folder or hub id; may be repeated; default: the bundled one"
+    text = "tokenizer folder, hub id or bundled name; may be repeated; default: base-44khz"
     p.add_argument("--model", action="append", default=[], metavar="[NAME=]PATH", help=text)
     text = "address to serve on, 0.0.0.0 for the whole network"
     add_option(p, "--host", text, "127.0.0.1")

@@ -13,12 +13,23 @@ from tokenizer.autoencoders.lapped.model import LappedAutoencoder, LappedConfig
 from tokenizer.command import short_form
 from tokenizer.errors import InputError
 
-# Sizes of the bundled family: "base" is the shipped model, "tiny" is for trying things out.
+# Sizes of the bundled family: "base" and "compact" are the shipped models, "tiny" is for trying
+# things out.
 PRESETS: dict[str, dict[str, Any]] = {
     "base": {
         "sampling_rate": 44_100,
         "hop_length": 441,
         "latent_dim": 112,
+        "envelope_dim": 16,
+        "encoder_width": 256,
+        "encoder_depth": 5,
+        "decoder_width": 320,
+        "decoder_depth": 7,
+    },
+    "compact": {
+        "sampling_rate": 44_100,
+        "hop_length": 882,
+        "latent_dim": 80,
         "envelope_dim": 16,
         "encoder_width": 256,
         "encoder_depth": 5,

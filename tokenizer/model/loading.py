@@ -24,6 +24,15 @@ def bundled_names() -> list[str]:
     return sorted(path.parent.name for path in PRETRAINED.glob("*/config.json"))
 
 
+def bundled_for(sampling_rate: int, hop_length: int) -> Path:
+    """The bundled tokenizer whose frames have this many samples; the default one if none does."""
+    for name in bundled_names():
+        sizes = read_config(PRETRAINED / name / "config.json")["autoencoder"]
+        if (sizes["sampling_rate"], sizes["hop_length"]) == (sampling_rate, hop_length):
+            return PRETRAINED / name
+    return BUNDLED
+
+
 def load_tokenizer(name: str | Path | None = None) -> LatentTokenizer:
     """Loads a tokenizer, on the CPU, in float32; FileNotFoundError if there is none.
 
