@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -183,6 +183,19 @@ class TensorTokenizer(TokenizerParts):
         with torch.inference_mode():
             codes = quantizer.encode(z.reshape(-1, self.coded_dim).contiguous(), n)
         return codes.clone().reshape(len(z), -1, n).transpose(1, 2)
+
+    @torch.no_grad()
+    def quantize_each(
+        self, latents: Float[Tensor, "B D T"], n_codebooks: Sequence[int]
+    ) -> list[Int[Tensor, "n T"]]:
+        """Codes of each item from its own number of codebooks, in one search; see `quantize`."""
+        counts = np.array([self._check_n_codebooks(n) for n in n_codebooks])
+        z = self.pad_detail(latents)[:, : self.coded_dim].transpose(1, 2)
+        frames = z.reshape(-1, self.coded_dim).contiguous()
+        with torch.inference_mode():
+            found = self._fitted_quantizer().encode_each(frames, counts.repeat(z.shape[1]))
+        codes = found.clone().reshape(len(z), z.shape[1], -1).transpose(1, 2)
+        return [item[:n] for item, n in zip(codes, counts.tolist(), strict=True)]
 
     @torch.no_grad()
     def dequantize(  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -219,6 +220,17 @@ class Quantizer(nn.Module, ABC):
         check_values(frames)
         self.fitted.fill_(False)
         return frames
+
+    def encode_each(
+        self, latents: Float[Tensor, "M D"], counts: Int[np.ndarray, " M"]
+    ) -> Int[Tensor, "M n"]:
+        """Codes of each frame's own number of codebooks, as `encode` finds them; 0 behind them."""
+        codes = torch.zeros(len(latents), int(counts.max()), dtype=torch.int64)
+        codes = codes.to(latents.device)
+        for n in np.unique(counts).tolist():
+            rows = torch.from_numpy(counts == n).to(latents.device)
+            codes[rows, :n] = self.encode(latents[rows], n)
+        return codes
 
     def checked_latents(
         self, latents: Float[Tensor, "M D"], n_codebooks: int | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int
@@ -22,7 +23,7 @@ from tokenizer.quantizers.base import (
 from tokenizer.quantizers.kmeans import kmeans, nearest, sum_over
 from tokenizer.quantizers.measure import relative_errors
 from tokenizer.quantizers.refine import refine
-from tokenizer.quantizers.search import Stage, search
+from tokenizer.quantizers.search import Stage, search, search_each
 from tokenizer.quantizers.standardizer import Standardizer
 
 _MEASURE_BATCH = 16_384
@@ -224,6 +225,15 @@ class ResidualVectorQuantizer(BeamQuantizer):
     def _search(self, x: Float[Tensor, "M D"], n: int, width: int) -> Int[Tensor, "M n"]:
         shift, common, stages = self.search_space(n)
         return search(x - shift, stages, width, common)
+
+    @torch.no_grad()
+    def encode_each(
+        self, latents: Float[Tensor, "M D"], counts: Int[np.ndarray, " M"]
+    ) -> Int[Tensor, "M n"]:
+        """See `Quantizer.encode_each`; all frames are searched together."""
+        x, n = self.checked_latents(latents, int(counts.max()))
+        shift, common, stages = self.search_space(n)
+        return search_each(x - shift, counts, stages, self.beam_width, common)
 
     def _measure(
         self, latents: LatentSource, mean: Tensor, group: dist.ProcessGroup | None, progress: bool

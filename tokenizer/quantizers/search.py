@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -137,19 +138,44 @@ def search(
     ``width`` hypotheses are kept; 1 is the greedy search. ``common`` maps the vectors to the space
     that the centroids of all stages are in; None where they are in it.
     """
+    return search_each(x, np.full(len(x), len(stages)), stages, width, common)
+
+
+@torch.no_grad()
+def search_each(
+    x: Float[Tensor, "M D"],
+    counts: Int[np.ndarray, " M"],
+    stages: list[Stage],
+    width: int = 1,
+    common: Standardizer | None = None,
+) -> Int[Tensor, "M n"]:
+    """The codes that `search` finds of each vector with only its own number of the first stages.
+
+    Behind them is 0. All vectors share each stage's product, however many stages they have.
+    """
     product = _CPU_PRODUCT if x.device.type == "cpu" else _GPU_PRODUCT
     rows = min(max(product // width, 1), max(len(x), 1))
     scores = Scores(rows * width, stages[0], product)
-    codes = torch.empty(len(x), len(stages), dtype=torch.int64, device=x.device)
+    codes = torch.zeros(len(x), len(stages), dtype=torch.int64, device=x.device)
+    # The most stages first: in a block those that go on are always the first ones.
+    order = np.argsort(-counts, kind="stable")
+    in_order = bool((np.diff(order) == 1).all())
+    places = torch.from_numpy(order).to(x.device)
+    x, counts = x if in_order else x.index_select(0, places), counts[order]
     for start in range(0, len(x), rows):
-        block = x[start : start + rows]
+        block, own = x[start : start + rows], counts[start : start + rows]
         if common is not None:
             block = common.project(filled(block, product))[: len(block)]
-        block_codes = (
-            greedy(block, stages, scores) if width == 1 else beam(block, stages, width, scores)
-        )
-        codes[start : start + rows] = block_codes
-    return codes
+        first = stages[: own[0]]
+        if width == 1:
+            block_codes = greedy(block, first, scores)
+            # The codes of fewer stages are the first of those of more.
+            last = torch.from_numpy(own).to(x.device)[:, None]
+            block_codes *= torch.arange(len(first), device=x.device) < last
+        else:
+            block_codes = beam(block, own, first, width, scores)
+        codes[start : start + rows, : len(first)] = block_codes
+    return codes if in_order else torch.empty_like(codes).index_copy_(0, places, codes)
 
 
 def greedy(x: Float[Tensor, "R D"], stages: list[Stage], scores: Scores) -> Int[Tensor, "R n"]:
@@ -171,35 +197,50 @@ def greedy(x: Float[Tensor, "R D"], stages: list[Stage], scores: Scores) -> Int[
 
 
 def beam(
-    x: Float[Tensor, "R D"], stages: list[Stage], width: int, scores: Scores
+    x: Float[Tensor, "R D"],
+    counts: Int[np.ndarray, " R"],
+    stages: list[Stage],
+    width: int,
+    scores: Scores,
 ) -> Int[Tensor, "R n"]:
     """Keeps, after each stage, the ``width`` best choices of entries so far.
 
     They are ranked by the squared length of what they leave of x, measured in that stage's space.
+    Each vector has so many stages, never more than the one before it; behind them is 0.
     """
-    rows = len(x)
-    first_row = torch.arange(rows, device=x.device)[:, None]
+    codes = torch.zeros(len(x), len(stages), dtype=torch.int64, device=x.device)
     hypotheses = 1
     residual = lift(x)  # [R H, D + 2]
     steps = []
-    for stage in stages:
+    for k, stage in enumerate(stages):
+        rows = len(residual) // hypotheses
+        going = int((counts > k + 1).sum())
         size = len(stage.centroids)
-        num_kept = min(width, hypotheses * size) if stage is not stages[-1] else 1
+        num_kept = min(width, hypotheses * size) if going else 1
         stage_scores = scores(stage, residual).view(rows, hypotheses, -1)
         parent_RH, entry_RH, score_RH = _best(stage_scores, size, num_kept)
         steps.append((parent_RH, entry_RH))
-        parents = (parent_RH + first_row * hypotheses).view(-1)
+        if going < rows:
+            codes[going:rows, : k + 1] = _best_path(steps, slice(going, rows))
+        if not going:
+            break
+        first_row = torch.arange(going, device=x.device)[:, None]
+        parents = (parent_RH[:going] + first_row * hypotheses).view(-1)
         residual = residual.index_select(0, parents)
-        residual[:, :-2] -= stage.centroids.index_select(0, entry_RH.view(-1))
+        residual[:, :-2] -= stage.centroids.index_select(0, entry_RH[:going].reshape(-1))
         # The distance to an entry is the length of what it leaves.
-        residual[:, -1] = score_RH.view(-1)
+        residual[:, -1] = score_RH[:going].reshape(-1)
         hypotheses = num_kept
-    # Back from the best hypothesis, which comes first.
-    hypothesis = torch.zeros_like(first_row)
+    return codes
+
+
+def _best_path(steps: list[tuple[Tensor, Tensor]], rows: slice) -> Int[Tensor, "r k"]:
+    """The entries that led some rows to their best hypothesis, which comes first."""
+    hypothesis = torch.zeros_like(steps[-1][0][rows, :1])
     codes = []
     for parent_RH, entry_RH in reversed(steps):
-        codes.append(entry_RH.gather(1, hypothesis))
-        hypothesis = parent_RH.gather(1, hypothesis)
+        codes.append(entry_RH[rows].gather(1, hypothesis))
+        hypothesis = parent_RH[rows].gather(1, hypothesis)
     return torch.cat(codes[::-1], 1)
 
 

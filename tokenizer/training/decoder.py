@@ -105,10 +105,8 @@ class DecoderTask(ReconstructionTask):
     def quantized(self, audio: Audio, n_codebooks: list[int]) -> tuple[Latents, Levels]:
         """Latents as they come out of each item's first n codebooks, and their noise level."""
         tokenizer = self.tokenizer
-        quantized = [
-            tokenizer.dequantize(tokenizer.quantize(z[None], n))
-            for z, n in zip(self.exact(audio), n_codebooks, strict=True)
-        ]
+        codes = tokenizer.quantize_each(self.exact(audio), n_codebooks)
+        quantized = [tokenizer.dequantize(item[None]) for item in codes]
         levels = [tokenizer.noise_level(n) for n in n_codebooks]
         # Made under inference mode: autograd takes copies only.
         return torch.cat(quantized).clone(), torch.tensor(levels, device=audio.device)

@@ -119,6 +119,19 @@ def test_prefixes_are_as_said(fitted):
     assert all(fitted.decode(codes[:, :n]).isfinite().all() for n in range(1, K + 1))
 
 
+@pytest.mark.parametrize("order", ["sorted", "mixed", "equal"])
+def test_frames_of_different_numbers_of_codebooks_get_the_codes_they_get_alone(fitted, order):
+    x = _latents(1300, seed=1)
+    counts = 1 + torch.randint(K, (len(x),), generator=_generator(2)).numpy()
+    counts = {"sorted": np.sort(counts), "mixed": counts, "equal": np.full(len(x), 2)}[order]
+    codes = fitted.encode_each(x, counts)
+    assert codes.shape == (len(x), counts.max())
+    for n in np.unique(counts):
+        rows = torch.from_numpy(counts == n)
+        assert torch.equal(codes[rows, :n], fitted.encode(x[rows], int(n)))
+        assert not codes[rows, n:].any()
+
+
 def test_codes_are_the_same_under_autocast_and_for_other_types(fitted):
     x = _latents(300, seed=1)
     codes = fitted.encode(x)

@@ -122,7 +122,8 @@ def test_a_beam_of_one_is_greedy(fitted):
     x = _latents(64, seed=1) - shift
     x = x if common is None else common.project(x)
     scores = Scores(64, stages[0], 32)
-    assert torch.equal(beam(x, stages, 1, scores), greedy(x, stages, scores))
+    counts = np.full(len(x), len(stages))
+    assert torch.equal(beam(x, counts, stages, 1, scores), greedy(x, stages, scores))
 
 
 def _reference_beam(quantizer, x, width):
