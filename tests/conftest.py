@@ -38,6 +38,18 @@ SLOW_PLACES = (
 )
 
 
+# Marks of the common tests of transformers (`peer_suites`).
+PEER_MARKS = (
+    "accelerate_tests", "flash_attn_test", "flash_attn_3_test", "flash_attn_4_test",
+    "torch_compile_test",
+)  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for mark in PEER_MARKS:
+        config.addinivalue_line("markers", f"{mark}: of a test of transformers")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.startswith(SLOW_PLACES) or "browser" in getattr(item, "fixturenames", ()):

@@ -113,37 +113,44 @@ class LatentTokenizer(TokenizerCore, PreTrainedModel):  # pyright: ignore[report
         return out if wants_dict else out.to_tuple()
 
     @classmethod
-    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
-        cls: type[T], pretrained_model_name_or_path: str | Path, **kwargs: Any
-    ) -> T:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path | None, **kwargs: Any
+    ) -> Any:  # A tokenizer; with output_loading_info=True also what was loaded.
         """Loads a checkpoint folder or hub repository, in float32.
 
         Args:
-            pretrained_model_name_or_path: A folder, or "user/model" on the hub.
+            pretrained_model_name_or_path: A folder, or "user/model" on the hub; None if ``config``
+                and ``state_dict`` are given.
             kwargs: As for ``transformers.PreTrainedModel.from_pretrained``, such as ``subfolder``
-                and ``variant``. ``dtype``, which pipelines pass, changes nothing: a tokenizer
-                computes in float32, as another precision would give other codes.
+                and ``variant``. Two of them change nothing: ``dtype``, which pipelines pass, as a
+                tokenizer computes in float32 (another precision would give other codes), and
+                ``attn_implementation``, as its networks have no attention.
 
         Raises:
             FileNotFoundError: If a folder was named that is not there or holds no checkpoint.
             ValueError: If it is damaged, or its weights are not those of its configuration.
         """
-        name = str(pretrained_model_name_or_path)
-        folder = checkpoint_folder(name, kwargs.get("subfolder") or "")
-        kwargs.pop("torch_dtype", None)
+        source, weights = pretrained_model_name_or_path, kwargs.get("state_dict")
+        name = "state_dict" if source is None else str(source)
+        folder = None
+        if source is not None:
+            folder = checkpoint_folder(name, kwargs.get("subfolder") or "")
+        for unused in ("torch_dtype", "attn_implementation"):
+            kwargs.pop(unused, None)
         kwargs["dtype"] = torch.float32
         want_info = kwargs.pop("output_loading_info", False)
         # Other sizes are ignored only to be named: transformers' own error refers to its log.
         kwargs["ignore_mismatched_sizes"] = True
 
-        def load(name: str, **options: Any) -> Any:
-            if folder is not None:
+        def load(_: str, **options: Any) -> Any:
+            if folder is not None and weights is None:
                 empty_model(cls, folder, kwargs.get("variant"))
-            return super(LatentTokenizer, cls).from_pretrained(name, **options)
+            return super(LatentTokenizer, cls).from_pretrained(source, **options)
 
         model, info = load_pretrained(load, name, KIND, **kwargs)
-        check_values(model.state_dict(), model.config.weights_checksum, name)
-        return (model, info) if want_info else model  # pyright: ignore[reportReturnType]
+        checksum = model.config.weights_checksum if weights is None else None
+        check_values(model.state_dict(), checksum, name)
+        return (model, info) if want_info else model
 
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, save_directory: str | Path, *, half: bool = False, **kwargs: Any

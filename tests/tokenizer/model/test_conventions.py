@@ -24,6 +24,37 @@ def test_loaded_in_any_precision_the_codes_are_the_same(tokenizer, tmp_path, nam
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        {"attn_implementation": "eager"},
+        {"attn_implementation": "sdpa"},
+        {"attn_implementation": "flash_attention_2"},
+        {"device_map": "cpu"},
+        {"device_map": "auto"},
+        {"low_cpu_mem_usage": True},
+    ],
+)
+def test_options_of_loading_that_change_no_codes(tokenizer, tmp_path, options):
+    tokenizer.save_pretrained(tmp_path)
+    again = LatentTokenizer.from_pretrained(tmp_path, **options)
+    row = tokenizer.encode_codes(tone(1.0), sampling_rate=RATE)
+    np.testing.assert_array_equal(
+        again.encode_codes(tone(1.0), sampling_rate=RATE)["codes"], row["codes"]
+    )
+    np.testing.assert_array_equal(again.decode_codes(row), tokenizer.decode_codes(row))
+
+
+def test_of_a_configuration_and_weights_without_files(tokenizer):
+    parts = {"config": deepcopy(tokenizer.config), "state_dict": tokenizer.state_dict()}
+    again, info = LatentTokenizer.from_pretrained(None, **parts, output_loading_info=True)
+    assert again.fingerprint == tokenizer.fingerprint
+    assert not info["missing_keys"]
+    del parts["state_dict"]["latents_mean"]
+    with pytest.raises(ValueError, match="latents_mean"):
+        LatentTokenizer.from_pretrained(None, **parts)
+
+
+@pytest.mark.parametrize(
     "change",
     [
         lambda t: t.half(),
