@@ -59,7 +59,7 @@ def _source(package: str) -> Path:
     if not (folder / "tests").is_dir():
         with tempfile.TemporaryDirectory() as place:
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps",
-                       "--no-binary", ":all:", "--no-build-isolation", "--dest", place,
+                       "--no-binary", ":all:", "--dest", place,
                        f"{package}=={metadata.version(package)}"]  # fmt: skip
             result = subprocess.run(command, capture_output=True, text=True, check=False)
             files = list(Path(place).glob("*.tar.gz"))

@@ -89,11 +89,11 @@ def checkpoint_folder(name: str | Path, subfolder: str = "") -> Path | None:
     return None
 
 
-def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
+def weight_files(folder: Path, variant: str | None = None, stem: str = "model") -> list[Path]:
     """The files that hold the weights of a checkpoint folder, e.g. of the variant "fp16"."""
     middle = "" if variant is None else f".{variant}"
-    files = [folder / f"model{middle}.safetensors"]
-    index = folder / f"model.safetensors.index{middle}.json"
+    files = [folder / f"{stem}{middle}.safetensors"]
+    index = folder / f"{stem}.safetensors.index{middle}.json"
     if not files[0].is_file() and index.is_file():
         files = [folder / name for name in _indexed(index)]
     for file in files:
@@ -102,13 +102,16 @@ def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
     return files
 
 
-def check_stored(expected: Mapping[str, Tensor], folder: Path, variant: str | None = None) -> None:
+def check_stored(
+    expected: Mapping[str, Tensor], folder: Path, variant: str | None = None, stem: str = "model"
+) -> None:
     """Refuses weights of other names, shapes or kinds of numbers than the model's.
 
     ``expected`` is the model's state, perhaps without memory; of the files only headers are read.
+    They are named ``stem``, as transformers and diffusers name them.
     """
     stored: dict[str, tuple[list[int], str]] = {}
-    for file in weight_files(folder, variant):
+    for file in weight_files(folder, variant, stem):
         try:
             with safe_open(file, framework="pt") as weights:
                 for name in weights.keys():  # noqa: SIM118
