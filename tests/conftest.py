@@ -24,7 +24,7 @@ SLOW_PLACES = (
     "tests/tokenizer/benchmarks/",
     "tests/generative/test_generative_cli.py",
     "tests/generative/cli/",
-    "tests/peers/",
+    "tests/project/test_transformers_suite.py",
     "tests/datasets_scripts/preparation/test_prepare_processes.py",
     "tests/datasets_scripts/preparation/test_resuming.py",
     "tests/tokenizer/evaluation/test_perceptual.py",
