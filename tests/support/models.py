@@ -48,11 +48,26 @@ def make_autoencoder() -> LappedAutoencoder:
     return model.eval()
 
 
-def make_tokenizer(**options) -> LatentTokenizer:
+def make_stereo_autoencoder(**sizes: Any) -> LappedAutoencoder:
+    """Of stereo, with levels and noise; its networks are random, not near zero."""
+    torch.manual_seed(1)
+    config = make_autoencoder().to_config() | {"channels": 2, "envelope_dim": 3, "noise": True}
+    model = LappedAutoencoder.from_config(config | sizes)
+    levels = flat_levels(2 * HOP) if model.config.envelope_dim else None
+    # Mid as loud as side.
+    model.initialize(torch.diag(torch.linspace(2, 0.01, HOP).repeat(2)), levels)
+    with torch.no_grad():
+        torch.nn.init.normal_(model.encoder.head.weight, std=0.3)
+        torch.nn.init.normal_(model.decoder.head.weight, std=0.3)
+    return model.eval()
+
+
+def make_tokenizer(autoencoder: LappedAutoencoder | None = None, **options) -> LatentTokenizer:
     """A tokenizer with a fitted quantizer and a decoder that differs from the continuous one."""
-    tokenizer = LatentTokenizer.from_autoencoder(make_autoencoder())
-    clips = torch.from_numpy(np.stack([tone(3.0, seed=seed)[0] for seed in range(8)]))
-    latents = tokenizer.encode(clips[:, None]).latents.transpose(1, 2).reshape(-1, DIM)
+    tokenizer = LatentTokenizer.from_autoencoder(autoencoder or make_autoencoder())
+    channels = tokenizer.autoencoder.num_channels
+    clips = torch.from_numpy(np.stack([tone(3.0, RATE, channels, seed) for seed in range(8)]))
+    latents = tokenizer.encode(clips).latents.transpose(1, 2).reshape(-1, DIM)
     quantizer = ResidualVectorQuantizer(DIM, CODEBOOKS, ENTRIES, **options)
     quantizer.fit(TensorSource(latents.clone()), generator=torch.Generator().manual_seed(0))
     tokenizer.set_quantizer(quantizer)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from models import RATE, read_row, tone
+from models import RATE, make_stereo_autoencoder, make_tokenizer, read_row, tone
 
 from tokenizer import LatentTokenizer, cli
 from tokenizer.audio import write_audio
@@ -127,6 +127,7 @@ ROUTES: dict[str, Route] = {
     "Dataset.map in batches": partial(mapped, batched=True),
     "saved and loaded": saved_and_loaded,
 }
+BY_CHANNEL = ("padded tensors", "blocks")  # give each channel a row of its own
 CLIPS = {  # seconds and channels
     "one sample": (1 / RATE, 1),
     "stereo": (1.3 + 7 / RATE, 2),
@@ -142,6 +143,22 @@ def test_routes_agree(beam_tokenizer, tmp_path, route, clip):
     codes, audio = array(beam_tokenizer, wave, tmp_path)
     assert audio.shape == wave.shape
     other_codes, other_audio = ROUTES[route](beam_tokenizer, wave, tmp_path)
+    np.testing.assert_array_equal(other_codes, codes)
+    np.testing.assert_array_equal(other_audio, audio)
+
+
+@pytest.fixture(scope="module")
+def stereo_tokenizer() -> LatentTokenizer:
+    return make_tokenizer(make_stereo_autoencoder())
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize("route", [name for name in ROUTES if name not in BY_CHANNEL])
+def test_routes_agree_for_a_stereo_model(stereo_tokenizer, tmp_path, route, channels):
+    wave = tone(1.3 + 7 / RATE, channels=channels)
+    codes, audio = array(stereo_tokenizer, wave, tmp_path)
+    assert audio.shape == wave.shape
+    other_codes, other_audio = ROUTES[route](stereo_tokenizer, wave, tmp_path)
     np.testing.assert_array_equal(other_codes, codes)
     np.testing.assert_array_equal(other_audio, audio)
 

@@ -90,7 +90,7 @@ def _pretrained(options: argparse.Namespace, sizes: dict[str, Any]) -> Autoencod
     autoencoder = load_for_fitting(options.init).autoencoder
     source = getattr(autoencoder, "config", autoencoder)
     for name, value in sizes.items():
-        own = getattr(source, name, None)
+        own = autoencoder.num_channels if name == "channels" else getattr(source, name, None)
         if own != value:
             raise InputError(
                 f"{options.init} has {name} {own}, not {value}: with --init, leave sizes out."

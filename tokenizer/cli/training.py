@@ -147,12 +147,12 @@ _SHOWN = {
         "num_workers",
         "seed",
     ),
-    "ReconstructionConfig": ("mel_weight", "waveform_weight", "energy_weight", "noise_range"),
+    "ReconstructionConfig": ("mel_weight", "waveform_weight", "noise_range"),
     "AdversarialConfig": ("adversarial_weight", "feature_weight"),
     "Augmentation": (),
     "BottleneckConfig": ("codebooks", "codebook_size"),
     "FinetuneConfig": ("decoder", "min_codebooks", "continue_finetuned", "coded_share"),
-    "LappedConfig": ("sampling_rate", "hop_length", "latent_dim"),
+    "LappedConfig": ("sampling_rate", "hop_length", "latent_dim", "channels"),
 }
 
 

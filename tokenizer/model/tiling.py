@@ -49,7 +49,7 @@ def encoder_pieces(autoencoder: Autoencoder, *, eager: bool = False) -> Pieces:
     """Audio to latents; ``eager`` gives each frame as soon as it is known (see `lookahead`)."""
     encoder, hop = autoencoder.encoder, autoencoder.hop_length
     if encoder.stepper() is not None:
-        sizes = (1, autoencoder.latent_dim)
+        sizes = (autoencoder.num_channels, autoencoder.latent_dim)
         return _Steps(encoder.stepper, sizes, _PIECE * hop, eager=eager)
     if encoder.context is None:
         return _Whole(encoder, autoencoder.latent_dim)
@@ -66,7 +66,7 @@ def decoder_pieces(
         return decoder(z, z.new_full((len(z),), noise_level))
 
     if decoder.stepper(noise_level) is not None:
-        sizes = (autoencoder.latent_dim, 1)
+        sizes = (autoencoder.latent_dim, autoencoder.num_channels)
         return _Steps(partial(decoder.stepper, noise_level), sizes, _PIECE, eager=eager)
     if decoder.context is None:
         return _Whole(run, autoencoder.num_channels)
@@ -143,7 +143,7 @@ def _rows(
 
 
 class _Steps(Pieces):
-    """A stepper for each group, which has one channel; ``sizes`` are the rows in and out."""
+    """A stepper for each group; ``sizes`` are the rows in and out."""
 
     def __init__(
         self, make: Callable[[], Stepper | None], sizes: tuple[int, int], piece: int, *, eager: bool
@@ -158,7 +158,7 @@ class _Steps(Pieces):
 
     def _row(self, stepper: Stepper | None, row: Tensor, final: bool) -> Tensor:
         assert stepper is not None
-        # Samples or frames first; a channel of its own is no axis of a stepper.
+        # Samples or frames first; a single channel is no axis of a stepper.
         x = row[0] if self._sizes[0] == 1 else row.T
         *first, last = x.split(self._piece)
         pieces = [stepper.push(piece, eager=self._eager) for piece in first]

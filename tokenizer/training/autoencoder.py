@@ -13,8 +13,8 @@ from torch import Generator, Tensor, nn
 from tokenizer.autoencoders.base import Autoencoder, Decoder, Encoder
 from tokenizer.autoencoders.lapped.model import LappedAutoencoder
 from tokenizer.autoencoders.lapped.paths import LevelStatistics, log_magnitudes
+from tokenizer.autoencoders.lapped.stereo import coefficients, each_channel
 from tokenizer.errors import InputError
-from tokenizer.networks.spectral import mdct
 from tokenizer.saving import whole_folder
 from tokenizer.training.checkpoint import weights_digest
 from tokenizer.training.clips import Clip
@@ -96,10 +96,11 @@ def initialize(
     if not isinstance(autoencoder, LappedAutoencoder):
         return
     items = (crops[index] for index in range(num_crops))
-    c = torch.cat([mdct(x["audio"][0] / x["gain"], autoencoder.hop_length) for x in items])
+    hop = autoencoder.hop_length
+    c = torch.cat([coefficients(x["audio"] / x["gain"], hop) for x in items])
     if not bool(c.any()):
         raise InputError("The training audio is silent: its first crops hold only zeros.")
-    magnitudes = log_magnitudes(c)
+    magnitudes = each_channel(log_magnitudes, c, hop)
     mean = magnitudes.mean(0, dtype=torch.float64)
     levels = LevelStatistics(mean, _second_moments(magnitudes - mean.float()))
     autoencoder.initialize(_second_moments(c), levels, emphasis)

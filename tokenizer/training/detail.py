@@ -14,11 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenizer.autoencoders.lapped.model import LappedAutoencoder
+from tokenizer.autoencoders.lapped.stereo import coefficients
 from tokenizer.errors import InputError
 from tokenizer.model.config import LatentTokenizerConfig
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.networks.layers import copy_common
-from tokenizer.networks.spectral import mdct
 from tokenizer.training.augmentation import Augmentation
 from tokenizer.training.clips import Clip
 from tokenizer.training.crops import CropDataset
@@ -52,10 +52,11 @@ def add_detail(
             f"detail_dim is {autoencoder.config.detail_dim}: detail can be added where it is 0."
         )
     latent_dim = autoencoder.latent_dim + count
-    if count < 1 or latent_dim > autoencoder.hop_length:
+    num_coefficients = autoencoder.num_channels * autoencoder.hop_length
+    if count < 1 or latent_dim > num_coefficients:
         raise InputError(
             f"detail_dim={count} beside {autoencoder.latent_dim} latents: it must be positive, and "
-            f"all together at most {autoencoder.hop_length}, as many as there are coefficients."
+            f"all together at most {num_coefficients}, as many as there are coefficients."
         )
     crops = CropDataset(
         clips,
@@ -64,6 +65,7 @@ def add_detail(
         augmentation=Augmentation(),
         seed=seed,
         length=_NUM_CROPS,
+        num_channels=autoencoder.num_channels,
     )
     analysis, synthesis, mean, std = _analyse(autoencoder, crops, count)
     config = deepcopy(tokenizer.config)
@@ -89,9 +91,9 @@ def _analyse(
 ) -> tuple[Float[Tensor, "E M"], Float[Tensor, "M E"], Float[Tensor, " E"], Float[Tensor, " E"]]:
     """Rows of the encoder's linear path, columns of the decoder's, mean and deviation of detail."""
     encoder, decoder, hop = autoencoder.encoder, autoencoder.decoder, autoencoder.hop_length
-    device = decoder.linear.weight.device
-    own = cross = torch.zeros(hop, hop, dtype=torch.float64, device=device)
-    mean = torch.zeros(hop, dtype=torch.float64, device=device)
+    device, size = decoder.linear.weight.device, autoencoder.num_channels * hop
+    own = cross = torch.zeros(size, size, dtype=torch.float64, device=device)
+    mean = torch.zeros(size, dtype=torch.float64, device=device)
     energy = torch.zeros(autoencoder.latent_dim, dtype=torch.float64, device=device)
     frames = 0
     autoencoder.eval()
@@ -100,12 +102,12 @@ def _analyse(
         z = encoder(audio)
         lost = audio - decoder(z)[..., : audio.shape[-1]]
         # The crop's edges are those of a window: the first and last frame tell little of audio.
-        c, error = (mdct(x[:, 0], hop)[0, 1:-1].double() for x in (audio, lost))
+        c, error = (coefficients(x, hop)[0, 1:-1].double() for x in (audio, lost))
         own, cross = own + c.T @ c, cross + error.T @ c
         mean, energy = mean + c.sum(0), energy + z[0].double().square().sum(1)
         frames += len(c)
     own, cross, mean = own / frames, cross / frames, mean / frames
-    ridge = _RIDGE * own.diagonal().mean() * torch.eye(hop, dtype=own.dtype, device=device)
+    ridge = _RIDGE * own.diagonal().mean() * torch.eye(size, dtype=own.dtype, device=device)
     predicted = torch.linalg.solve(own + ridge, cross.T).T
     values, vectors = torch.linalg.eigh(predicted @ cross.T)
     basis = vectors.flip(-1)[:, :count].T

@@ -1,6 +1,7 @@
 """From a library's folder to code files, datasets and generated audio, for every class."""
 
 import json
+import math
 from pathlib import Path
 
 import datasets
@@ -15,6 +16,7 @@ from models import tone
 from datasets_scripts import cli as datasets_cli
 from generative import cli as generative_cli
 from tokenizer import cli as latok_cli, load_tokenizer, write_audio
+from tokenizer.evaluation.comparison import read_comparison
 
 ONE_EACH = [name for name in CASES if name not in ("dac-odd", "oobleck-odd", "encodec-48")]
 SMALL = ["--steps", 2, "--batch-size", 2, "--num-workers", 0, "--warmup-steps", 1]
@@ -100,6 +102,18 @@ def test_codes_to_a_language_model(root, tmp_path, name):
     first = load_tokenizer(tmp_path / "1" / "model")
     assert tokenizer.codes_fingerprint == first.codes_fingerprint
     assert tokenizer.codes_decoder == "finetuned"
+
+    compare = ["compare", source, audio, audio, "--out", tmp_path / "C", "--codebook-size", 4]
+    compare += ["--quantizers", "rvq", "rvq:beam_width=2", "--codebooks", 1, 2, "--finetune", 2]
+    compare += ["--crop-seconds", 0.3, *SMALL[2:], "--also", f"fitted={tok}"]
+    assert call(latok_cli, *compare) == 0
+    entries = read_comparison(tmp_path / "C")["entries"]
+    assert [entry["name"] for entry in entries] == ["rvq", "rvq:beam_width=2", "fitted"]
+    for entry in entries:
+        assert sorted(rate["n_codebooks"] for rate in entry["rates"]) == [1, 2]
+        for rate in entry["rates"]:
+            assert math.isfinite(rate["finetuned"]["mel"])
+            assert ("si_sdr_side" in rate["finetuned"]) == (case.num_channels == 2)
 
     wave, rate = soundfile.read(audio / "0.wav", dtype="float32", always_2d=True)
     assert call(latok_cli, "encode", audio / "0.wav", tmp_path / "0.ltk", "--model", tok) == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import DIM, HOP, RATE, make_tokenizer, tone
+from models import DIM, HOP, RATE, make_stereo_autoencoder, make_tokenizer, tone
 
 from tokenizer.audio import write_audio
 from tokenizer.export import onnx_runner
@@ -155,6 +155,20 @@ def test_latents_with_detail(tmp_path):
     assert latents["latents"].shape[1] == DIM + 3
     expected = detailed.decode_latents(detailed.encode_latents(wave, sampling_rate=RATE))
     np.testing.assert_allclose(runner.decode_latents(latents), expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_stereo_model_is_that_of_torch(tmp_path):
+    tokenizer = make_tokenizer(make_stereo_autoencoder())
+    runner = OnnxTokenizer(export_onnx(tokenizer, tmp_path / "model"), num_threads=1)
+    for channels in (1, 2, 3):
+        wave = tone(0.8, channels=channels)
+        row, ours = runner.encode_codes(wave), tokenizer.encode_codes(wave, sampling_rate=RATE)
+        np.testing.assert_array_equal(row["codes"], ours["codes"])
+        np.testing.assert_allclose(row["gain"], ours["gain"], rtol=1e-6)
+        audio = runner.decode_codes(row)
+        assert audio.shape == wave.shape
+        np.testing.assert_allclose(audio, tokenizer.decode_codes(ours), atol=1e-5)
 
 
 @pytest.mark.slow

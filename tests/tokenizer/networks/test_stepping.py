@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from models import CODEBOOKS, HOP, RATE, REFUSED, flat_levels, make_tokenizer, tone
+from models import (
+    CODEBOOKS,
+    HOP,
+    RATE,
+    REFUSED,
+    flat_levels,
+    make_stereo_autoencoder,
+    make_tokenizer,
+    tone,
+)
 
 from tokenizer.autoencoders.lapped.model import LappedAutoencoder, LappedConfig
 from tokenizer.model.latent_tokenizer import LatentTokenizer
@@ -21,6 +30,8 @@ def models(kind: str) -> LatentTokenizer:
     tokenizer = make_tokenizer(beam_width=3 if kind == "beam" else 1)
     if kind in ("plain", "beam"):
         return tokenizer
+    if kind == "stereo":
+        return make_tokenizer(make_stereo_autoencoder(lookahead=1))
     torch.manual_seed(1)
     # One with envelope latents, one without.
     config = tokenizer.config.autoencoder | {"lookahead": int(kind), "envelope_dim": 3 * int(kind)}
@@ -54,7 +65,7 @@ def decode(tokenizer: LatentTokenizer, pieces: list[np.ndarray], channels: int) 
 
 @settings(deadline=None, max_examples=15)
 @given(
-    kind=st.sampled_from(["plain", "beam", "0", "1"]),
+    kind=st.sampled_from(["plain", "beam", "0", "1", "stereo"]),
     length=st.one_of(st.integers(1, 3 * HOP), st.integers(1, CPU_ROWS * HOP * 5 // 4)),
     channels=st.integers(1, 2),
     cuts=st.lists(st.integers(0, CPU_ROWS * HOP), max_size=6),
@@ -72,14 +83,15 @@ def test_any_chunks_give_the_codes_and_samples_of_the_whole(kind, length, channe
     np.testing.assert_array_equal(audio, tokenizer.decode_codes(row))
 
 
-@pytest.mark.parametrize("kind", ["plain", "1"])
+@pytest.mark.parametrize("kind", ["plain", "1", "stereo"])
 def test_one_sample_at_a_time(kind):
     tokenizer = models(kind)
-    wave = tone((3 * HOP + 7) / RATE)
+    channels = tokenizer.autoencoder.num_channels
+    wave = tone((3 * HOP + 7) / RATE, channels=channels)
     row = tokenizer.encode_latents(wave, sampling_rate=RATE, gain=GAIN)
     latents = encode(tokenizer, np.split(wave, wave.shape[1], axis=1), latents=True)
     np.testing.assert_array_equal(latents[0], row["latents"])
-    audio = decode(tokenizer, np.split(latents, latents.shape[1], axis=1), 1)
+    audio = decode(tokenizer, np.split(latents, latents.shape[1], axis=1), channels)
     np.testing.assert_array_equal(audio[:, : wave.shape[1]], tokenizer.decode_latents(row))
     # On tensors, too.
     encoded = tokenizer.encode(torch.from_numpy(wave)[None], gain=torch.tensor([GAIN]))
@@ -139,20 +151,22 @@ def test_the_network_sees_no_further_than_its_lookahead(lookahead):
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("lookahead", [None, 0, 1])
-def test_steps_are_the_network(lookahead):
+@pytest.mark.parametrize(("lookahead", "channels"), [(None, 1), (0, 1), (1, 1), (1, 2)])
+def test_steps_are_the_network(lookahead, channels):
     torch.manual_seed(0)
-    model = LappedAutoencoder(
-        LappedConfig(8000, 20, 6, 12, 2, 12, 2, kernel_size=5, lookahead=lookahead)
-    ).eval()
+    sizes = {"kernel_size": 5, "lookahead": lookahead, "channels": channels}
+    model = LappedAutoencoder(LappedConfig(8000, 20, 6, 12, 2, 12, 2, **sizes)).eval()
     for head in (model.encoder.head, model.decoder.head):
         torch.nn.init.normal_(head.weight, std=0.3)
-    x = torch.randn(1, 1, 150 * 20 + 3, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(1, channels, 150 * 20 + 3, generator=torch.Generator().manual_seed(0))
     z = model.encoder(x)
-    torch.testing.assert_close(model.encoder.stepper().push(x[0, 0], final=True), z[0].T)
+    samples = x[0, 0] if channels == 1 else x[0].T
+    torch.testing.assert_close(model.encoder.stepper().push(samples, final=True), z[0].T)
     level = torch.full((1,), 0.3)
     audio = model.decoder.stepper(0.3).push(z[0].T, final=True)
-    torch.testing.assert_close(audio, model.decoder(z, level)[0, 0], atol=2e-5, rtol=1e-4)
+    expected = model.decoder(z, level)[0]
+    expected = expected[0] if channels == 1 else expected.T
+    torch.testing.assert_close(audio, expected, atol=2e-5, rtol=1e-4)
 
 
 @settings(deadline=None, max_examples=40)

@@ -2,6 +2,7 @@ import io
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -268,6 +269,62 @@ def test_augmented_crops_of_two_channels(folder):
     for item in (dataset[i] for i in range(8)):
         assert item["audio"].shape == (2, 4000)
         assert bool(item["audio"].isfinite().all())
+
+
+# Each augmentation by itself, as often as it can be, and all of them together.
+ALONE = {
+    "speed": {"speed": 1.0},
+    "lowpass": {"lowpass": 1.0, "lowpass_range": (500.0, 3000.0)},
+    "mix": {"mix": 1.0},
+    "round_to_16_bit": {"round_to_16_bit": 1.0},
+    "level": {"level_range": 30.0, "level_jitter": 6.0},
+}
+ALONE["all"] = {name: value for changes in ALONE.values() for name, value in changes.items()}
+
+
+def stereo_crops(
+    folder: Path, left: list[np.ndarray], right: list[np.ndarray], changes: dict
+) -> list[dict[str, torch.Tensor]]:
+    folder.mkdir()
+    for i, channels in enumerate(zip(left, right, strict=True)):
+        soundfile.write(folder / f"{i}.wav", np.stack(channels).T, 16_000, subtype="FLOAT")
+    dataset = CropDataset(
+        scan(folder),
+        sampling_rate=8000,
+        crop_length=2000,
+        augmentation=replace(NO_AUGMENTATION, **changes),
+        seed=3,
+        length=6,
+        num_channels=2,
+        window_seconds=0.5,
+    )
+    return [dataset[i] for i in range(6)]
+
+
+@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize("ratio", [1.0, -1.0, 0.25, 0.0])
+def test_every_augmentation_keeps_the_place_of_a_sound_between_the_channels(tmp_path, name, ratio):
+    """Equal channels stay equal; what is side alone stays side; what is silent stays silent."""
+    waves = [tone(1.0, 16_000, seed=i)[0] for i in range(3)]
+    crops = stereo_crops(tmp_path / "a", waves, [ratio * wave for wave in waves], ALONE[name])
+    for item in crops:
+        left, right = item["audio"]
+        assert float(left.std()) > 1e-3
+        # Two roundings to 16 bits, of which one counts less.
+        torch.testing.assert_close(right, ratio * left, atol=1.01 / 32767, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_every_augmentation_treats_left_as_right(tmp_path, name):
+    first, second = ([tone(1.0, 16_000, seed=i + k)[0] for i in range(3)] for k in (0, 10))
+    crops = stereo_crops(tmp_path / "a", first, second, ALONE[name])
+    swapped = stereo_crops(tmp_path / "b", second, first, ALONE[name])
+    for item, other in zip(crops, swapped, strict=True):
+        torch.testing.assert_close(item["audio"].flip(0), other["audio"], atol=2e-6, rtol=1e-5)
+        side = item["audio"][0] - item["audio"][1]
+        # Independent channels: as much side as mid, give or take what tones do.
+        mid = item["audio"].sum(0)
+        assert 0.2 < float(side.std() / mid.std()) < 5
 
 
 def test_speed_moves_pitch_and_keeps_the_length(tmp_path):

@@ -34,6 +34,8 @@ class LappedConfig:
         detail_dim: How many latents, the last ones, are detail, which codes leave out. They start
             as the principal components of the waveform that follow the coded ones.
         noise: Whether the decoder adds noise where it does not know the waveform.
+        channels: 1, or 2 for stereo, whose mid and side share the latents. A mono model codes each
+            channel by itself.
 
     Raises:
         ValueError: If a number is too small, or envelope and detail leave no latents for the
@@ -53,6 +55,7 @@ class LappedConfig:
     envelope_dim: int = 0
     detail_dim: int = 0
     noise: bool = False
+    channels: int = 1
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -63,6 +66,8 @@ class LappedConfig:
                     f"LappedConfig.{field.name} must be an integer of at least {least}, "
                     f"got {value}."
                 )
+        if self.channels > 2:
+            raise InputError(f"LappedConfig.channels must be 1 or 2, got {self.channels}.")
         if self.envelope_dim + self.detail_dim >= self.latent_dim:
             raise InputError(
                 f"LappedConfig.envelope_dim is {self.envelope_dim} and detail_dim "
@@ -73,7 +78,13 @@ class LappedConfig:
     def to_dict(self) -> dict[str, Any]:
         """The fields as checkpoints keep them; later ones are left out where they are unused."""
         config = asdict(self) | {"linear_path": True}
-        unused = {"lookahead": None, "envelope_dim": 0, "detail_dim": 0, "noise": False}
+        unused = {
+            "lookahead": None,
+            "envelope_dim": 0,
+            "detail_dim": 0,
+            "noise": False,
+            "channels": 1,
+        }
         return {k: v for k, v in config.items() if k not in unused or v != unused[k]}
 
     @classmethod

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tokenizer.autoencoders.base import Decoder
 from tokenizer.autoencoders.lapped.config import LappedConfig
 from tokenizer.autoencoders.lapped.steps import DecoderStepper, NetworkStepper
+from tokenizer.autoencoders.lapped.stereo import each_channel, mid_and_side, to_channels
 from tokenizer.networks.layers import Backbone
 from tokenizer.networks.noise import bin_noise, frame_states
 from tokenizer.networks.spectral import imdct_folded, overlap_add
@@ -28,19 +29,18 @@ _FIRST_NOISE, _MAX_NOISE = -0.5, 2.0
 # Where no gradient opens it.
 _SHUT_NOISE = _MIN_GATE - 6
 
+# Of mono, or of mid and side: M is the number of coefficients of a frame.
 Coefficients: TypeAlias = Float[Tensor, "*B T M"]
 
 
-def _inverse(c: Float[Tensor, "B T M"]) -> Float[Tensor, "B 1 N"]:
-    return overlap_add(imdct_folded(c)).flatten(1)[:, None]
-
-
 class LappedDecoder(Decoder):
-    """Latents ``[B, D, T]`` to audio ``[B, 1, (T - 1) * hop]``."""
+    """Latents ``[B, D, T]`` to audio ``[B, C, (T - 1) * hop]``; C is 1, or 2 for stereo."""
 
     def __init__(self, config: LappedConfig) -> None:
         super().__init__()
-        self.linear = nn.Linear(config.latent_dim, config.hop_length, bias=False)
+        self.hop_length, self.num_channels = config.hop_length, config.channels
+        bins = config.channels * config.hop_length
+        self.linear = nn.Linear(config.latent_dim, bins, bias=False)
         self.backbone = Backbone(
             config.latent_dim,
             config.decoder_width,
@@ -49,9 +49,7 @@ class LappedDecoder(Decoder):
             config.kernel_size,
             config.lookahead,
         )
-        self.envelope = (
-            nn.Linear(config.latent_dim, config.hop_length) if config.envelope_dim else None
-        )
+        self.envelope = nn.Linear(config.latent_dim, bins) if config.envelope_dim else None
         # The noisier the latents, the less each of them is to be trusted.
         self.noise_embedding = nn.Sequential(
             nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, config.decoder_width)
@@ -60,10 +58,10 @@ class LappedDecoder(Decoder):
         # Where there is an envelope path, it sets the magnitude.
         start = [0.0, 0.0 if config.envelope_dim else -5.0, 0.0]
         start += [_FIRST_NOISE] if config.noise else []
-        self.head = nn.Linear(config.decoder_width, len(start) * config.hop_length)
+        self.head = nn.Linear(config.decoder_width, len(start) * bins)
         nn.init.normal_(self.head.weight, std=1e-2)
         with torch.no_grad():
-            self.head.bias.copy_(torch.tensor(start).repeat_interleave(config.hop_length))
+            self.head.bias.copy_(torch.tensor(start).repeat_interleave(bins))
         # One more frame than the network sees: a block of samples overlaps with the next frame.
         self.context = max(self.backbone.behind, self.backbone.ahead) + 1
         self.lookahead = self.backbone.ahead + 1
@@ -94,8 +92,10 @@ class LappedDecoder(Decoder):
         self, h: Float[Tensor, "*B T C"], rows: Float[Tensor, "*B T R"]
     ) -> tuple[Coefficients, Coefficients, Coefficients | None]:
         """The last block's output and the rows to the three terms of the MDCT coefficients."""
-        hop, z = self.linear.out_features, rows[..., : self.linear.in_features].float()
-        gate, magnitude, shape, *noise = self.head(self.backbone.norm_out(h)).float().split(hop, -1)
+        bins, z = self.linear.out_features, rows[..., : self.linear.in_features].float()
+        gate, magnitude, shape, *noise = (
+            self.head(self.backbone.norm_out(h)).float().split(bins, -1)
+        )
         with torch.autocast(z.device.type, enabled=False):
             if self.envelope is not None:
                 magnitude = magnitude + self.envelope(z)
@@ -105,12 +105,12 @@ class LappedDecoder(Decoder):
             if not noise:
                 return linear, learned, None
             level = magnitude * noise[0].clamp(_MIN_GATE, _MAX_NOISE).exp()
-            return linear, learned, level * bin_noise(rows[..., -1:], hop)
+            return linear, learned, level * bin_noise(rows[..., -1:], bins)
 
     @torch.no_grad()
     def shut_noise(self) -> None:
         """Adds no noise any more; training does not change that."""
-        self._rows_of_head(3, self.linear.out_features, _SHUT_NOISE)
+        self._set_head(3, 0, _SHUT_NOISE)
 
     @torch.no_grad()
     def open_noise(self, first_bin: int) -> None:
@@ -120,20 +120,19 @@ class LappedDecoder(Decoder):
         substitute for noise.
         """
         if self.adds_noise and not bool((self.noise_bias > _MIN_GATE).any()):
-            count = self.linear.out_features - first_bin
-            self._rows_of_head(2, count, 0.0)
-            self._rows_of_head(3, count, _FIRST_NOISE)
+            self._set_head(2, first_bin, 0.0)
+            self._set_head(3, first_bin, _FIRST_NOISE)
 
     @property
     def noise_bias(self) -> Float[Tensor, " M"]:
         """The logarithm of the noise's level in each bin, where the network says nothing."""
         return self.head.bias.detach()[-self.linear.out_features :]
 
-    def _rows_of_head(self, part: int, count: int, bias: float) -> None:
-        """Sets the last rows of a part of the head: gate, magnitude, waveform, noise."""
-        end = (part + 1) * self.linear.out_features
-        self.head.weight[end - count : end] = 0
-        self.head.bias[end - count : end] = bias
+    def _set_head(self, part: int, first_bin: int, bias: float) -> None:
+        """Sets a part of the head (gate, magnitude, waveform, noise) from a bin on."""
+        sizes = (-1, self.num_channels, self.hop_length)
+        self.head.weight.unflatten(0, sizes)[part, :, first_bin:] = 0
+        self.head.bias.unflatten(0, sizes)[part, :, first_bin:] = bias
 
     def leave(
         self, h: Float[Tensor, "*B T C"], rows: Float[Tensor, "*B T R"]
@@ -141,7 +140,17 @@ class LappedDecoder(Decoder):
         """The last block's output and the rows to lapped frames (see `imdct_folded`)."""
         linear, learned, noise = self.coefficients(h, rows)
         c = linear + learned
-        return imdct_folded(c if noise is None else c + noise)
+        return each_channel(imdct_folded, c if noise is None else c + noise, self.hop_length)
+
+    def overlap(self, folded: Float[Tensor, "*B T M"]) -> Float[Tensor, "*B T2 M"]:
+        """Lapped frames to blocks of samples of mono, or of mid and side."""
+        return each_channel(overlap_add, folded, self.hop_length)
+
+    def _audio(self, folded: Float[Tensor, "B T M"]) -> Float[Tensor, "B C N"]:
+        return mid_and_side(to_channels(self.overlap(folded), self.num_channels))
+
+    def _inverse(self, c: Float[Tensor, "B T M"]) -> Float[Tensor, "B C N"]:
+        return self._audio(each_channel(imdct_folded, c, self.hop_length))
 
     def shift(self, noise_level: Float[Tensor, " B"]) -> Float[Tensor, "B C"]:
         """Tells the network how noisy the latents are."""
@@ -153,20 +162,19 @@ class LappedDecoder(Decoder):
         latents: Float[Tensor, "B D T"],
         noise_level: Float[Tensor, " B"] | None = None,
         first_frame: Int[Tensor, " B"] | None = None,
-    ) -> Float[Tensor, "B 1 N"]:
+    ) -> Float[Tensor, "B C N"]:
         """Decodes latents, exact (``noise_level`` None or 0) or quantized.
 
         ``first_frame`` is where in a longer signal the latents begin, which decides their noise.
         """
-        folded = self.leave(*self._last(latents, noise_level, first_frame))
-        return overlap_add(folded).flatten(1)[:, None]
+        return self._audio(self.leave(*self._last(latents, noise_level, first_frame)))
 
     def parts(
         self,
         latents: Float[Tensor, "B D T"],
         noise_level: Float[Tensor, " B"] | None,
         first_frame: Int[Tensor, " B"],
-    ) -> tuple[Float[Tensor, "B 1 N"], Float[Tensor, "B 1 N"]]:
+    ) -> tuple[Float[Tensor, "B C N"], Float[Tensor, "B C N"]]:
         """See `Decoder.parts`.
 
         Where there is noise, losses of the audio do not train the learned waveform, only those of
@@ -174,11 +182,11 @@ class LappedDecoder(Decoder):
         of noise.
         """
         linear, learned, noise = self.coefficients(*self._last(latents, noise_level, first_frame))
-        expected = _inverse(linear + learned)
+        expected = self._inverse(linear + learned)
         if noise is None:
             return expected, expected
         heard = torch.where(self.noise_bias > _MIN_GATE, learned.detach(), learned)
-        return _inverse(linear + heard + noise), expected
+        return self._inverse(linear + heard + noise), expected
 
     def _last(
         self,
@@ -195,15 +203,22 @@ class LappedDecoder(Decoder):
     def stepper(self, noise_level: float) -> DecoderStepper:
         """See `Decoder.stepper`."""
         device = self.head.weight.device
-        hop, dim = self.linear.weight.shape
+        bins, dim = self.linear.weight.shape
         shift = self.shift(torch.full((1,), noise_level, device=device))[0].detach()
         features = dim + self.adds_noise
         network = NetworkStepper(
             self.backbone,
             lambda rows: self.enter(rows, shift),
             self.leave,
-            widths=(features, features, hop),
+            widths=(features, features, bins),
             same=True,
             agreements=self._agreements,
         )
-        return DecoderStepper(network, hop, device, self._agreements, adds_noise=self.adds_noise)
+        return DecoderStepper(
+            network,
+            self.overlap,
+            (self.num_channels, bins),
+            device,
+            self._agreements,
+            adds_noise=self.adds_noise,
+        )

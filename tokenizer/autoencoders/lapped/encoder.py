@@ -10,25 +10,25 @@ from tokenizer.autoencoders.base import Encoder
 from tokenizer.autoencoders.lapped.config import LappedConfig
 from tokenizer.autoencoders.lapped.paths import log_magnitudes
 from tokenizer.autoencoders.lapped.steps import EncoderStepper, NetworkStepper
+from tokenizer.autoencoders.lapped.stereo import each_channel, lapped_rows
 from tokenizer.networks.deviation import deviation
 from tokenizer.networks.layers import Backbone
-from tokenizer.networks.spectral import lapped_blocks, mdct_blocks
+from tokenizer.networks.spectral import mdct_blocks
 from tokenizer.networks.stepping import Agreements
 
 
 class LappedEncoder(Encoder):
-    """Audio ``[B, 1, N]`` to latents ``[B, D, ceil(N / hop) + 1]``."""
+    """Audio ``[B, C, N]`` to latents ``[B, D, ceil(N / hop) + 1]``; C is 1, or 2 for stereo."""
 
     def __init__(self, config: LappedConfig) -> None:
         super().__init__()
-        self.hop_length = config.hop_length
-        self.linear = nn.Linear(config.hop_length, config.latent_dim, bias=False)
+        self.hop_length, self.num_channels = config.hop_length, config.channels
+        bins = config.channels * config.hop_length
+        self.linear = nn.Linear(bins, config.latent_dim, bias=False)
         # Of the log magnitudes: the other half of what the decoder learns without a network.
-        self.envelope = (
-            nn.Linear(config.hop_length, config.latent_dim) if config.envelope_dim else None
-        )
+        self.envelope = nn.Linear(bins, config.latent_dim) if config.envelope_dim else None
         self.backbone = Backbone(
-            2 * config.hop_length,
+            2 * bins,
             config.encoder_width,
             config.encoder_depth,
             config.expansion,
@@ -49,7 +49,7 @@ class LappedEncoder(Encoder):
 
     @staticmethod
     def features(c: Float[Tensor, "*B T M"]) -> Float[Tensor, "*B T features"]:
-        """What the network sees of the MDCT: compressed coefficients and log magnitudes."""
+        """What the network sees of a channel: compressed coefficients and log magnitudes."""
         # asinh(30 c): torch's own takes eight times as long as these few passes.
         x = c * 30
         compressed = x.sign() * torch.log(x.abs() + (x.square() + 1).sqrt())
@@ -61,14 +61,15 @@ class LappedEncoder(Encoder):
         with torch.autocast(c.device.type, enabled=False):
             if self.envelope is None:
                 return self.linear(c)
-            return self.linear(c) + self.envelope(log_magnitudes(c))
+            return self.linear(c) + self.envelope(each_channel(log_magnitudes, c, self.hop_length))
 
     def enter(
         self, blocks: Float[Tensor, "*B blocks M"]
     ) -> tuple[Float[Tensor, "*B T C"], Float[Tensor, "*B T D"]]:
         """Blocks of samples to the first block's input and the linear path, for each two blocks."""
-        c = mdct_blocks(blocks)
-        return self.backbone.enter(self.features(c)), self.linear_path(c)
+        c = each_channel(mdct_blocks, blocks, self.hop_length)
+        seen = each_channel(self.features, c, self.hop_length)
+        return self.backbone.enter(seen), self.linear_path(c)
 
     def leave(
         self, h: Float[Tensor, "*B T C"], linear: Float[Tensor, "*B T D"]
@@ -76,9 +77,9 @@ class LappedEncoder(Encoder):
         """The last block's output and the linear path to latents, before their scale."""
         return self.head(self.backbone.norm_out(h)).float() + linear
 
-    def forward(self, audio: Float[Tensor, "B 1 N"]) -> Float[Tensor, "B D T"]:
+    def forward(self, audio: Float[Tensor, "B C N"]) -> Float[Tensor, "B D T"]:
         """Encodes; divides by the batch's own deviation in training mode, else the running one."""
-        h, linear = self.enter(lapped_blocks(audio[:, 0], self.hop_length))
+        h, linear = self.enter(lapped_rows(audio, self.hop_length))
         z = self.leave(self.backbone.blocks(h), linear)
         if self.training:
             # Differentiable, so that the encoder cannot outgrow the noise that is added to its
@@ -107,8 +108,9 @@ class LappedEncoder(Encoder):
             self.backbone,
             self.enter,
             lambda h, linear: self.leave(h, linear) / self.latent_scale,
-            widths=(self.hop_length, dim, dim),
+            widths=(self.linear.in_features, dim, dim),
             behind=1,
             agreements=self._agreements,
         )
-        return EncoderStepper(network, self.hop_length, self.head.weight.device)
+        sizes = self.num_channels, self.hop_length
+        return EncoderStepper(network, *sizes, self.head.weight.device)

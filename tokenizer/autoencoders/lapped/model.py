@@ -13,6 +13,9 @@ and exp(g2) can shut a bin off, so that silence stays silent. Where the configur
 envelope latents, the path V starts as a principal component analysis of the log spectrum: it
 carries the level of what W leaves out, so that noise comes out as loud as it went in.
 
+A stereo model codes mid and side together: ``c`` holds the coefficients of both, and so do ``a``
+and the noise (`lapped.stereo`).
+
 The last term is there where the configuration asks for noise. The latents move too slowly to carry
 the waveform of noise; without that term the decoder repeats one waveform every frame, which buzzes.
 The noise is a function of frame and bin (`tokenizer.networks.noise`).
@@ -57,7 +60,7 @@ class LappedAutoencoder(Autoencoder):
         self.sampling_rate = config.sampling_rate
         self.hop_length = config.hop_length
         self.latent_dim = config.latent_dim
-        self.num_channels = 1
+        self.num_channels = config.channels
         self.normalize = True
 
     @property
@@ -102,7 +105,8 @@ class LappedAutoencoder(Autoencoder):
         """Makes the linear path a principal component analysis; see `waveform_paths`.
 
         Args:
-            covariance: Second moments of the MDCT coefficients of audio of root mean square 1.
+            covariance: Second moments of the MDCT coefficients (`stereo.coefficients`) of audio of
+                root mean square 1.
             levels: Of the same audio; needed for envelope latents.
             emphasis: Pre-emphasis that weights bins in the analysis.
 
@@ -111,7 +115,8 @@ class LappedAutoencoder(Autoencoder):
         """
         # Latents in order: waveform, levels, detail.
         first, last = self.coded_dim - self.config.envelope_dim, self.coded_dim
-        start = waveform_paths(covariance, first + self.config.detail_dim, emphasis)
+        count, channels = first + self.config.detail_dim, self.num_channels
+        start = waveform_paths(covariance, count, emphasis, channels)
         waveform = [*range(first), *range(last, self.latent_dim)]
         encode, decode = self.encoder.linear.weight, self.decoder.linear.weight
         encode.zero_()
@@ -126,7 +131,7 @@ class LappedAutoencoder(Autoencoder):
             raise InputError("Envelope latents start from the levels' statistics: pass levels.")
         # Levels stand for what codes lose, and codes have no detail.
         lost = waveform_paths(covariance, first).lost
-        analysis = envelope_analysis(levels, lost, self.config.envelope_dim)
+        analysis = envelope_analysis(levels, lost, self.config.envelope_dim, channels)
         for parameter in (*levels_in.parameters(), levels_out.weight):
             parameter.zero_()
         levels_in.weight[first:last] = analysis.to(levels_in.weight)

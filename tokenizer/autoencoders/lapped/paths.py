@@ -1,4 +1,7 @@
-"""What the linear paths of the bundled family begin as: principal components of audio's MDCT."""
+"""What the linear paths of the bundled family begin as: principal components of audio's MDCT.
+
+Of stereo, M counts the coefficients of mid and of side, in this order.
+"""
 
 from __future__ import annotations
 
@@ -43,16 +46,17 @@ class WaveformPaths:
 
 
 def waveform_paths(
-    covariance: Float[Tensor, "M M"], count: int, emphasis: float = 0.0
+    covariance: Float[Tensor, "M M"], count: int, emphasis: float = 0.0, num_channels: int = 1
 ) -> WaveformPaths:
     """The first components of MDCT coefficients, after pre-emphasis (see `training.losses`).
 
     Their standard deviations are shared half and half between analysis and synthesis, so that the
     latents that matter more have more variance, and all together have standard deviation 1.
     """
-    bins = torch.arange(len(covariance), dtype=torch.float64, device=covariance.device)
-    angle = (bins + 0.5) / len(covariance) * torch.pi
-    weight = (1 - 2 * emphasis * angle.cos() + emphasis**2).sqrt()
+    num_bins = len(covariance) // num_channels
+    bins = torch.arange(num_bins, dtype=torch.float64, device=covariance.device)
+    angle = (bins + 0.5) / num_bins * torch.pi
+    weight = (1 - 2 * emphasis * angle.cos() + emphasis**2).sqrt().repeat(num_channels)
     energy = weight[:, None] * covariance.double() * weight
     basis, root, scale = _components(energy, count)
     kept = ((energy @ basis.T) * basis.T).sum(1) / energy.diagonal().clamp(min=1e-12)
@@ -64,13 +68,14 @@ def waveform_paths(
 
 
 def envelope_analysis(
-    levels: LevelStatistics, weight: Float[Tensor, " M"], count: int
+    levels: LevelStatistics, weight: Float[Tensor, " M"], count: int, num_channels: int = 1
 ) -> Float[Tensor, "E M"]:
     """Log magnitudes less their mean to latents: the first components.
 
     Octaves count alike; ``weight`` says how much a bin counts beside that.
     """
-    weight = weight.double() * torch.arange(1, len(weight) + 1, device=weight.device).rsqrt()
+    bins = torch.arange(1, len(weight) // num_channels + 1, device=weight.device)
+    weight = weight.double() * bins.rsqrt().repeat(num_channels)
     covariance = levels.covariance.double()
     basis, root, scale = _components(weight[:, None] * covariance * weight, count)
     return basis * weight / root[:, None] / scale

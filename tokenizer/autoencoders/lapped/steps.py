@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tokenizer.autoencoders.lapped.stereo import mid_and_side, to_channels, to_rows
 from tokenizer.networks.layers import Backbone
 from tokenizer.networks.noise import frame_states
-from tokenizer.networks.spectral import overlap_add
 from tokenizer.networks.stepping import Agreements, BlockStage, Stepper
 
 
@@ -92,44 +92,53 @@ class NetworkStepper(Stepper):
 
 
 class EncoderStepper(Stepper):
-    """Samples ``[n]`` to latents ``[t, D]``; a row of the network is a block of hop samples."""
+    """Samples ``[n]``, stereo ``[n, 2]``, to latents ``[t, D]``; rows are blocks of hop samples."""
 
-    def __init__(self, network: NetworkStepper, hop_length: int, device: torch.device) -> None:
+    def __init__(
+        self, network: NetworkStepper, num_channels: int, hop_length: int, device: torch.device
+    ) -> None:
         self._network, self._hop = network, hop_length
-        self._rest = torch.zeros(0, device=device)
+        self._rest = torch.zeros(num_channels, 0, device=device)
 
     def push(
-        self, x: Float[Tensor, " n"], *, final: bool = False, eager: bool = False
+        self, x: Float[Tensor, "n ..."], *, final: bool = False, eager: bool = False
     ) -> Float[Tensor, "t D"]:
         """Takes samples; see `Stepper.push`."""
-        x = torch.cat([self._rest, x])
+        samples = torch.cat([self._rest, mid_and_side(x.view(-1, len(self._rest)).T)], dim=1)
         if final:
             # The last frame laps over the end: it sees a block of zeros after the signal's last.
-            missing = -len(x) % self._hop
-            x = torch.cat([x, x.new_zeros(missing + self._hop)])
-        whole = len(x) // self._hop * self._hop
-        x, self._rest = x[:whole], x[whole:].clone()
-        return self._network.push(x.view(-1, self._hop), final=final, eager=eager)
+            missing = -samples.shape[1] % self._hop
+            samples = torch.nn.functional.pad(samples, (0, missing + self._hop))
+        whole = samples.shape[1] // self._hop * self._hop
+        self._rest = samples[:, whole:].clone()
+        rows = to_rows(samples[:, :whole].unflatten(1, (-1, self._hop)))
+        return self._network.push(rows, final=final, eager=eager)
 
 
 class DecoderStepper(Stepper):
-    """Latents ``[t, D]`` to samples ``[n]``; the network returns frames as `imdct_folded` does."""
+    """Latents ``[t, D]`` to samples ``[n]``, of stereo ``[n, 2]``.
+
+    The network returns lapped frames, and ``overlap`` makes blocks of samples of these; ``sizes``
+    are the channels and the numbers of a row.
+    """
 
     def __init__(
         self,
         network: NetworkStepper,
-        hop: int,
+        overlap: Callable[[Tensor], Tensor],
+        sizes: tuple[int, int],
         device: torch.device,
         agreements: Agreements,
         *,
         adds_noise: bool,
     ) -> None:
         self._network, self._adds_noise = network, adds_noise
+        self._num_channels, width = sizes
         self._frames = 0
         self._overlap = BlockStage(
-            overlap_add,
+            overlap,
             "overlap",
-            (hop, hop),
+            (width, width),
             context=(0, 1),
             padded=False,
             device=device,
@@ -138,11 +147,13 @@ class DecoderStepper(Stepper):
 
     def push(
         self, x: Float[Tensor, "n D"], *, final: bool = False, eager: bool = False
-    ) -> Float[Tensor, " m"]:
+    ) -> Float[Tensor, "m ..."]:
         """Takes latents; see `Stepper.push`."""
         if self._adds_noise:
             frames = torch.arange(self._frames, self._frames + len(x), device=x.device)
             x = torch.cat([x, frame_states(frames)], dim=-1)
             self._frames += len(x)
         folded = self._network.push(x, final=final, eager=eager)
-        return self._overlap.push(folded, final=final, eager=eager).flatten()
+        rows = self._overlap.push(folded, final=final, eager=eager)
+        audio = mid_and_side(to_channels(rows, self._num_channels))
+        return audio[0] if self._num_channels == 1 else audio.T
