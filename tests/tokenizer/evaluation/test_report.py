@@ -242,10 +242,16 @@ def test_command(made, tmp_path, capsys, monkeypatch):
     assert re.search(r"page/index\.html: 0\.\d MB; tables by bitrate, impact of fine", printed)
     sound = next((tmp_path / "page" / "audio").iterdir())
     assert soundfile.info(sound).duration == 0.5
-    # Bad input is one line.
+    # A model without codes has a page without them.
     LatentTokenizer.from_autoencoder(make_autoencoder()).save_pretrained(tmp_path / "unfitted")
+    options = ["--model", tmp_path / "unfitted", "--seconds", 0.5]
+    assert main([str(part) for part in [*command, *options]]) == 0
+    assert "tables continuous latents\n" in capsys.readouterr().out
+    plain = Page((tmp_path / "page" / "index.html").read_text(encoding="utf-8"))
+    assert not {"#curves", "#codes"} & {link["href"] for link in plain.all("a")}
+    assert len(plain.all("audio")) == 2 * len(scan(root / "audio"))
+    # Bad input is one line.
     bad = {
-        "latok fit": ["--model", tmp_path / "unfitted"],
         "latok compare": ["--compare", tmp_path],
         "positive": ["--seconds", 0],
         "bitrate=100 ": ["--bitrates", 0.1],

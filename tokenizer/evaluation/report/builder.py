@@ -21,9 +21,10 @@ from tokenizer.evaluation.report.sections import (
     by_bitrate,
     end_to_end,
     finetuning,
+    latents,
     standardization,
 )
-from tokenizer.evaluation.report.sounds import Sounds, Way, make_sounds
+from tokenizer.evaluation.report.sounds import Sounds, make_sounds
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.model.loading import BUNDLED, load_tokenizer
 from tokenizer.saving import write_json, write_text, writing_folder
@@ -67,7 +68,7 @@ def build_report(
     """Writes a folder with ``index.html`` and all it needs; it opens from disk.
 
     Args:
-        model: A fitted tokenizer; None for the bundled one.
+        model: A tokenizer; None for the bundled one. Without a quantizer, the page has no codes.
         clips: What to listen to.
         out: A new folder, or one with an earlier report, which is replaced as a whole.
         config: What to show.
@@ -128,7 +129,11 @@ def _sections(
 ) -> list[Section]:
     lowest = min(config.bitrates)
     focus = list(dict.fromkeys((config.focus, lowest)))
-    sections = [by_bitrate(tokenizer, path, config.bitrates), finetuning(tokenizer, path, focus)]
+    if tokenizer.quantizer is None:
+        sections: list[Section | None] = [latents(path)]
+    else:
+        sections = [by_bitrate(tokenizer, path, config.bitrates)]
+        sections.append(finetuning(tokenizer, path, focus))
     competitors = list(others)
     if compared is not None and folder is not None:
         if (rate := compared["sampling_rate"]) != tokenizer.sampling_rate:
@@ -151,13 +156,16 @@ def _sections(
 
 
 def _facts(tokenizer: LatentTokenizer, path: str) -> list[tuple[str, str]]:
-    entries = " or ".join(f"{size:,}" for size in sorted(set(tokenizer.codebook_sizes)))
+    codes = "none"
+    if tokenizer.quantizer is not None:
+        entries = " or ".join(f"{size:,}" for size in sorted(set(tokenizer.codebook_sizes)))
+        codes = f"{tokenizer.num_codebooks} codebooks of {entries} entries"
     return [
         ("model", "bundled" if path == str(BUNDLED) else path),
         ("fingerprint", tokenizer.fingerprint),
         ("audio", f"{tokenizer.sampling_rate / 1000:g} kHz"),
         ("latents", f"{tokenizer.latent_dim} dimensions at {tokenizer.frame_rate:.4g} Hz"),
-        ("codes", f"{tokenizer.num_codebooks} codebooks of {entries} entries"),
+        ("codes", codes),
     ]
 
 
@@ -200,8 +208,8 @@ def _heatmaps(
     sounds: Sounds, section: Section, compared: dict[str, Any] | None, out: Path
 ) -> list[dict[str, str]]:
     """This model's codebooks on this page's clips, and those of a comparison."""
-    first: Way = section.columns[2].way
-    books = [("this model, on the clips of this page", sounds.code_counts[first])]
+    ways = [column.way for column in section.columns[2:3]]
+    books = [("this model, on the clips of this page", sounds.code_counts[way]) for way in ways]
     for entry in compared["entries"] if compared else []:
         books.append((f"{entry['name']}, on the comparison's clips", entry["code_counts"]))
     pictures = []

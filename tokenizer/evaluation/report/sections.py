@@ -41,6 +41,16 @@ def kbps(bitrate: float | int) -> str:
     return f"{bitrate / 1000:.3g} kbit/s"
 
 
+def latents(path: str) -> Section:
+    """A model without codes."""
+    return Section(
+        "latents",
+        "Continuous latents",
+        "What the autoencoder does. It has no quantizer, so there are no codes to listen to.",
+        (ORIGINAL, Column("continuous", "no quantizer", Way(path))),
+    )
+
+
 def by_bitrate(tokenizer: LatentTokenizer, path: str, bitrates: Sequence[float | int]) -> Section:
     """The model at every rate."""
     columns = [
