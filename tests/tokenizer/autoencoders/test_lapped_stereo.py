@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from models import DIM, HOP, RATE, make_autoencoder, make_stereo_autoencoder, make_tokenizer, tone
 
@@ -11,6 +12,7 @@ from tokenizer import LatentTokenizer, load_tokenizer, write_audio
 from tokenizer.autoencoders.lapped.model import LappedAutoencoder
 from tokenizer.autoencoders.lapped.paths import LevelStatistics, log_magnitudes
 from tokenizer.autoencoders.lapped.stereo import coefficients, each_channel, mid_and_side
+from tokenizer.cli import main
 from tokenizer.networks.spectral import mdct
 from tokenizer.training.clips import scan
 from tokenizer.training.detail import add_detail
@@ -160,6 +162,38 @@ def test_noise_can_be_added_shut_and_opened_from_a_bin_of_each_channel():
     # The waveform learned above is given up, too; below, nothing changes.
     assert float(added[:, : HOP // 2 - 1].max()) < 1e-9
     assert float(added[:, HOP // 2 :].mean(1).min()) > 1e-7
+
+
+@pytest.mark.slow
+def test_the_commands_from_audio_to_files(stereo_audio, tmp_path, capsys):
+    def latok(*words: object) -> int:
+        return main([str(word) for word in words])
+
+    short = ["--steps", 2, "--batch-size", 2, "--crop-seconds", 0.3, "--held-out", 1]
+    short += ["--num-workers", 0, "--warmup-steps", 1]
+    sizes = ["--preset", "tiny", "--sampling-rate", RATE, "--hop-length", HOP, "--channels", 2]
+    out = [tmp_path / str(i) for i in range(4)]
+    assert latok("train", stereo_audio, "--out", out[1], *sizes, *short) == 0
+    fit = ["fit", out[1] / "model", stereo_audio, "--out", out[2], "--codebooks", 2]
+    assert latok(*fit, "--codebook-size", 8) == 0
+    finetune = ["finetune", out[2] / "model", stereo_audio, "--out", out[3], "--noise"]
+    assert latok(*finetune, *short) == 0
+    assert "val/snr_side_2" in (out[3] / "log.jsonl").read_text()
+    model = ["--model", out[3] / "model"]
+    capsys.readouterr()
+    assert latok("evaluate", stereo_audio, *model) == 0
+    assert "side dB" in capsys.readouterr().out
+    write_audio(tmp_path / "mono.wav", tone(0.4), RATE)
+    for path, channels in ((stereo_audio / "0.wav", 2), (tmp_path / "mono.wav", 1)):
+        assert latok("encode", path, tmp_path / "a.ltk", *model) == 0
+        assert latok("decode", tmp_path / "a.ltk", tmp_path / "back.wav", *model) == 0
+        before, after = soundfile.info(path), soundfile.info(tmp_path / "back.wav")
+        assert (after.frames, after.channels) == (before.frames, channels)
+    # A model that is there has its own number of channels.
+    again = ["train", stereo_audio, "--out", tmp_path / "no", "--init", out[1] / "model"]
+    capsys.readouterr()
+    assert latok(*again, "--channels", 1) == 2
+    assert "channels 2, not 1" in capsys.readouterr().err
 
 
 def test_sizes_that_are_none():

@@ -78,15 +78,17 @@ def mid_and_side(tokenizer: LatentTokenizer, codes: bool = False) -> np.ndarray:
 
 @pytest.mark.slow
 def test_stage_1_raises_mid_and_side_of_the_bundled_family(wide, tmp_path):
-    """From weights that know nothing, and its principal components are a codec from the start."""
-    model, run = lapped(), CropRun(scan(wide), tmp_path, STEPS, WAVEFORM, NO_AUGMENTATION)
+    """From weights that know nothing of audio, and its components are a codec from the start."""
+    model, clips = lapped(), scan(wide)
     before = mid_and_side(LatentTokenizer.from_autoencoder(model))
-    train_autoencoder(model, scan(wide), tmp_path, loop=STEPS, pretrained=True, **RUN)
-    after = mid_and_side(LatentTokenizer.from_autoencoder(model.eval()))
-    assert min(after - before) > 1, (before, after)
+    run = CropRun(clips, tmp_path, STEPS, WAVEFORM, NO_AUGMENTATION)
     initialize(model, run.crops(RATE, num_channels=2)[0])
     components = mid_and_side(LatentTokenizer.from_autoencoder(model))
     assert min(components - before) > 1, (before, components)
+    model = lapped()
+    train_autoencoder(model, clips, tmp_path, loop=STEPS, pretrained=True, **RUN)
+    after = mid_and_side(LatentTokenizer.from_autoencoder(model.eval()))
+    assert min(after - before) > 1, (before, after)
 
 
 @pytest.mark.slow
@@ -125,5 +127,5 @@ def test_a_quantizer_in_training_keeps_the_side(kind, wide, tmp_path):
     )
     mid, side = mid_and_side(tokenizer, codes=True)
     # Independent channels are as good in the side as in the mid.
-    assert min(mid, side) > 2, (mid, side)
-    assert abs(mid - side) < 2, (mid, side)
+    assert min(mid, side) > 0.3, (mid, side)
+    assert abs(mid - side) < 0.5, (mid, side)
