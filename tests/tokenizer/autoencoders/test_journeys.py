@@ -64,6 +64,9 @@ def test_latents_to_a_diffusion_model(root, tmp_path, name, capsys):
     tokenizer = load_tokenizer(tok)
     assert bool((tokenizer.latents_std != 1).all())
     assert call(latok_cli, "evaluate", audio, "--model", tok) == 0
+    assert call(latok_cli, "report", audio, "--model", tok, "--out", tmp_path / "page") == 0
+    (table,) = json.loads((tmp_path / "page" / "report.json").read_text())["tables"]
+    assert [column["label"] for column in table["columns"]] == ["original", "continuous"]
     capsys.readouterr()
     assert call(latok_cli, "encode", audio / "0.wav", tmp_path / "0.ltk", "--model", tok) == 2
     assert "latok fit" in capsys.readouterr().err.splitlines()[-1]
