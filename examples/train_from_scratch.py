@@ -17,7 +17,7 @@ from made_audio import audio_folder
 from tokenizer import cli
 
 RATE = 8000
-# Both have 16 numbers for 16 samples, and some 100,000 weights.
+# Both have 16 numbers for 16 samples.
 MODELS = {
     "dac": "encoder_hidden_size=16,hidden_size=16,decoder_hidden_size=48,downsampling_ratios=[4,4]",
     "oobleck": "audio_channels=1,encoder_hidden_size=32,decoder_input_channels=16,"
@@ -29,7 +29,7 @@ FIGURES = {"mel distance": "val/mel_clean", "SNR in dB": "val/snr_clean"}
 def train(kind: str, audio: Path, out: Path, steps: int, first: int) -> dict[int, dict]:
     """Trains a model; the lines of its log that have figures of held-out clips, by step."""
     options = f"--steps {steps} --validate-every {first} --batch-size 4 --crop-seconds 0.5"
-    options += " --learning-rate 0.003 --warmup-steps 20 --ema-decay 0.97 --num-workers 0"
+    options += " --learning-rate 0.003 --warmup-steps 20 --ema-decay 0.97"
     model = f"{kind}:sampling_rate={RATE},{MODELS[kind]}"
     command = ["train", str(audio), "--out", str(out), *options.split(), "--autoencoder", model]
     if cli.main(command):
@@ -40,15 +40,13 @@ def train(kind: str, audio: Path, out: Path, steps: int, first: int) -> dict[int
 
 def main() -> None:
     """See the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of audio and runs")
     parser.add_argument("--audio", type=Path, help="audio to train on; default: made here")
     parser.add_argument("--steps", type=int, default=400, help="steps of the longest training")
     parser.add_argument("--doublings", type=int, default=3, help="of steps, in the table")
     options = parser.parse_args()
-    audio = audio_folder(options.audio, options.out, clips=40, seconds=4.0)
-    if options.audio is None:
-        audio /= "tones"  # Noise has no waveform that a short training could learn.
+    audio = audio_folder(options.audio, options.out, clips=20, seconds=4.0)
     first = options.steps // 2**options.doublings
     steps = [first * 2**i for i in range(options.doublings + 1)]
     logs = {k: train(k, audio, options.out / k, steps[-1], first) for k in MODELS}
