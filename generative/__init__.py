@@ -25,3 +25,13 @@ if "LatentTokenizer" not in getattr(tokenizer, "__all__", ()):
     )
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+# Here, as the tokenizer has been checked now.
+from tokenizer._registering import register_when_imported  # noqa: E402
+
+register_when_imported(
+    {
+        "transformers.models.auto.configuration_auto": "generative.language_model.config",
+        "diffusers.pipelines.pipeline_utils": "generative.diffusion.pipeline",
+    }
+)

@@ -166,13 +166,13 @@ class Conditioner(nn.Module):
         """Embeds conditions for classifier-free guidance; see `extrapolate`.
 
         Returns as `forward`; unless the scale is 1, 2B rows, of which the latter B are of no
-        condition.
+        condition, or of ``negative_caption``, a list of B strings or None.
         """
         labels = conditions["label"]
         captions = list(conditions.get("caption") or [None] * len(labels))
         if guidance_scale != 1:
             labels = torch.cat([labels, torch.full_like(labels, -1)])
-            captions += [None] * len(captions)
+            captions += conditions.get("negative_caption") or [None] * len(captions)
         return self({"label": labels, "caption": captions})
 
     def _words(self, captions: Sequence[str | None]) -> tuple[Tensor, Tensor]:

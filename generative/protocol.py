@@ -7,16 +7,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from tokenizer import LatentTokenizer
 from tokenizer.errors import InputError
 from tokenizer.saving import save_pretrained
+
+if TYPE_CHECKING:  # `CodecLMConfig` needs this module, and must not import so much.
+    from tokenizer import LatentTokenizer
 
 # Seconds: a day.
 _LONGEST = 86_400
@@ -212,12 +214,21 @@ class ConditionedModel:
         gains = self.config.gains or {}
         return gains.get(label or "", gains.get(""))
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        **kwargs: Any,
+    ) -> None:
         """Saves configuration and weights; an error leaves the files of before.
 
         Arguments are those of the library's class; other files in the folder stay.
         """
         save = super().save_pretrained  # pyright: ignore[reportAttributeAccessIssue]
+        # A pipeline passes on the arguments that it finds in our signature.
+        kwargs |= {"variant": variant, "max_shard_size": max_shard_size}
         save_pretrained(save, save_directory, **kwargs)
 
 

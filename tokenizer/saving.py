@@ -189,7 +189,11 @@ def whole_folder(folder: str | Path) -> Path | None:
 
 
 def save_pretrained(save: Callable[..., Any], folder: str | Path, **options: Any) -> None:
-    """Saves a model by a bound ``save_pretrained`` of transformers or diffusers, as a whole."""
+    """Saves a model by a bound ``save_pretrained`` of transformers or diffusers, as a whole.
+
+    Options that are None have the library's default.
+    """
+    options = {name: value for name, value in options.items() if value is not None}
     if options.get("push_to_hub"):  # The folder that ``save`` sees has a temporary name.
         options.setdefault("repo_id", Path(folder).name)
     with writing_files(folder) as new, _no_bars():

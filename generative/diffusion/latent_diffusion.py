@@ -21,6 +21,7 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
     FlowMatchEulerDiscreteScheduler,
 )
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -86,12 +87,15 @@ def set_steps(scheduler: Any, steps: int, device: torch.device) -> None:
 def draw_noise(
     shape: tuple[int, ...], generator: torch.Generator | Sequence[torch.Generator]
 ) -> Tensor:
-    """Draws Gaussian noise on the CPU, by one generator or by one an item of the batch."""
+    """Draws Gaussian noise, by one generator or by one an item of the batch.
+
+    It is on the device of the generators. Only those on the CPU draw the same on every machine.
+    """
     if isinstance(generator, torch.Generator):
-        return torch.randn(shape, generator=generator)
+        return torch.randn(shape, generator=generator, device=generator.device)
     if len(generator) != shape[0]:
         raise InputError(f"{len(generator)} generators for {shape[0]} clips.")
-    return torch.stack([torch.randn(shape[1:], generator=each) for each in generator])
+    return torch.stack([draw_noise(shape[1:], each) for each in generator])
 
 
 class LatentDiffusion(ConditionedModel, ModelMixin, ConfigMixin):  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -219,6 +223,7 @@ class LatentDiffusion(ConditionedModel, ModelMixin, ConfigMixin):  # pyright: ig
 
     # Sampling
 
+    @apply_forward_hook  # A pipeline that offloads models brings this one to its device.
     @torch.no_grad()
     def sample(
         self,
@@ -237,12 +242,13 @@ class LatentDiffusion(ConditionedModel, ModelMixin, ConfigMixin):  # pyright: ig
         """Samples latents in the tokenizer's scale.
 
         Args:
-            conditions: ``label`` int64 ``[B]`` and ``caption``, a list of B.
+            conditions: ``label`` int64 ``[B]``, ``caption``, a list of B, and optionally
+                ``negative_caption``, which guidance leads away from.
             num_frames: T.
             scheduler: From `make_scheduler`, or another flow matching scheduler of `diffusers`.
             steps: Evaluations of the model.
-            generator: On the CPU, so that the noise is the same on every device; or one an item,
-                which makes the noise of an item independent of the others.
+            generator: On the CPU, the noise is the same on every device. Or one an item, which
+                makes the noise of an item independent of the others.
             guidance_scale: Scale of classifier-free guidance; 1 for none.
             noise: Gaussian noise to start from. Default: drawn by the generator.
             known: Latents of which some frames are kept, for inpainting and continuation.

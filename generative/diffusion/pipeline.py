@@ -1,8 +1,10 @@
 """`LatentDiffusionPipeline`: model, scheduler and tokenizer as one `diffusers` pipeline.
 
-pipe = LatentDiffusionPipeline.from_pretrained("folder")
-out = pipe(label="music", seconds=10, generator=torch.Generator().manual_seed(0))
-out.audios  # float32 [B, C, N] at out.sampling_rate
+    pipe = LatentDiffusionPipeline.from_pretrained("folder")
+    out = pipe(label="music", seconds=10, generator=torch.Generator().manual_seed(0))
+    out.audios  # float32 [B, C, N] at out.sampling_rate
+
+``DiffusionPipeline.from_pretrained`` finds the class by its name, once `generative` is imported.
 """
 
 from __future__ import annotations
@@ -11,11 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
 from diffusers.models.modeling_utils import ModelMixin
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from diffusers.utils.outputs import BaseOutput
+from diffusers.pipelines.pipeline_utils import AudioPipelineOutput, DiffusionPipeline
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -28,9 +30,11 @@ from tokenizer.errors import InputError
 # `diffusers` looks for base classes here: see `LatentDiffusionPipeline.load_config`.
 __all__ = ["LatentDiffusionOutput", "LatentDiffusionPipeline", "ModelMixin", "PreTrainedModel"]
 
+DEFAULT_SECONDS = 10.0
+
 
 @dataclass
-class LatentDiffusionOutput(BaseOutput):
+class LatentDiffusionOutput(AudioPipelineOutput):
     """Output of `LatentDiffusionPipeline`.
 
     Attributes:
@@ -52,6 +56,9 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         scheduler: Any flow matching scheduler; see `generative.make_scheduler`.
         tokenizer: Decodes the latents; its encoder made the model's training data.
     """
+
+    model_cpu_offload_seq = "model->tokenizer"
+    _callback_tensor_inputs = ("latents",)
 
     def __init__(self, model: LatentDiffusion, scheduler: Any, tokenizer: LatentTokenizer) -> None:
         super().__init__()
@@ -83,7 +90,11 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         label: str | Sequence[str | None] | None = None,
         caption: str | Sequence[str | None] | None = None,
         *,
-        seconds: float | int = 10.0,
+        prompt: str | Sequence[str | None] | None = None,
+        negative_prompt: str | Sequence[str | None] | None = None,
+        seconds: float | int | None = None,
+        audio_length_in_s: float | int | None = None,
+        audio_end_in_s: float | int | None = None,
         num_inference_steps: int = 25,
         guidance_scale: float | int = 1.0,
         num_waveforms_per_prompt: int = 1,
@@ -96,21 +107,27 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         gain: float | int | None = None,
         output_type: str = "np",
         return_dict: bool = True,
-        callback_on_step_end: Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
+        callback_on_step_end: Callable[[Any, int, Any, dict[str, Any]], dict[str, Any] | None]
         | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> LatentDiffusionOutput | tuple[Any]:
         """Generates clips of classes and captions.
 
         Args:
             label: Class, or a list of them; None for none.
             caption: Text, or a list of them; None for none.
-            seconds: Length of the clips.
+            prompt: The name of ``caption`` in other pipelines.
+            negative_prompt: Text, or a list of them, that guidance leads away from. Default: no
+                condition.
+            seconds: Length of the clips; 10 by default.
+            audio_length_in_s: The name of ``seconds`` in AudioLDM2.
+            audio_end_in_s: The name of ``seconds`` in Stable Audio.
             num_inference_steps: Evaluations of the model.
             guidance_scale: Scale of classifier-free guidance; 1 for none.
             num_waveforms_per_prompt: Clips of each label and caption.
-            generator: On the CPU; or a list with one for each clip. Default: one with a random
-                seed.
-            latents: Gaussian noise to start from. Default: drawn by the generator.
+            generator: One, or a list with one for each clip; on the CPU, the noise is the same on
+                every device. Default: one with a random seed.
+            latents: Gaussian noise ``[B, D, T]`` to start from. Default: drawn by the generator.
             audio: Audio (a path, array, ...) of which parts are kept.
             sampling_rate: Hz, for a bare array.
             keep_seconds: Pairs (from, to) of ``audio`` that stay unchanged; the rest is generated
@@ -122,8 +139,9 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             output_type: "np" for arrays, "pt" for tensors, "latent" for latents instead of audio.
             return_dict: Whether to return a `LatentDiffusionOutput`; else a tuple of the audio.
             callback_on_step_end: Called after every step with the pipeline, the step's index, its
-                timestep and ``{"latents": [B, T, D]}``, normalised. A dict that it returns may
-                replace them.
+                timestep and a dict of tensors. A dict that it returns may replace them.
+            callback_on_step_end_tensor_inputs: The tensors of that dict: "latents", normalised
+                ``[B, D, T]``, or none.
 
         Raises:
             ValueError: If the model does not know a label, or arguments do not fit each other.
@@ -132,9 +150,20 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             raise InputError(f"output_type={output_type!r} is not 'np', 'pt' or 'latent'.")
         if num_waveforms_per_prompt < 1:
             raise InputError(f"num_waveforms_per_prompt={num_waveforms_per_prompt} is below 1.")
-        pairs = list(zip(*_pair(label, caption), strict=True))
-        pairs = [pair for pair in pairs for _ in range(num_waveforms_per_prompt)]
-        labels, captions = [name for name, _ in pairs], [text for _, text in pairs]
+        if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
+            raise InputError(
+                f"callback_on_step_end_tensor_inputs has {', '.join(sorted(unknown))}; there is"
+                f" only {', '.join(self._callback_tensor_inputs)}."
+            )
+        text = _one_of(caption=caption, prompt=prompt)
+        labels, captions, negative = (
+            [value for value in column for _ in range(num_waveforms_per_prompt)]
+            for column in _columns(label=label, caption=text, negative_prompt=negative_prompt)
+        )
+        seconds = _one_of(
+            seconds=seconds, audio_length_in_s=audio_length_in_s, audio_end_in_s=audio_end_in_s
+        )
+        seconds = DEFAULT_SECONDS if seconds is None else seconds
         tokenizer, model = self.tokenizer, self.model
         num_samples = num_samples_of(seconds, tokenizer.sampling_rate)
         frames = tokenizer.autoencoder.num_frames(num_samples)
@@ -145,11 +174,17 @@ class LatentDiffusionPipeline(DiffusionPipeline):
                 bar.update()
                 if callback_on_step_end is None:
                     return x
-                changed = callback_on_step_end(self, index, timestep, {"latents": x}) or {}
-                return changed.get("latents", x)
+                tensors = {"latents": x.transpose(1, 2)}
+                tensors = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                changed = callback_on_step_end(self, index, timestep, tensors) or {}
+                return changed["latents"].transpose(1, 2) if "latents" in changed else x
 
             generated = model.sample(
-                {"label": label_indices(labels, model.labels), "caption": captions},
+                {
+                    "label": label_indices(labels, model.labels),
+                    "caption": captions,
+                    "negative_caption": negative,
+                },
                 frames,
                 scheduler=self.scheduler,
                 steps=num_inference_steps,
@@ -167,12 +202,13 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             levels = [(model.gain(n) or default) if level is None else level for n in labels]
             audios = self._decode(generated, n_codebooks, levels)[..., :num_samples].cpu()
             audios = audios.numpy() if output_type == "np" else audios
+        self.maybe_free_model_hooks()
         if not return_dict:
             return (audios,)
         return LatentDiffusionOutput(audios, tokenizer.sampling_rate, generated)
 
     def _decode(self, latents: Tensor, n_codebooks: int | None, levels: list[float]) -> Tensor:
-        tokenizer, decoder = self.tokenizer, "continuous"
+        tokenizer, decoder = _on_its_device(self.tokenizer), "continuous"
         if n_codebooks is not None:
             latents = tokenizer.dequantize(tokenizer.quantize(latents, n_codebooks))
             decoder = tokenizer.codes_decoder
@@ -192,15 +228,16 @@ class LatentDiffusionPipeline(DiffusionPipeline):
             raise InputError("Inpainting needs both audio= and keep_seconds=.")
         if audio is None:
             return None, None, None
-        row = self.tokenizer.encode_latents(audio, sampling_rate=rate, downmix=True)
+        tokenizer = _on_its_device(self.tokenizer)
+        row = tokenizer.encode_latents(audio, sampling_rate=rate, downmix=True)
         latents = torch.from_numpy(row["latents"])[:frames, : len(self.model.latents_mean)]
         known = torch.zeros(frames, latents.shape[-1])
         known[: len(latents)] = latents
         # The last frame may contain silence from behind the end, which must not be kept.
-        usable = min(row["num_samples"] // self.tokenizer.hop_length, frames)
+        usable = min(row["num_samples"] // tokenizer.hop_length, frames)
         keep = torch.zeros(frames, dtype=torch.bool)
         for start, stop in ranges:
-            first, last = (round(x * self.tokenizer.frame_rate) for x in (start, stop))
+            first, last = (round(x * tokenizer.frame_rate) for x in (start, stop))
             if not 0 <= first < last:
                 raise InputError(f"keep_seconds: {(start, stop)} holds no whole frame.")
             keep[first : min(last, usable)] = True
@@ -216,10 +253,35 @@ def _with_module(config: dict[str, Any]) -> dict[str, Any]:
     return config | named
 
 
-def _pair(label: Any, caption: Any) -> tuple[list[str | None], list[str | None]]:
-    lists = [[x] if x is None or isinstance(x, str) else list(x) for x in (label, caption)]
-    count = max(map(len, lists))
-    labels, captions = (x * count if len(x) == 1 else x for x in lists)
-    if len(labels) != len(captions):
-        raise InputError(f"{len(labels)} labels for {len(captions)} captions.")
-    return labels, captions
+def _one_of(**values: Any) -> Any:
+    """The value of a thing with several names, of which at most one may be given."""
+    given = {name: value for name, value in values.items() if value is not None}
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)} mean the same: give one of them.")
+    return next(iter(given.values()), None)
+
+
+def _columns(**columns: Any) -> list[list[str | None]]:
+    """Lists of equal length; a single value is repeated."""
+    lists = {k: [x] if x is None or isinstance(x, str) else list(x) for k, x in columns.items()}
+    count = max(map(len, lists.values()))
+    lists = {name: values * count if len(values) == 1 else values for name, values in lists.items()}
+    if any(len(values) != count for values in lists.values()):
+        lengths = ", ".join(f"{len(values)} of {name}" for name, values in lists.items())
+        raise InputError(f"The numbers of conditions do not fit each other: {lengths}.")
+    return list(lists.values())
+
+
+def _on_its_device(tokenizer: LatentTokenizer) -> LatentTokenizer:
+    """The tokenizer, which `DiffusionPipeline.enable_model_cpu_offload` may have moved away.
+
+    Its hooks expect that models are used by calling them.
+    """
+    hook: Any = getattr(tokenizer, "_hf_hook", None)
+    if hook is not None:
+        hook.pre_forward(tokenizer)
+    return tokenizer
+
+
+# `DiffusionPipeline.from_pretrained` looks for the classes of pipelines there.
+setattr(diffusers, LatentDiffusionPipeline.__name__, LatentDiffusionPipeline)

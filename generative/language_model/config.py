@@ -5,13 +5,19 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from transformers import LlamaConfig, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
+from generative.language_model.patterns import CodeVocabulary
 from generative.protocol import MAX_CODEBOOKS, MAX_DEPTH, MAX_ENTRIES, MAX_WIDTH
-from tokenizer import LatentTokenizer
 from tokenizer.errors import InputError
+
+if TYPE_CHECKING:  # The Auto classes import this module first: it must not import them.
+    from transformers import LlamaConfig
+
+    from tokenizer import LatentTokenizer
 
 
 class CodecLMConfig(PreTrainedConfig):
@@ -37,6 +43,12 @@ class CodecLMConfig(PreTrainedConfig):
     """
 
     model_type = "codec_lm"
+    # Names that `transformers` reads, e.g. for caches.
+    attribute_map: ClassVar = {  # pyright: ignore[reportIncompatibleVariableOverride]
+        "hidden_size": "width",
+        "num_hidden_layers": "depth",
+        "num_attention_heads": "heads",
+    }
 
     def __init__(
         self,
@@ -80,6 +92,18 @@ class CodecLMConfig(PreTrainedConfig):
         self.fingerprint, self.hop_length = fingerprint, hop_length
         self.gains = dict(gains or {})
         super().__init__(**kwargs)
+        ids = self.vocabulary
+        self.bos_token_id, self.eos_token_id, self.pad_token_id = ids.start, ids.stop, ids.pad
+
+    @property
+    def vocabulary(self) -> CodeVocabulary:
+        """The ids of the codes, which all patterns share."""
+        return CodeVocabulary(tuple(self.codebook_sizes))
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids."""
+        return self.vocabulary.size
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -88,6 +112,8 @@ class CodecLMConfig(PreTrainedConfig):
         Only arguments of this class are taken. Transformers acts on other keys too: one names a
         repository whose code computes attention.
         """
+        # `AutoModel` reads the configuration before it looks for the class of the model.
+        import_module("generative.language_model.codec_lm")
         allowed = {*inspect.signature(cls.__init__).parameters, "model_type", "_commit_hash"}
         return super().from_dict({k: v for k, v in config_dict.items() if k in allowed}, **kwargs)
 
@@ -106,6 +132,8 @@ class CodecLMConfig(PreTrainedConfig):
 
     def llama(self, vocab_size: int) -> LlamaConfig:
         """Makes the configuration of the backbone."""
+        from transformers import LlamaConfig
+
         return LlamaConfig(
             vocab_size=vocab_size,
             hidden_size=self.width,
@@ -119,3 +147,6 @@ class CodecLMConfig(PreTrainedConfig):
             eos_token_id=self.codebook_sizes[0],
             pad_token_id=None,
         )
+
+
+AutoConfig.register(CodecLMConfig.model_type, CodecLMConfig)

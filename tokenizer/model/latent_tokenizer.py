@@ -153,7 +153,13 @@ class LatentTokenizer(TokenizerCore, PreTrainedModel):  # pyright: ignore[report
         return (model, info) if want_info else model
 
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, save_directory: str | Path, *, half: bool = False, **kwargs: Any
+        self,
+        save_directory: str | Path,
+        *,
+        half: bool = False,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        **kwargs: Any,
     ) -> None:
         """Saves configuration, weights and feature extractor, each as a whole or not at all.
 
@@ -161,7 +167,9 @@ class LatentTokenizer(TokenizerCore, PreTrainedModel):  # pyright: ignore[report
             save_directory: A folder, made if it is not there; other files in it stay.
             half: Whether to store matrices in float16, for half the size. Rounding makes another
                 tokenizer of it, with another fingerprint, but nearly as good.
-            kwargs: As for ``transformers.PreTrainedModel.save_pretrained``.
+            variant: Put into the names of the files of weights, e.g. "fp16".
+            max_shard_size: Size of a file of weights, e.g. "5GB".
+            kwargs: Further arguments of ``transformers.PreTrainedModel.save_pretrained``.
         """
         if half:
             kwargs["state_dict"] = {
@@ -176,6 +184,8 @@ class LatentTokenizer(TokenizerCore, PreTrainedModel):  # pyright: ignore[report
             super(LatentTokenizer, self).save_pretrained(folder, **options)
             EncodecFeatureExtractor(channels, rate).save_pretrained(folder)
 
+        # Pipelines of diffusers pass on the arguments that they find in this signature.
+        kwargs |= {"variant": variant, "max_shard_size": max_shard_size}
         save_pretrained(save, save_directory, **kwargs)
 
 
