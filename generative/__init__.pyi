@@ -9,6 +9,12 @@ from .diffusion.latent_diffusion import (
 from .diffusion.pipeline import LatentDiffusionPipeline as LatentDiffusionPipeline
 from .evaluation.report import write_report as write_report
 from .evaluation.trained_run import evaluate_run as evaluate_run
+from .language_model.code_processors import CodeDraws as CodeDraws, CodeRanges as CodeRanges
+from .language_model.code_tokens import (
+    code_tokens as code_tokens,
+    codes_to_tokens as codes_to_tokens,
+    tokens_to_codes as tokens_to_codes,
+)
 from .language_model.codec_lm import CodecLM as CodecLM
 from .language_model.config import CodecLMConfig as CodecLMConfig
 from .language_model.patterns import make_pattern as make_pattern
@@ -29,5 +35,6 @@ from .runs.generation import (
     make_request as make_request,
     save_clips as save_clips,
 )
+from .runs.llm_export import export_llm as export_llm
 from .runs.loading import export_run as export_run, load_model as load_model, load_run as load_run
 from .training.training_config import TrainingConfig as TrainingConfig

@@ -63,7 +63,7 @@ def run_ours(
     """A call that generates ``frames`` frames of each item."""
     conditions = {"label": torch.zeros(batch, dtype=torch.int64)}
     how = {"sampling": CodeSampling(top_k=TOP_K, use_cache=use_cache), "guidance_scale": guidance}
-    return lambda: model.generate(conditions, frames, torch.Generator().manual_seed(0), **how)
+    return lambda: model.sample(conditions, frames, torch.Generator().manual_seed(0), **how)
 
 
 def run_musicgen(

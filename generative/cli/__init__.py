@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from generative.cli import comparing, evaluation, sampling, training
+from generative.cli import comparing, evaluation, llm_export, sampling, training
 from tokenizer import __version__
 from tokenizer.command import run_command
 
@@ -24,7 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"latent-tokenizer {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for group in (training, sampling, evaluation, comparing):
+    for group in (training, sampling, evaluation, comparing, llm_export):
         group.register(commands)
     return parser
 

@@ -23,9 +23,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoConfig, AutoModel, LlamaForCausalLM, PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    GenerationMixin,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
 
 from generative.conditioning import Conditioner, extrapolate
+from generative.language_model.causal import CausalCalls
 from generative.language_model.config import CodecLMConfig
 from generative.language_model.llama_steps import LlamaSteps
 from generative.language_model.patterns import CodePattern, make_pattern
@@ -45,12 +53,15 @@ class CodeNats:
     stop_count: Int[Tensor, ""]
 
 
-class CodecLM(ConditionedModel, PreTrainedModel):  # pyright: ignore[reportIncompatibleMethodOverride]
-    """A causal language model of the tokenizer's codes, made from a `CodecLMConfig`."""
+class CodecLM(ConditionedModel, CausalCalls, PreTrainedModel, GenerationMixin):  # pyright: ignore[reportIncompatibleMethodOverride, reportIncompatibleVariableOverride]
+    """A causal language model of the tokenizer's codes, made from a `CodecLMConfig`.
+
+    `sample` generates codes. ``forward`` and ``generate`` are those of `transformers`' causal
+    language models, as far as these fit codes: see `CausalCalls`.
+    """
 
     config_class = CodecLMConfig
     base_model_prefix = "codec_lm"
-    main_input_name = "tokens"
     _no_split_modules: ClassVar = ["LlamaDecoderLayer"]  # pyright: ignore
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -88,7 +99,7 @@ class CodecLM(ConditionedModel, PreTrainedModel):  # pyright: ignore[reportIncom
         """Input embeddings of steps: the sum of the embeddings of each step's tokens."""
         return self.backbone.get_input_embeddings()(tokens).sum(2)
 
-    def forward(
+    def hidden_states(
         self,
         tokens: Int[Tensor, "B S W"],
         condition: Float[Tensor, "B P H"],
@@ -135,10 +146,10 @@ class CodecLM(ConditionedModel, PreTrainedModel):  # pyright: ignore[reportIncom
 
         def logits(tokens: Tensor) -> Tensor:
             if cache is None:
-                # `forward` does not look at the last step.
+                # `hidden_states` does not look at the last step.
                 padded = functional.pad(tokens, (0, 0, 0, 1))
                 copies = len(condition) // len(tokens)
-                hidden = self(padded.repeat(copies, 1, 1), condition, mask)
+                hidden = self.hidden_states(padded.repeat(copies, 1, 1), condition, mask)
             elif cache.length == 0:
                 hidden = cache.advance(self._prefixed(tokens, condition))
             else:
@@ -162,7 +173,7 @@ class CodecLM(ConditionedModel, PreTrainedModel):  # pyright: ignore[reportIncom
         tokens = self.pattern.apply(codes[..., : self.num_codebooks], mask)
         lengths = mask.sum(1)
         codebooks = self.pattern.layouts(lengths.tolist()).codebooks.to(tokens.device)
-        hidden = self(tokens, *self.conditioner(batch, generator=generator))
+        hidden = self.hidden_states(tokens, *self.conditioner(batch, generator=generator))
         ended = batch.get("ended")
         ended = lengths < mask.shape[1] if ended is None else ended.to(tokens.device)
 
@@ -201,7 +212,7 @@ class CodecLM(ConditionedModel, PreTrainedModel):  # pyright: ignore[reportIncom
 
     # Generating
 
-    def generate(
+    def sample(
         self,
         conditions: Mapping[str, Any],
         num_frames: int | Sequence[int],
@@ -237,7 +248,7 @@ class CodecLM(ConditionedModel, PreTrainedModel):  # pyright: ignore[reportIncom
         for row in request.prompts or [None] * request.batch_size:
             codes = None if row is None else torch.as_tensor(row["codes"]).long()
             prompts.append(None if codes is None else codes[:, : self.num_codebooks])
-        generated = self.generate(
+        generated = self.sample(
             request.conditions(self.labels),
             request.num_frames,
             generator,
@@ -280,8 +291,10 @@ class CodecLM(ConditionedModel, PreTrainedModel):  # pyright: ignore[reportIncom
         kwargs["ignore_mismatched_sizes"] = True  # `load_pretrained` names them.
         load = super().from_pretrained
         model, info = load_pretrained(load, name, "language model of codes", **kwargs)
+        if model.generation_config.bos_token_id is None:  # Earlier versions saved none.
+            model.generation_config = GenerationConfig.from_model_config(model.config)
         return (model, info) if want_info else model  # pyright: ignore[reportReturnType]
 
 
-AutoConfig.register(CodecLMConfig.model_type, CodecLMConfig)
 AutoModel.register(CodecLMConfig, CodecLM)
+AutoModelForCausalLM.register(CodecLMConfig, CodecLM)

@@ -1,8 +1,8 @@
 """Sampling of codes from a language model: windows, steps and draws.
 
-This loop replaces ``transformers.GenerationMixin``, which has no several tokens per step, no
-prompts of different lengths in one batch and no single source of randomness on the CPU. The
-logits warpers are the library's.
+This loop stands beside ``transformers.GenerationMixin``, which cannot draw several tokens a step,
+generate clips in windows, or draw from one generator on the CPU. The logits warpers are the
+library's.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers.generation.logits_process import (
     LogitsProcessorList,
@@ -37,7 +37,7 @@ def generate_codes(
     guidance_scale: float,
     prompts: Sequence[Tensor | None],
 ) -> list[Tensor]:
-    """See `generative.CodecLM.generate`."""
+    """See `generative.CodecLM.sample`."""
     count, num_codebooks = len(conditions["label"]), model.pattern.num_codebooks
     lengths = [num_frames] * count if isinstance(num_frames, int) else list(num_frames)
     all_prompts = list(prompts) or [None] * count
@@ -139,14 +139,15 @@ class _Window:
         next_logits = self.model.step_logits(
             conditions, num_steps, guidance_scale=guidance_scale, use_cache=sampling.use_cache
         )
-        draw = _Draw(self.pattern, sampling, self.device)
+        draw = Draw(self.pattern, sampling, self.device)
         uniform = torch.rand(num_steps, batch, streams, generator=generator).to(self.device)
         for step in range(num_steps):
             if not bool(self.free[:, step].any()):
                 continue
             logits = next_logits(self.tokens[:, :step])
             # A stop as the first code would make an empty clip.
-            drawn = draw(logits, self.codebooks[:, step], uniform[step], self.stop and step > 0)
+            may_stop = torch.full((batch,), self.stop and step > 0, device=self.device)
+            drawn = draw(logits, self.codebooks[:, step], uniform[step], may_stop)
             free = self.free[:, step].to(self.device)
             self.tokens[:, step] = torch.where(free, drawn, self.tokens[:, step])
             if self.stop:
@@ -167,7 +168,7 @@ class _Window:
             self._fill(item, step + 1)
 
 
-class _Draw:
+class Draw:
     """Draws the tokens of a step, each from the range of ids that its slot may hold."""
 
     def __init__(self, pattern: CodePattern, sampling: CodeSampling, device: torch.device) -> None:
@@ -189,7 +190,7 @@ class _Draw:
         logits: Float[Tensor, "B V"],
         codebooks: Int[Tensor, "B W"],
         uniform: Float[Tensor, "B W"],
-        may_stop: bool,
+        may_stop: Bool[Tensor, " B"],
     ) -> Int[Tensor, "B W"]:
         """The ids drawn for the slots of a step; arbitrary for slots without a codebook.
 
@@ -198,8 +199,7 @@ class _Draw:
         low, count = self.low[codebooks], self.count[codebooks]
         ids = low[..., None] + self.choices
         outside = self.choices >= count[..., None]
-        if not may_stop:
-            outside = outside | (ids == self.stop)
+        outside = outside | ((ids == self.stop) & ~may_stop[:, None, None])
         scores = logits.gather(1, ids.flatten(1).clamp(max=logits.shape[1] - 1))
         scores = scores.view(ids.shape).masked_fill(outside, -torch.inf)
         if self.greedy:

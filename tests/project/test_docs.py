@@ -51,7 +51,8 @@ ELSEWHERE = {
 RUN = {
     "docs/quickstart.md": {"encode", "info", "decode", "evaluate", "prepare", "verify"},
     "docs/generation.md": {
-        *("prepare", "train-lm", "train-diffusion", "sample", "evaluate", "report", "export")
+        *("prepare", "train-lm", "train-diffusion", "sample", "evaluate", "report", "export"),
+        "export-llm",
     },
 }
 # Folders that an hour of training made: commands on them are parsed only.

@@ -65,7 +65,7 @@ def test_loss_is_that_of_one_code_after_the_other(name):
         for i, length in enumerate(batch["mask"].sum(1).tolist()):
             tokens = model.pattern.apply(batch["codes"][i : i + 1, :length])
             labels = batch["label"][i : i + 1]
-            hidden = model(tokens, *model.conditioner({"label": labels}))
+            hidden = model.hidden_states(tokens, *model.conditioner({"label": labels}))
             logits = model.backbone.lm_head(hidden).double()[0]
             codebooks = model.pattern.layout(length).codebooks
             for step, stream in (codebooks >= 0).nonzero().tolist():
@@ -130,7 +130,7 @@ def test_training_learns_a_pattern(name):
     assert float(loss["bits_per_code"]) < 0.2
     greedy = CodeSampling(temperature=0, stop=True)
     # It ends where its data ended, though it might go on.
-    found = model.generate({"label": batch["label"]}, 9, seeded(), sampling=greedy)
+    found = model.sample({"label": batch["label"]}, 9, seeded(), sampling=greedy)
     assert torch.equal(torch.stack(found), codes)
 
 
@@ -149,7 +149,7 @@ def test_the_cache_changes_nothing(name, temperature, guidance):
     model = make(name)
     prompts = [make_batch()["codes"][0, :2], None, make_batch()["codes"][1, :5]]
     found = [
-        model.generate(
+        model.sample(
             CONDITIONS,
             [6, 4, 9],
             seeded(1),
@@ -170,7 +170,7 @@ def test_the_cache_changes_nothing(name, temperature, guidance):
 def test_sampled_codes_are_valid_and_as_long_as_asked(name):
     model = make(name)
     for seed in range(5):
-        found = model.generate(CONDITIONS, [1, 5, 8], seeded(seed))
+        found = model.sample(CONDITIONS, [1, 5, 8], seeded(seed))
         assert [len(codes) for codes in found] == [1, 5, 8]
         for codes in found:
             assert_valid(codes)
@@ -180,10 +180,10 @@ def test_sampled_codes_are_valid_and_as_long_as_asked(name):
 def test_a_batch_is_its_items_one_by_one(name):
     model, greedy = make(name), CodeSampling(temperature=0)
     prompts = [None, make_batch()["codes"][0, :3], None]
-    together = model.generate(CONDITIONS, [6, 5, 3], seeded(), sampling=greedy, prompts=prompts)
+    together = model.sample(CONDITIONS, [6, 5, 3], seeded(), sampling=greedy, prompts=prompts)
     for i, length in enumerate([6, 5, 3]):
         conditions = {"label": CONDITIONS["label"][i : i + 1]}
-        alone = model.generate(
+        alone = model.sample(
             conditions, length, seeded(), sampling=greedy, prompts=prompts[i : i + 1]
         )
         assert torch.equal(alone[0], together[i])
@@ -225,7 +225,7 @@ def test_transformers_generates_the_same(name):
     assert isinstance(tokens, torch.Tensor)
     codes, mask = model.pattern.revert(tokens[..., None])
     assert mask.all()
-    ours = model.generate(
+    ours = model.sample(
         {"label": torch.tensor([0, 1])}, frames, seeded(), sampling=CodeSampling(temperature=0)
     )
     assert torch.equal(codes, torch.stack(ours))
@@ -236,11 +236,11 @@ def test_draws_follow_the_model():
     model = make("parallel")
     count, sampling = 1500, CodeSampling(temperature=1.5, top_k=6, top_p=0.9)
     labels = torch.ones(count, dtype=torch.int64)
-    drawn = model.generate({"label": labels}, 1, seeded(), sampling=sampling)
+    drawn = model.sample({"label": labels}, 1, seeded(), sampling=sampling)
     first = torch.stack(drawn)[:, 0, 0]
     with torch.no_grad():
         tokens = model.pattern.apply(torch.zeros(1, 1, 4, dtype=torch.int64))
-        hidden = model(tokens, *model.conditioner({"label": labels[:1]}))
+        hidden = model.hidden_states(tokens, *model.conditioner({"label": labels[:1]}))
         logits = model.backbone.lm_head(hidden)[0, 0, : SIZES[0]].double() / 1.5
     p = logits.softmax(-1)
     p[p < p.topk(6).values[-1]] = 0
@@ -257,10 +257,10 @@ def test_draws_follow_the_model():
 def test_the_generator_decides_everything():
     model = make()
     torch.manual_seed(1)
-    first = model.generate(CONDITIONS, 5, seeded(4))
+    first = model.sample(CONDITIONS, 5, seeded(4))
     torch.manual_seed(2)
-    again = model.generate(CONDITIONS, 5, seeded(4))
-    other = model.generate(CONDITIONS, 5, seeded(5))
+    again = model.sample(CONDITIONS, 5, seeded(4))
+    other = model.sample(CONDITIONS, 5, seeded(5))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
@@ -269,10 +269,10 @@ def test_guidance_extrapolates():
     model, greedy = make(), CodeSampling(temperature=0)
     labels = {"label": torch.tensor([0])}
     nothing = {"label": torch.tensor([-1])}
-    free = model.generate(nothing, 6, seeded(), sampling=greedy)[0]
-    at_zero = model.generate(labels, 6, seeded(), sampling=greedy, guidance_scale=0.0)[0]
-    plain = model.generate(labels, 6, seeded(), sampling=greedy)[0]
-    strong = model.generate(labels, 6, seeded(), sampling=greedy, guidance_scale=8.0)[0]
+    free = model.sample(nothing, 6, seeded(), sampling=greedy)[0]
+    at_zero = model.sample(labels, 6, seeded(), sampling=greedy, guidance_scale=0.0)[0]
+    plain = model.sample(labels, 6, seeded(), sampling=greedy)[0]
+    strong = model.sample(labels, 6, seeded(), sampling=greedy, guidance_scale=8.0)[0]
     assert torch.equal(at_zero, free)
     assert not torch.equal(plain, free)
     assert not torch.equal(strong, plain)
@@ -282,7 +282,7 @@ def test_guidance_extrapolates():
 def test_long_clips_are_generated_in_windows(name):
     model = make(name, context_frames=4)
     prompt = make_batch()["codes"][0]
-    found = model.generate(CONDITIONS, [3, 11, 10], seeded(), prompts=[None, None, prompt])
+    found = model.sample(CONDITIONS, [3, 11, 10], seeded(), prompts=[None, None, prompt])
     assert [len(codes) for codes in found] == [3, 11, 10]
     assert torch.equal(found[2][: len(prompt)], prompt)
     for codes in found:
@@ -290,10 +290,10 @@ def test_long_clips_are_generated_in_windows(name):
     # What a window adds is what the model adds to the half window before it.
     greedy = CodeSampling(temperature=0)
     label = {"label": torch.tensor([1])}
-    whole = model.generate(label, 6, seeded(), sampling=greedy)[0]
-    start = model.generate(label, 4, seeded(), sampling=greedy)[0]
+    whole = model.sample(label, 6, seeded(), sampling=greedy)[0]
+    start = model.sample(label, 4, seeded(), sampling=greedy)[0]
     assert torch.equal(whole[:4], start)
-    rest = model.generate(label, 4, seeded(), sampling=greedy, prompts=[start[2:]])[0]
+    rest = model.sample(label, 4, seeded(), sampling=greedy, prompts=[start[2:]])[0]
     assert torch.equal(whole[2:], rest)
 
 
@@ -320,11 +320,11 @@ def test_steps_are_the_llama_with_padding_inside():
 def test_impossible_requests_are_refused():
     model = make()
     with pytest.raises(REFUSED, match=r"7 .* 2"):
-        model.generate(CONDITIONS, 2, seeded(), prompts=[None, make_batch()["codes"][0], None])
+        model.sample(CONDITIONS, 2, seeded(), prompts=[None, make_batch()["codes"][0], None])
     with pytest.raises(REFUSED, match=r"2 .* 3"):
-        model.generate(CONDITIONS, [2, 3], seeded())
+        model.sample(CONDITIONS, [2, 3], seeded())
     with pytest.raises(REFUSED, match=r"\[2, 3\].*\[T, 4\]"):
-        model.generate(CONDITIONS, 9, seeded(), prompts=[torch.zeros(2, 3).long(), None, None])
+        model.sample(CONDITIONS, 9, seeded(), prompts=[torch.zeros(2, 3).long(), None, None])
     with pytest.raises(REFUSED, match=r"context_frames.* 1"):
         CodecLMConfig(SIZES, context_frames=1)
     with pytest.raises(REFUSED, match="width=30"):
@@ -410,7 +410,7 @@ def test_a_saved_model_is_the_same(name, tmp_path):
         one, other = (m.training_loss(make_batch(), seeded())["loss"] for m in (model, loaded))
     assert torch.equal(one, other)
     names = sorted(path.name for path in (tmp_path / "model").iterdir())
-    assert names == ["config.json", "model.safetensors"]
+    assert names == ["config.json", "generation_config.json", "model.safetensors"]
 
 
 def test_transformers_conventions(tmp_path):
