@@ -35,7 +35,7 @@ _SAVING, _OLD = ".saving-", ".old"
 _DESCRIPTIONS = ("config.json", "onnx.json")
 _BLOCK = 2**20
 # What transformers and diffusers call weights, in one or several files, and their index.
-_OWN_WEIGHTS = re.compile(r"(\w*model)(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
+_OWN_WEIGHTS = re.compile(r"(\w*model)(\.\w+)?(-\d+-of-\d+)?\.safetensors(\.index(\.\w+)?\.json)?")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What transformers, diffusers and torch raise for a model that is damaged or none.
 _UNREADABLE = (
@@ -200,10 +200,16 @@ def save_pretrained(save: Callable[..., Any], folder: str | Path, **options: Any
         save(new, **options)
         written = {file.name for file in new.iterdir()}
     # One file of weights beside several, or more of them than before: loading would mix them.
+    replaced = {_weights_of(name) for name in written} - {None}
     for old in Path(folder).iterdir():
-        name = _OWN_WEIGHTS.fullmatch(old.name)
-        if name and old.name not in written and any(w.startswith(name[1]) for w in written):
+        if old.name not in written and _weights_of(old.name) in replaced:
             old.unlink()
+
+
+def _weights_of(name: str) -> tuple[str, str | None] | None:
+    """What a file holds weights of: a model and its variant, e.g. ".fp16"; None if it has none."""
+    match = _OWN_WEIGHTS.fullmatch(name)
+    return (match[1], match[2] or match[5]) if match else None
 
 
 @contextmanager

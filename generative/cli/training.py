@@ -22,7 +22,8 @@ _SHARED = {
 # Options of each family of models: the default and the meaning.
 MODEL_OPTIONS: dict[str, dict[str, tuple[Any, str]]] = {
     "lm": {
-        "pattern": ("delay", "order of the codes: delay, parallel, flatten or coarse_first"),
+        "pattern": ("delay", "order of the codes: delay, parallel, flatten, coarse_first, grouped"),
+        "group_frames": (2, "frames that the grouped pattern predicts in a step"),
         "depth": (6, "layers"),
         **_SHARED,
     },
@@ -74,6 +75,8 @@ def _train(family: str, options: argparse.Namespace) -> None:
         "progress": sys.stderr.isatty(),
         **{name: getattr(options, name) for name in MODEL_OPTIONS[family]},
     }
+    if shared.get("pattern") != "grouped":
+        shared.pop("group_frames", None)  # Runs of earlier versions, which resume, have none.
     config = take(TrainingConfig, options)
     train, held_out = training_splits(options.data)
     print(

@@ -64,6 +64,11 @@ class CausalCalls:
             return_dict: False returns a tuple.
             logits_to_keep: Number of last steps to return logits of; 0 for all.
         """
+        if self.config.pattern == "grouped":
+            raise InputError(
+                "forward() predicts the codes of a step independently, which the grouped pattern"
+                " does not: use training_loss() and sample()."
+            )
         ids = input_ids if input_ids.ndim == 3 else input_ids[..., None]
         if ids.shape[-1] != self.pattern.num_streams:
             raise InputError(
@@ -72,17 +77,18 @@ class CausalCalls:
             )
         if condition is None or condition_mask is None:
             none = ids.new_full((len(ids),), -1)
-            condition, condition_mask = self.conditioner(
-                {"label": none if class_labels is None else class_labels}
-            )
+            label = none if class_labels is None else class_labels
+            prefix, prefix_mask = self.conditioner({"label": label})
+        else:
+            prefix, prefix_mask = condition, condition_mask
         done = 0 if past_key_values is None else int(past_key_values.get_seq_length())
         inputs = self.embed(ids)
         if not done:
-            inputs = torch.cat([condition.to(inputs.dtype), inputs], dim=1)
-        if attention_mask is None:
-            earlier = max(done - condition.shape[1], 0)
-            attention_mask = condition_mask.new_ones(len(ids), earlier + ids.shape[1])
-        present = torch.cat([condition_mask, attention_mask.bool()], dim=1)
+            inputs = torch.cat([prefix.to(inputs.dtype), inputs], dim=1)
+        steps = max(done - prefix.shape[1], 0) + ids.shape[1]
+        everything = prefix_mask.new_ones(len(ids), steps)
+        present = everything if attention_mask is None else attention_mask.bool()
+        present = torch.cat([prefix_mask, present], dim=1)
         outputs = self.backbone.model(
             inputs_embeds=inputs,
             attention_mask=present.long(),

@@ -3,8 +3,9 @@
 A pattern (`generative.language_model.patterns`) arranges the codes as steps of tokens. With
 ``delay`` and ``parallel`` the embeddings of a step's codebooks are summed, and each codebook has an
 output head. With ``flatten`` and ``coarse_first`` the model is an ordinary causal language model
-over an offset vocabulary. Both have the same weights: the heads are ranges of rows of one output
-matrix. In training and in sampling, the softmax runs over the range of ids that a slot may hold.
+over an offset vocabulary. All have the same weights: the heads are ranges of rows of one output
+matrix; ``grouped`` has a small network besides (`generative.language_model.grouped`). In training
+and in sampling, the softmax runs over the range of ids that a slot may hold.
 
 Code files are not entropy-coded with this model: a decoder needs exactly the encoder's
 probabilities, and matrix products differ in their last bits between processors and library
@@ -14,7 +15,7 @@ versions. `generative.evaluation.code_bits.language_model_bits` measures what it
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -35,6 +36,7 @@ from transformers import (
 from generative.conditioning import Conditioner, extrapolate
 from generative.language_model.causal import CausalCalls
 from generative.language_model.config import CodecLMConfig
+from generative.language_model.grouped import GroupNetwork, teacher_forced
 from generative.language_model.llama_steps import LlamaSteps
 from generative.language_model.patterns import CodePattern, make_pattern
 from generative.language_model.sampling import StepLogits, generate_codes
@@ -70,11 +72,14 @@ class CodecLM(ConditionedModel, CausalCalls, PreTrainedModel, GenerationMixin): 
 
     def __init__(self, config: CodecLMConfig) -> None:
         super().__init__(config)
-        self.pattern: CodePattern = make_pattern(config.pattern, config.codebook_sizes)
+        self.pattern: CodePattern = make_pattern(
+            config.pattern, config.codebook_sizes, config.group_frames
+        )
         # Its own embedding and head serve an offset vocabulary.
         llama = config.llama(self.pattern.vocabulary.size)
         llama._attn_implementation = config._attn_implementation
         self.backbone = LlamaForCausalLM(llama)
+        self.group = GroupNetwork(config) if config.pattern == "grouped" else None
         self.conditioner = Conditioner(
             config.width,
             labels=tuple(config.labels),
@@ -97,7 +102,8 @@ class CodecLM(ConditionedModel, CausalCalls, PreTrainedModel, GenerationMixin): 
 
     def embed(self, tokens: Int[Tensor, "B S W"]) -> Float[Tensor, "B S H"]:
         """Input embeddings of steps: the sum of the embeddings of each step's tokens."""
-        return self.backbone.get_input_embeddings()(tokens).sum(2)
+        codes = self.backbone.get_input_embeddings()(tokens)
+        return codes.sum(2) if self.group is None else self.group.merge(codes)
 
     def hidden_states(
         self,
@@ -136,28 +142,53 @@ class CodecLM(ConditionedModel, CausalCalls, PreTrainedModel, GenerationMixin): 
     ) -> StepLogits:
         """Returns a function that predicts at most ``num_steps`` steps, one after the other.
 
-        The function takes the tokens ``[B, n, W]`` of the first n steps and returns the logits
-        ``[B, V]`` of the next one, guidance applied. With the cache each call must continue the
-        tokens of the call before; the results are the same.
+        The function takes the tokens ``[B, n, W]`` of the first n steps and returns another, which
+        takes the first tokens of the next step and returns logits ``[B, V]``, guidance applied.
+        With the cache each call must continue the tokens of the call before; the results are the
+        same.
         """
         condition, mask = self.conditioner.with_guidance(conditions, guidance_scale)
         prefix = condition.shape[1]
         cache = LlamaSteps(self.backbone.model, mask, prefix + num_steps) if use_cache else None
+        slots = self._slot_states(len(condition), use_cache)
 
-        def logits(tokens: Tensor) -> Tensor:
+        def logits(tokens: Tensor) -> Callable[[Tensor], Tensor]:
+            copies = len(condition) // len(tokens)
             if cache is None:
                 # `hidden_states` does not look at the last step.
                 padded = functional.pad(tokens, (0, 0, 0, 1))
-                copies = len(condition) // len(tokens)
                 hidden = self.hidden_states(padded.repeat(copies, 1, 1), condition, mask)
             elif cache.length == 0:
                 hidden = cache.advance(self._prefixed(tokens, condition))
             else:
                 new = self.embed(tokens[:, cache.length - prefix - 1 :])
-                hidden = cache.advance(new.repeat(len(condition) // len(tokens), 1, 1))
-            return extrapolate(self.backbone.lm_head(hidden[:, -1]).float(), guidance_scale)
+                hidden = cache.advance(new.repeat(copies, 1, 1))
+            states = slots(hidden[:, -1])
+
+            def slot_logits(tokens: Tensor) -> Tensor:
+                predicted = self.backbone.lm_head(states(tokens.repeat(copies, 1)))
+                return extrapolate(predicted.float(), guidance_scale)
+
+            return slot_logits
 
         return logits
+
+    def _slot_states(
+        self, count: int, use_cache: bool
+    ) -> Callable[[Tensor], Callable[[Tensor], Tensor]]:
+        """From hidden states of steps ``[R, H]``, and tokens in these, what predicts the next."""
+        group, embedding = self.group, self.backbone.get_input_embeddings()
+        if group is None:
+            return lambda hidden: lambda _: hidden
+        cache = group.new_cache(count, self.pattern.num_streams) if use_cache else None
+
+        def states(hidden: Tensor) -> Callable[[Tensor], Tensor]:
+            if cache is None:
+                return lambda tokens: group(hidden, embedding(tokens))[:, -1]
+            predict = group.steps(hidden, cache)
+            return lambda tokens: predict(embedding(tokens))
+
+        return states
 
     def code_nats(self, batch: Batch, generator: torch.Generator | None = None) -> CodeNats:
         """Cross-entropies of a batch, in nats.
@@ -177,6 +208,12 @@ class CodecLM(ConditionedModel, CausalCalls, PreTrainedModel, GenerationMixin): 
         ended = batch.get("ended")
         ended = lengths < mask.shape[1] if ended is None else ended.to(tokens.device)
 
+        if self.group is None:
+            states = hidden[:, :, None].expand(-1, -1, tokens.shape[2], -1)
+        else:
+            embedding = self.backbone.get_input_embeddings()
+            states = teacher_forced(self.group, hidden, embedding(tokens))
+
         stop, head = self.pattern.vocabulary.stop, self.backbone.lm_head.weight
         nats, counts = [], []
         stops, stop_count = hidden.new_zeros((), dtype=torch.float32), ended.sum()
@@ -185,8 +222,7 @@ class CodecLM(ConditionedModel, CausalCalls, PreTrainedModel, GenerationMixin): 
             if k == 0:
                 slots = slots & ((tokens != stop) | ended[:, None, None])
             targets = tokens[slots]
-            # A step holds at most one token of a codebook, so the order is that of `targets`.
-            logits = functional.linear(hidden[slots.any(-1)], head[low:high])
+            logits = functional.linear(states[slots], head[low:high])
             each = functional.cross_entropy(logits.float(), targets - low, reduction="none")
             is_stop = targets == stop
             if k == 0:

@@ -25,7 +25,8 @@ class CodecLMConfig(PreTrainedConfig):
 
     Args:
         codebook_sizes: Entries of the codebooks to model, the tokenizer's first ones.
-        pattern: "delay", "parallel", "flatten" or "coarse_first".
+        pattern: "delay", "parallel", "flatten", "coarse_first" or "grouped".
+        group_frames: Frames of a step of the grouped pattern.
         width: Width of the hidden states; an even multiple of ``heads``.
         depth: Number of layers.
         heads: Attention heads.
@@ -54,6 +55,7 @@ class CodecLMConfig(PreTrainedConfig):
         self,
         codebook_sizes: Sequence[int] = (1024,),
         pattern: str = "delay",
+        group_frames: int = 2,
         width: int = 384,
         depth: int = 6,
         heads: int = 6,
@@ -83,7 +85,7 @@ class CodecLMConfig(PreTrainedConfig):
             raise InputError(f"context_frames must be at least 2, got {context_frames}.")
         # Lists and dicts, as JSON has them: a loaded configuration equals the saved one.
         self.codebook_sizes = list(codebook_sizes)
-        self.pattern = pattern
+        self.pattern, self.group_frames = pattern, group_frames
         self.width, self.depth, self.heads = width, depth, heads
         self.labels = list(labels)
         self.text_encoder = text_encoder
@@ -130,21 +132,24 @@ class CodecLMConfig(PreTrainedConfig):
             **options,
         )
 
-    def llama(self, vocab_size: int) -> LlamaConfig:
-        """Makes the configuration of the backbone."""
+    def llama(
+        self, vocab_size: int, *, width: int = 0, depth: int = 0, heads: int = 0
+    ) -> LlamaConfig:
+        """Makes the configuration of the backbone, or of a network of another size."""
         from transformers import LlamaConfig
 
+        width = width or self.width
         return LlamaConfig(
             vocab_size=vocab_size,
-            hidden_size=self.width,
+            hidden_size=width,
             # Gated networks have three matrices: two thirds of the usual four widths.
-            intermediate_size=32 * math.ceil(self.width * 8 / 3 / 32),
-            num_hidden_layers=self.depth,
-            num_attention_heads=self.heads,
+            intermediate_size=32 * math.ceil(width * 8 / 3 / 32),
+            num_hidden_layers=depth or self.depth,
+            num_attention_heads=heads or self.heads,
             attention_dropout=self.dropout,
             max_position_embeddings=65_536,
             bos_token_id=vocab_size - 1,
-            eos_token_id=self.codebook_sizes[0],
+            eos_token_id=self.codebook_sizes[0] if vocab_size > 1 else None,
             pad_token_id=None,
         )
 

@@ -60,7 +60,8 @@ def to_llama(model: CodecLM) -> Any:
         name: getattr(ours, name)
         for name in ("codebook_sizes", "labels", "fingerprint", "hop_length", "gains")
     }
-    llama = LlamaForCausalLM(config).to(model.dtype).eval()
+    llama: Any = LlamaForCausalLM(config)
+    llama = llama.to(model.dtype).eval()
     state = {name: value.detach() for name, value in model.backbone.state_dict().items()}
     codes, head = (state[f"{name}.weight"] for name in ("model.embed_tokens", "lm_head"))
     state["model.embed_tokens.weight"] = torch.cat([codes, labels.to(codes)])

@@ -48,6 +48,10 @@ class LlamaSteps:
         # Attribute look-ups of modules take a noticeable share of a step of a small model.
         self.layers = [_weights(layer) for layer in backbone.layers]
 
+    def restart(self) -> None:
+        """Forgets the sequence; the next one begins."""
+        self.length = 0
+
     def advance(self, x: Float[Tensor, "B n H"]) -> Float[Tensor, "B n H"]:
         """The hidden states of the next n positions, from their embeddings."""
         count, start = x.shape[1], self.length

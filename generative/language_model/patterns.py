@@ -10,6 +10,10 @@ codebook. With codes written ``c[frame, codebook]``, K = 3, and E for the end of
                   c01 c11 .              .   c01 c11 .
                   c02 c12 .              .   .   c02 c12
 
+`grouped` has one stream per code of a group of frames, and predicts the streams of a step one by
+one (RQ-Transformer; Lee et al., 2022. Moshi; Défossez et al., 2024). With 2 frames a group, its
+steps are ``c00 c01 c02 c10 c11 c12`` and ``E``.
+
 Everything follows from one table per pattern: the frame and codebook of each slot. The end of audio
 takes the place of the first codebook's next code.
 """
@@ -28,6 +32,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from tokenizer.errors import InputError
+
+# Frames of a group: more than this is a mistake.
+MAX_GROUP = 64
 
 
 @dataclass(frozen=True)
@@ -117,9 +124,14 @@ class CodePattern(ABC):
     def layout(self, num_frames: int) -> Layout:
         """The table for a number of frames, including the stop."""
 
+    @property
+    def draws(self) -> tuple[slice, ...]:
+        """The streams of a step that are predicted together, in the order of prediction."""
+        return (slice(0, self.num_streams),)
+
     @abstractmethod
-    def stop_frame(self, step: int) -> int | None:
-        """Number of frames of a sequence that stops at this step; None if it cannot stop here."""
+    def stop_frame(self, step: int, stream: int = 0) -> int | None:
+        """Number of frames of a sequence that stops in this slot; None if it cannot stop there."""
 
     def apply(
         self, codes: Int[Tensor, "B T K"], mask: Bool[Tensor, "B T"] | None = None
@@ -199,12 +211,12 @@ class CodePattern(ABC):
         return codes[:, :longest], mask
 
     def _count_frames(self, tokens: Int[Tensor, "S W"]) -> int:
-        steps = (tokens[:, 0] == self.vocabulary.stop).nonzero()[:, 0].tolist()
-        if len(steps) != 1:
-            raise InputError(f"A sequence has {len(steps)} stops; expected one.")
-        frames = self.stop_frame(steps[0])
+        stops = (tokens == self.vocabulary.stop).nonzero().tolist()
+        if len(stops) != 1:
+            raise InputError(f"A sequence has {len(stops)} stops; expected one.")
+        frames = self.stop_frame(*stops[0])
         if frames is None:
-            raise InputError(f"A sequence stops at step {steps[0]}, in the middle of a frame.")
+            raise InputError(f"A sequence stops at step {stops[0][0]}, in the middle of a frame.")
         return frames
 
 
@@ -228,9 +240,9 @@ class CoarseFirstPattern(CodePattern):
         slots = torch.cat([first.reshape(-1, 2), stop, rest.reshape(-1, 2)])
         return Layout(slots[:, :1], slots[:, 1:])
 
-    def stop_frame(self, step: int) -> int | None:
+    def stop_frame(self, step: int, stream: int = 0) -> int | None:
         """See `CodePattern.stop_frame`."""
-        return None if step % self.coarse else step // self.coarse
+        return None if stream or step % self.coarse else step // self.coarse
 
 
 @dataclass(frozen=True)
@@ -251,9 +263,46 @@ class DelayPattern(CodePattern):
         there = (frames >= 0) & (frames < num_frames + (codebooks == 0))
         return Layout(frames.where(there, -1), codebooks.where(there, -1))
 
-    def stop_frame(self, step: int) -> int | None:
+    def stop_frame(self, step: int, stream: int = 0) -> int | None:
         """See `CodePattern.stop_frame`."""
-        return step
+        return None if stream else step
+
+
+@dataclass(frozen=True)
+class GroupedPattern(CodePattern):
+    """Steps of ``group_frames`` frames, whose codes are predicted one after the other.
+
+    The streams are the codebooks of the group's first frame, then those of the next one.
+    """
+
+    group_frames: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.group_frames <= MAX_GROUP:
+            raise InputError(f"group_frames={self.group_frames} is not in 1..{MAX_GROUP}.")
+
+    def layout(self, num_frames: int) -> Layout:
+        """See `CodePattern.layout`."""
+        # The stop is in the group that the next frame would be in.
+        groups = num_frames // self.group_frames + 1
+        shape = (groups, self.group_frames, self.num_codebooks)
+        frames = torch.arange(groups * self.group_frames).view(*shape[:2], 1).expand(shape)
+        codebooks = torch.arange(self.num_codebooks).expand(shape)
+        there = (frames < num_frames) | ((frames == num_frames) & (codebooks == 0))
+        frames, codebooks = frames.where(there, -1), codebooks.where(there, -1)
+        return Layout(frames.flatten(1), codebooks.flatten(1))
+
+    @property
+    def draws(self) -> tuple[slice, ...]:
+        """See `CodePattern.draws`."""
+        streams = self.group_frames * self.num_codebooks
+        return tuple(slice(stream, stream + 1) for stream in range(streams))
+
+    def stop_frame(self, step: int, stream: int = 0) -> int | None:
+        """See `CodePattern.stop_frame`."""
+        frame, codebook = divmod(stream, self.num_codebooks)
+        return None if codebook else step * self.group_frames + frame
 
 
 PATTERNS: dict[str, Callable[[tuple[int, ...]], CodePattern]] = {
@@ -261,17 +310,24 @@ PATTERNS: dict[str, Callable[[tuple[int, ...]], CodePattern]] = {
     "parallel": lambda sizes: DelayPattern(sizes, delay=0),
     "delay": DelayPattern,
     "coarse_first": CoarseFirstPattern,
+    "grouped": GroupedPattern,
 }
 
 
-def make_pattern(name: str, codebook_sizes: Sequence[int]) -> CodePattern:
-    """Makes the pattern "delay", "parallel", "flatten" or "coarse_first".
+def make_pattern(
+    name: str, codebook_sizes: Sequence[int], group_frames: int | None = None
+) -> CodePattern:
+    """Makes a pattern of `PATTERNS`: "delay", "parallel", "flatten", "coarse_first" or "grouped".
+
+    ``group_frames`` is of the grouped pattern; by default it is 2.
 
     Raises:
         ValueError: If there is no such pattern, or no codebook.
     """
     if name not in PATTERNS:
         raise InputError(f"pattern={name!r} is not one of {', '.join(PATTERNS)}.")
+    if name == "grouped" and group_frames is not None:
+        return GroupedPattern(tuple(codebook_sizes), group_frames)
     return PATTERNS[name](tuple(codebook_sizes))
 
 

@@ -24,8 +24,9 @@ from generative.language_model.patterns import CodePattern
 from generative.protocol import CodeSampling, check_prompt_length
 from tokenizer.errors import InputError
 
-# Takes the tokens [B, n, W] of all steps so far, returns the logits [B, V] of the next step.
-StepLogits = Callable[[Tensor], Tensor]
+# Takes the tokens [B, n, W] of all steps so far. Returns what takes the tokens [B, w] of the next
+# step that are there, w being where one of `CodePattern.draws` begins, and returns logits [B, V].
+StepLogits = Callable[[Tensor], Callable[[Tensor], Tensor]]
 
 
 def generate_codes(
@@ -144,27 +145,38 @@ class _Window:
         for step in range(num_steps):
             if not bool(self.free[:, step].any()):
                 continue
-            logits = next_logits(self.tokens[:, :step])
-            # A stop as the first code would make an empty clip.
-            may_stop = torch.full((batch,), self.stop and step > 0, device=self.device)
-            drawn = draw(logits, self.codebooks[:, step], uniform[step], may_stop)
-            free = self.free[:, step].to(self.device)
-            self.tokens[:, step] = torch.where(free, drawn, self.tokens[:, step])
-            if self.stop:
-                self._shorten(step)
+            slot_logits = next_logits(self.tokens[:, :step])
+            for streams in self.pattern.draws:
+                if not bool(self.free[:, step, streams].any()):
+                    continue
+                tokens = self.tokens[:, step, streams]
+                logits = slot_logits(self.tokens[:, step, : streams.start])
+                # A stop as the first code would make an empty clip.
+                may_stop = self.stop and (step > 0 or streams.start > 0)
+                drawn = draw(
+                    logits,
+                    self.codebooks[:, step, streams],
+                    uniform[step][:, streams],
+                    torch.full((batch,), may_stop, device=self.device),
+                )
+                free = self.free[:, step, streams].to(self.device)
+                self.tokens[:, step, streams] = torch.where(free, drawn, tokens)
+                if self.stop:
+                    self._shorten(step, streams)
         codes, mask = self.pattern.revert(self.tokens.cpu())
         return [item[present] for item, present in zip(codes, mask, strict=True)]
 
-    def _shorten(self, step: int) -> None:
-        """Sets the length of the sequences that drew their stop in this step."""
-        stopped = (self.tokens[:, step, 0] == self.pattern.vocabulary.stop).cpu()
-        for item in (stopped & self.free[:, step, 0]).nonzero()[:, 0].tolist():
-            frames = self.pattern.stop_frame(step)
+    def _shorten(self, step: int, streams: slice) -> None:
+        """Sets the length of the sequences that drew their stop in these streams of a step."""
+        stopped = (self.tokens[:, step, streams] == self.pattern.vocabulary.stop).cpu()
+        for item, stream in (stopped & self.free[:, step, streams]).nonzero().tolist():
+            frames = self.pattern.stop_frame(step, streams.start + stream)
             assert frames is not None
             self.lengths[item] = frames
-            # Streams without delay have drawn codes of a frame that the clip no longer has.
+            # Other streams may have drawn, or would draw, codes of a frame that the clip has not.
             unused = self.pattern.layout(frames).codebooks[step] < 0
             self.tokens[item, step, unused.to(self.device)] = self.pattern.vocabulary.pad
+            self.free[item, step, unused] = False
             self._fill(item, step + 1)
 
 

@@ -65,7 +65,7 @@ def test_a_new_network_is_the_best_linear_guess_and_its_blocks_the_identity(shar
     assert torch.equal(network.blocks[0](tokens, torch.zeros(1, 6, 32), angles, None), tokens)
 
 
-@pytest.mark.parametrize("patch", [1, 2, 3])
+@pytest.mark.parametrize("patch", [1, 2, 3, 4, 8])
 def test_frames_beyond_the_mask_change_nothing(tokenizer, patch):
     network = make_model(tokenizer, patch_frames=patch).transformer
     x, condition = torch.randn(2, 12, DIM), torch.randn(2, 3, 32)

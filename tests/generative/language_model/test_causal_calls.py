@@ -190,6 +190,8 @@ def test_what_does_not_fit_is_refused():
     for pattern in ("delay", "parallel", "coarse_first"):
         with pytest.raises(REFUSED, match=pattern):
             make(pattern).generate(max_new_tokens=3)
+    with pytest.raises(REFUSED, match="grouped"):
+        make("grouped")(torch.zeros(3, 4, 6, dtype=torch.int64))
     model = make()
     with pytest.raises(REFUSED, match=r"\[3, 4, 2\].* 1 tokens"):
         model(torch.zeros(3, 4, 2, dtype=torch.int64))

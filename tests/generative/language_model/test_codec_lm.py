@@ -16,6 +16,8 @@ from generative.language_model.patterns import PATTERNS
 from generative.protocol import CodeSampling, GenerationRequest, GenerativeModel
 
 NAMES = sorted(PATTERNS)
+# Those that predict the codes of a step independently.
+PLAIN = sorted(set(PATTERNS) - {"grouped"})
 SIZES = (16, 16, 12, 16)
 LABELS = ("speech", "music")
 
@@ -54,7 +56,7 @@ def assert_valid(codes: torch.Tensor) -> None:
 # Learning
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PLAIN)
 def test_loss_is_that_of_one_code_after_the_other(name):
     # Reference: probabilities of each token over what its slot may hold, item by item, in float64.
     model, batch = make(name), make_batch()
@@ -84,6 +86,63 @@ def test_loss_is_that_of_one_code_after_the_other(name):
     bits = unhidden.codes.sum().detach() / unhidden.counts.sum() / math.log(2)
     assert 0 < float(bits) < 40
     assert set(found) == {"loss", "bits_per_code", *(f"bits_per_code_{k}" for k in range(4))}
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_sampling_predicts_with_the_probabilities_of_training(name, use_cache):
+    model, batch = make(name), make_batch((7, 7))
+    nats = torch.zeros(4, dtype=torch.float64)
+    tokens, pattern = model.pattern.apply(batch["codes"]), model.pattern
+    layout = pattern.layout(7)
+    with torch.no_grad():
+        conditions = {"label": batch["label"]}
+        predict = model.step_logits(conditions, len(layout.frames), use_cache=use_cache)
+        for step in range(len(layout.frames)):
+            slot = predict(tokens[:, :step])
+            for draw in pattern.draws:
+                logits = slot(tokens[:, step, : draw.start]).double()
+                for stream in range(draw.start, draw.stop):
+                    k, frame = int(layout.codebooks[step, stream]), layout.frames[step, stream]
+                    if k < 0 or frame == 7:
+                        continue
+                    low, high = pattern.vocabulary.ranges[k]
+                    scores = logits[:, low:high].log_softmax(-1)
+                    nats[k] -= scores.gather(1, tokens[:, step, stream, None] - low).sum()
+        # Both are of full length: as far as is known they did not end there.
+        found = model.code_nats(batch).codes
+    torch.testing.assert_close(found.double(), nats, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("frames", [1, 3, 4])
+def test_groups_of_any_size(frames):
+    model = make("grouped", group_frames=frames)
+    model.training_loss(make_batch(), seeded())["loss"].backward()
+    unused = {name for name, p in model.named_parameters() if p.grad is None}
+    assert not unused
+    prompts = [make_batch()["codes"][0, :2], None, make_batch()["codes"][1, :5]]
+    sampling = CodeSampling(stop=True)
+    for seed in range(4):
+        clips = model.sample(
+            CONDITIONS, [6, 4, 9], seeded(seed), sampling=sampling, prompts=prompts
+        )
+        for clip, prompt, longest in zip(clips, prompts, [6, 4, 9], strict=True):
+            assert_valid(clip)
+            assert 1 <= len(clip) <= longest
+            if prompt is not None:
+                assert torch.equal(clip[: len(prompt)], prompt)
+
+
+def test_a_code_of_a_group_depends_on_those_before_it():
+    model = make("grouped")
+    with torch.no_grad():
+        slot = model.step_logits({"label": torch.tensor([0])}, 1)(torch.zeros(1, 0, 8).long())
+        slot(torch.zeros(1, 0).long())
+        one = slot(torch.tensor([[3]]))
+        slot = model.step_logits({"label": torch.tensor([0])}, 1)(torch.zeros(1, 0, 8).long())
+        other = slot(torch.tensor([[4]]))
+    low, high = model.pattern.vocabulary.ranges[1]
+    assert not torch.allclose(one[:, low:high], other[:, low:high], atol=1e-3)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -122,7 +181,7 @@ def test_training_learns_a_pattern(name):
     batch = make_batch((6, 6)) | {"codes": codes, "ended": torch.tensor([True, True])}
     model = make(name, condition_dropout=0.0).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for step in range(60):
+    for step in range(100):
         loss = model.training_loss(batch, seeded(step))
         optimizer.zero_grad()
         loss["loss"].backward()
@@ -389,7 +448,7 @@ def test_rows_that_stop_early_decode_too():
         assert audio.shape[1] == max(samples - missing * tokenizer.hop_length, 1)
 
 
-@pytest.mark.parametrize("name", ["delay", "coarse_first"])
+@pytest.mark.parametrize("name", ["delay", "coarse_first", "grouped"])
 def test_a_saved_model_is_the_same(name, tmp_path):
     model = make(name, context_frames=50, gains={"music": 0.25, "": 0.5})
     model.save_pretrained(tmp_path / "model")
@@ -398,6 +457,7 @@ def test_a_saved_model_is_the_same(name, tmp_path):
     assert loaded.gain("music") == 0.25
     assert loaded.gain("speech") == loaded.gain(None) == 0.5
     ours = ("codebook_sizes", "pattern", "width", "depth", "heads", "context_frames", "gains")
+    ours += ("group_frames",)
     for key in ours:
         assert getattr(loaded.config, key) == getattr(model.config, key)
     state = model.state_dict()

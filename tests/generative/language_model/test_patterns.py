@@ -22,6 +22,7 @@ CASES = st.fixed_dictionaries(
         "name": st.sampled_from(NAMES),
         "sizes": st.lists(st.integers(1, 9), min_size=1, max_size=5),
         "coarse": st.integers(1, 5),
+        "group": st.integers(1, 4),
         "lengths": st.lists(st.integers(0, 7), min_size=1, max_size=4),
         "seed": st.integers(0, 99),
     }
@@ -30,7 +31,7 @@ CASES = st.fixed_dictionaries(
 
 def ragged_codes(case: dict) -> tuple[CodePattern, torch.Tensor, torch.Tensor]:
     sizes, lengths = tuple(case["sizes"]), case["lengths"]
-    pattern = make_pattern(case["name"], sizes)
+    pattern = make_pattern(case["name"], sizes, case["group"])
     if case["name"] == "coarse_first":
         pattern = CoarseFirstPattern(sizes, min(case["coarse"], len(sizes)))
     generator = torch.Generator().manual_seed(case["seed"])
@@ -94,12 +95,15 @@ def test_an_early_stop_changes_nothing_before_it(case, shorter):
     pattern, codes, _ = ragged_codes(case)
     long = codes.shape[1]
     short = min(shorter, long)
-    step = int((pattern.apply(codes[:1, :short])[0, :, 0] == pattern.vocabulary.stop).nonzero())
-    assert pattern.stop_frame(step) == short
+    tokens = pattern.apply(codes[:1, :short])[0]
+    ((step, stream),) = (tokens == pattern.vocabulary.stop).nonzero().tolist()
+    assert pattern.stop_frame(step, stream) == short
     one, other = pattern.layout(short), pattern.layout(long)
     assert torch.equal(one.codebooks[:step], other.codebooks[:step])
     assert torch.equal(one.frames[:step], other.frames[:step])
-    assert one.frames[step, 0] == other.frames[step, 0] == short
+    # In its step the streams that are drawn before it.
+    assert torch.equal(one.frames[step, :stream], other.frames[step, :stream])
+    assert one.frames[step, stream] == other.frames[step, stream] == short
 
 
 def test_orders_are_the_published_ones():
@@ -117,6 +121,19 @@ def test_orders_are_the_published_ones():
     assert parallel == [[0, 8, 15], [3, 11, 18], [stop, pad, pad]]
     delay = make_pattern("delay", sizes).apply(codes)[0].tolist()
     assert delay == [[0, pad, pad], [3, 8, pad], [stop, 11, 15], [pad, pad, 18]]
+    grouped = make_pattern("grouped", sizes).apply(codes)[0].tolist()
+    assert grouped == [[0, 8, 15, 3, 11, 18], [stop, pad, pad, pad, pad, pad]]
+    three = make_pattern("grouped", sizes, 3).apply(codes)[0].tolist()
+    assert three == [[0, 8, 15, 3, 11, 18, stop, pad, pad]]
+
+
+def test_draws_are_every_stream_once():
+    for name in NAMES:
+        pattern = make_pattern(name, (4, 4, 4))
+        streams = torch.arange(pattern.num_streams)
+        assert torch.equal(torch.cat([streams[draw] for draw in pattern.draws]), streams)
+    # A code of a group may depend on those before it.
+    assert len(make_pattern("grouped", (4, 4, 4), 4).draws) == 12
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -124,10 +141,10 @@ def test_tokens_that_are_no_sequence_are_refused(name):
     pattern = make_pattern(name, (4, 4, 4))
     vocabulary = pattern.vocabulary
     tokens = pattern.apply(torch.tensor([[[0, 1, 3], [2, 3, 3], [1, 0, 0]]]))
-    where = (tokens[0, :, 0] == vocabulary.stop).nonzero()[0, 0]
+    where, stream = (tokens[0] == vocabulary.stop).nonzero()[0]
 
     without = tokens.clone()
-    without[0, where, 0] = 0
+    without[0, where, stream] = 0
     with pytest.raises(REFUSED, match=r"\b0\b"):
         pattern.revert(without)
     swapped = tokens.clone()
@@ -165,3 +182,6 @@ def test_wrong_codes_are_refused():
         make_pattern("delay", (4, 0))
     with pytest.raises(REFUSED, match="coarse=3"):
         CoarseFirstPattern((4, 4), 3)
+    for frames in (0, 65):
+        with pytest.raises(REFUSED, match=f"group_frames={frames}"):
+            make_pattern("grouped", (4, 4), frames)
