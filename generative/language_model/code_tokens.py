@@ -62,12 +62,13 @@ def codes_to_tokens(codes: Any, tokenizer: Any = None) -> str | list[int]:
 
 
 def tokens_to_codes(
-    tokens: str | Iterable[int], num_codebooks: int, tokenizer: Any = None
+    tokens: str | Iterable[Any], num_codebooks: int, tokenizer: Any = None
 ) -> Int[np.ndarray, "T K"]:
     """The inverse of `codes_to_tokens`: codes ``[T, K]``, int64.
 
     Args:
-        tokens: Text, or ids. Special tokens among ids are skipped; text holds codes only.
+        tokens: Text, or ids as a list, array or tensor. Special tokens among ids are skipped; text
+            holds codes only.
         num_codebooks: K.
         tokenizer: The tokenizer of the ids.
 
@@ -111,7 +112,7 @@ def _split(text: str) -> Iterator[str]:
         yield text[place:]
 
 
-def _names(ids: Iterable[int], tokenizer: Any) -> Iterator[str]:
+def _names(ids: Iterable[Any], tokenizer: Any) -> Iterator[str]:
     special = set(tokenizer.all_special_ids)
     for token in map(int, ids):
         name = str(tokenizer.convert_ids_to_tokens(token))
