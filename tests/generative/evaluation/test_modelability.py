@@ -7,13 +7,15 @@ import pytest
 import soundfile
 import soxr
 import torch
-from models import RATE, make_tokenizer, tone
+from models import CODEBOOKS, RATE, make_tokenizer, tone
 
-from generative.cli import main
+from generative.cli import build_parser, main
 from generative.evaluation.embeddings import embed_audio
 from generative.evaluation.frechet import frechet_of_equal_sets
 from generative.evaluation.modelability import multiply_adds
 from generative.language_model.codec_lm import CodecLM, CodecLMConfig
+from tokenizer import load_tokenizer
+from tokenizer.cli import main as latok
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +59,23 @@ def test_multiply_adds_grow_as_the_arithmetic_of_transformers_does():
         batch |= {"mask": torch.ones(1, 10, dtype=torch.bool), "ended": torch.tensor([False])}
         counts.append(multiply_adds(CodecLM(config), batch | {"caption": [None]}))
     assert counts[2] - counts[1] == counts[1] - counts[0] > 0
+
+
+@pytest.mark.slow
+def test_latok_compare_hands_over_what_it_has_fitted(audio, tmp_path, monkeypatch):
+    make_tokenizer().save_pretrained(tmp_path / "base")
+    taken = []
+    monkeypatch.setattr("generative.cli.main", lambda words: taken.append(words) or 0)
+    command = ["compare", tmp_path / "base", audio / "train", audio / "held", "--out"]
+    command += [tmp_path / "c", "--quantizers", "rvq", "--codebooks", 2, "--codebook-size", 16]
+    command += ["--generate", 0.5, "--also", f"old={tmp_path / 'base'}"]
+    assert latok([str(word) for word in command]) == 0
+    options = build_parser().parse_args(taken[0])
+    assert options.minutes == 0.5
+    paths = dict(text.split("=") for text in options.tokenizer)
+    assert list(paths) == ["rvq", "old"]
+    counts = [load_tokenizer(path).num_codebooks for path in paths.values()]
+    assert counts == [2, CODEBOOKS]
 
 
 @pytest.mark.slow

@@ -130,7 +130,7 @@ class LappedAutoencoder(Autoencoder):
         if levels is None:
             raise InputError("Envelope latents start from the levels' statistics: pass levels.")
         # Levels stand for what codes lose, and codes have no detail.
-        lost = waveform_paths(covariance, first).lost
+        lost = waveform_paths(covariance, first, emphasis, channels).lost
         analysis = envelope_analysis(levels, lost, self.config.envelope_dim, channels)
         for parameter in (*levels_in.parameters(), levels_out.weight):
             parameter.zero_()
