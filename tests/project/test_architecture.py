@@ -38,6 +38,7 @@ ROOMS = (
     "tokenizer.command",
     "tokenizer.saving",
     "tokenizer.devices",
+    "tokenizer.precision",
     "tokenizer._clash",
     "tokenizer.errors",
     "tokenizer._moved",

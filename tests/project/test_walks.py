@@ -16,7 +16,16 @@ from tokenizer.cli import main
 
 ROOT = Path(__file__).parents[2]
 # What every room may use is on no walk.
-SERVICES = {"errors", "command", "devices", "__init__", "_clash", "_moved", "_registering"}
+SERVICES = {
+    "errors",
+    "command",
+    "devices",
+    "precision",
+    "__init__",
+    "_clash",
+    "_moved",
+    "_registering",
+}
 
 
 def room(frame: FrameType) -> str | None:

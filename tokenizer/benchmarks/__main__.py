@@ -32,7 +32,6 @@ def main() -> None:
     parser.add_argument(
         "--peers", nargs="*", choices=sorted(PEERS), default=sorted(PEERS), help="other codecs"
     )
-    parser.add_argument("--bf16", action="store_true", help="our networks in bfloat16 too")
     parser.add_argument("--skip", nargs="*", choices=PARTS, default=[], help="what to leave out")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -48,8 +47,7 @@ def main() -> None:
 
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     if "codecs" not in options.skip:
-        bf16 = ["ours latents bf16"] if options.bf16 else []
-        codecs = [*speed.OURS, *bf16, *options.peers]
+        codecs = [*speed.OURS, *options.peers]
         common = {"seconds": options.seconds, "repetitions": options.repetitions}
         for device in devices:
             for threads in options.threads if device == "cpu" else options.threads[:1]:

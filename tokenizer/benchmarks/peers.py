@@ -51,13 +51,11 @@ def ours(
     device: str,
     model: str | None = None,
     *,
-    bf16: bool = False,
     greedy: bool = False,
 ) -> Codec:
     """Our tokenizer, a file's worth of samples through the dataset surface.
 
-    ``bf16``: networks compute in bfloat16. ``greedy``: codes are searched greedily, as the peers
-    do, and not by the model's beam.
+    ``greedy``: codes are searched greedily, as the peers do, and not by the model's beam.
     """
     tok: LatentTokenizer = load_tokenizer(model).to(device)  # pyright: ignore[reportArgumentType]
     if greedy:
@@ -68,14 +66,10 @@ def ours(
     n = None if kbps is None else tok.codebooks_for(1000 * kbps)
 
     def encode() -> Any:
-        with torch.autocast(device, torch.bfloat16, enabled=bf16):
-            return (
-                tok.encode_latents(audio) if n is None else tok.encode_codes(audio, n_codebooks=n)
-            )
+        return tok.encode_latents(audio) if n is None else tok.encode_codes(audio, n_codebooks=n)
 
     def decode() -> Any:
-        with torch.autocast(device, torch.bfloat16, enabled=bf16):
-            return tok.decode_latents(row) if n is None else tok.decode_codes(row)
+        return tok.decode_latents(row) if n is None else tok.decode_codes(row)
 
     wave = clip(2 * tok.latency + 0.1, rate)
 

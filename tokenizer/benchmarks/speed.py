@@ -37,8 +37,7 @@ def measure(
         if kind == "ours":
             rate, *how = rate.split()
             kbps = None if rate == "latents" else float(rate)
-            options = {option: option in how for option in ("bf16", "greedy")}
-            codec = ours(kbps, seconds, device, model, **options)
+            codec = ours(kbps, seconds, device, model, greedy="greedy" in how)
         else:
             codec = PEERS[kind](seconds, device)
         rate_at_best = matmul_rate(device)

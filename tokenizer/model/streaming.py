@@ -24,6 +24,7 @@ from tokenizer.model.parts import DecoderName
 from tokenizer.model.rows import apply_gain, code_dtype, normalized
 from tokenizer.model.tensors import TensorTokenizer, check_finite
 from tokenizer.model.tiling import Pieces, decoder_pieces, encoder_pieces, lookahead
+from tokenizer.precision import full_float32
 
 _FINISHED = "This stream is finished: start another one."
 
@@ -80,6 +81,7 @@ class StreamEncoder:
         self._finished = True
         return out
 
+    @full_float32()
     def _advance(self, block: np.ndarray, *, final: bool) -> np.ndarray:
         self.num_samples += block.shape[-1]
         if final and self.num_samples == 0:
@@ -174,6 +176,7 @@ class StreamDecoder:
         self._finished = True
         return out
 
+    @full_float32()
     def _advance(self, z: Tensor, *, final: bool) -> np.ndarray:
         if self._pieces is None:
             level = self._tokenizer.noise_level(self._n_codebooks)

@@ -16,6 +16,7 @@ from torch.nn import functional
 from tokenizer.errors import InputError
 from tokenizer.model.parts import DecoderName, TokenizerParts
 from tokenizer.model.tiling import decode_tiles, encode_tiles
+from tokenizer.precision import full_float32
 
 # Silence has no level to divide by: this is added to every gain (-100 dB).
 GAIN_FLOOR = 1e-5
@@ -55,13 +56,13 @@ def _lengths(mask: Tensor, num_items: int, num_samples: int) -> list[int]:
 
 
 def _without_gradients(tiles: Iterator[Tensor]) -> Iterator[Tensor]:
-    """Computes each tile without gradients; the caller's grad mode is restored between tiles.
+    """Computes each tile without gradients, in full float32; between tiles the caller's modes hold.
 
     A plain ``with torch.no_grad()`` around a loop of ``yield`` would hold for the caller's code
     too.
     """
     while True:
-        with torch.no_grad():
+        with torch.no_grad(), full_float32():
             tile = next(tiles, None)
         if tile is None:
             return
@@ -93,13 +94,15 @@ class EncodeOutput:
 class TensorTokenizer(TokenizerParts):
     """Everything of `tokenizer.LatentTokenizer` that takes and returns tensors.
 
-    All of it runs without gradients and in evaluation mode. Other models can be trained on its
-    tensors; code that trains the tokenizer uses `autoencoder`, `quantizer` and `finetuned_decoder`.
+    All of it runs without gradients, in evaluation mode and in full float32 (`full_float32`). Other
+    models can be trained on its tensors; code that trains the tokenizer uses `autoencoder`,
+    `quantizer` and `finetuned_decoder`.
     """
 
     # These methods use no_grad and not inference_mode: tensors that are made in inference mode can
     # never again take part in training, not even as constants.
     @torch.no_grad()
+    @full_float32()
     def encode(
         self,
         input_values: Float[Tensor, "B C N"],
@@ -171,6 +174,7 @@ class TensorTokenizer(TokenizerParts):
         return values
 
     @torch.no_grad()
+    @full_float32()
     def quantize(
         self, latents: Float[Tensor, "B D T"], n_codebooks: int | None = None
     ) -> Int[Tensor, "B n T"]:
@@ -185,6 +189,7 @@ class TensorTokenizer(TokenizerParts):
         return codes.clone().reshape(len(z), -1, n).transpose(1, 2)
 
     @torch.no_grad()
+    @full_float32()
     def quantize_each(
         self, latents: Float[Tensor, "B D T"], n_codebooks: Sequence[int]
     ) -> list[Int[Tensor, "n T"]]:
@@ -198,6 +203,7 @@ class TensorTokenizer(TokenizerParts):
         return [item[:n] for item, n in zip(codes, counts.tolist(), strict=True)]
 
     @torch.no_grad()
+    @full_float32()
     def dequantize(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, audio_codes: Int[Tensor, "B n T"]
     ) -> Float[Tensor, "B D T"]:
@@ -231,6 +237,7 @@ class TensorTokenizer(TokenizerParts):
         return float(self._fitted_quantizer().noise_levels[n - 1])
 
     @torch.no_grad()
+    @full_float32()
     def decode(
         self,
         latents: Float[Tensor, "B D T"],
@@ -277,7 +284,7 @@ class TensorTokenizer(TokenizerParts):
         self, blocks: Iterable[Float[Tensor, "G M _"]]
     ) -> Iterator[Float[Tensor, "G D _"]]:
         """Latents of a normalised signal that arrives in blocks: see `encode_tiles`."""
-        with torch.no_grad():
+        with torch.no_grad(), full_float32():
             tiles = encode_tiles(self.autoencoder, blocks)
         yield from _without_gradients(tiles)
 
@@ -289,7 +296,7 @@ class TensorTokenizer(TokenizerParts):
     ) -> Iterator[Float[Tensor, "G M _"]]:
         """Normalised audio of latents that arrive in pieces: see `decode_tiles`."""
         level = self.noise_level(n_codebooks)
-        with torch.no_grad():
+        with torch.no_grad(), full_float32():
             tiles = decode_tiles(self.autoencoder, self.decoder(decoder), latents, level)
         yield from _without_gradients(tiles)
 

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from tokenizer.precision import full_float32
+
 
 # The caches are filled outside inference mode: autograd refuses tensors made inside it.
 @lru_cache(maxsize=32)
@@ -64,7 +66,7 @@ def mdct_blocks(blocks: Float[Tensor, "*B T1 M"]) -> Float[Tensor, "*B T M"]:
     low = -q[..., :half].flip(-1) - q[..., half + odd :]
     high = p[..., :half] - p[..., half + odd :].flip(-1)
     folded = torch.cat([-q[..., half : half + odd], low, high], dim=-1)
-    with torch.autocast(blocks.device.type, enabled=False):
+    with full_float32():
         return folded @ basis
 
 
@@ -76,7 +78,7 @@ def imdct(coefficients: Float[Tensor, "*B T M"]) -> Float[Tensor, "*B N"]:
 def imdct_folded(coefficients: Float[Tensor, "*B T M"]) -> Float[Tensor, "*B T M"]:
     """The frames of `imdct` as `mdct_blocks` folds them, before they overlap."""
     basis = _mdct_basis(coefficients.shape[-1], coefficients.device)[2]
-    with torch.autocast(coefficients.device.type, enabled=False):
+    with full_float32():
         return coefficients.float() @ basis.T
 
 

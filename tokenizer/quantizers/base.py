@@ -53,8 +53,8 @@ class Quantizer(nn.Module, ABC):
     A quantizer of your own is a class with a `kind`, a constructor, `fit`, `encode` and `decode`
     (docs/quantizers.md). Every argument of the constructor is kept as an attribute of the same
     name. What `fit` learns goes into buffers that the constructor registers in their final shapes.
-    Everything is computed in float32, also under autocast. `fit` on an already fitted quantizer
-    forgets the first fit.
+    Codes and latents are computed in full float32, whatever a script allows. `fit` on an already
+    fitted quantizer forgets the first fit.
 
     Ours have in common that ``dim`` is D, ``num_codebooks`` K and ``codebook_size`` S, the entries
     of each codebook; that `fit` keeps at most ``max_points`` frames in memory; and that

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from tokenizer.precision import full_float32
+
 
 @torch.no_grad()
 def in_blocks(
@@ -16,10 +18,10 @@ def in_blocks(
     """Applies a row-wise function to blocks of ``rows`` rows, the last one filled up with zeros.
 
     Matrix products of other shapes may round otherwise. Here all have the same shape and start at
-    an aligned address, and they stay in float32 under autocast.
+    an aligned address, and they are computed in full float32.
     """
     results = []
-    with torch.autocast(x.device.type, enabled=False):
+    with full_float32():
         for start in range(0, max(len(x), 1), rows):
             piece = x[start : start + rows]
             block = x.new_zeros(rows, x.shape[1])

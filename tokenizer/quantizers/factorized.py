@@ -18,6 +18,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from tokenizer.errors import InputError
+from tokenizer.precision import full_float32
 from tokenizer.quantizers.base import LatentSource, Quantizer, check_at_least_one
 from tokenizer.quantizers.blocks import in_blocks
 from tokenizer.quantizers.kmeans import argmax_rows, block_rows, kmeans
@@ -125,7 +126,7 @@ class ProjectedQuantizer(Quantizer):
 
     def _table(self, k: int) -> Tensor:
         """Stage k's entries as they are subtracted from the residual, ``[S, D]``."""
-        with torch.autocast(self.out_bias.device.type, enabled=False):
+        with full_float32():
             weight, bias = self.out_weight[k].float(), self.out_bias[k].float()
             return torch.addmm(bias, self.entries(k), weight.T)
 

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokenizer.errors import InputError
+from tokenizer.precision import full_float32
 
 # Scores of one block of vectors against a codebook: 2^18 float32 values are 1 MiB, which stay in
 # a core's cache between the matrix product that writes them and the argmax that reads them.
@@ -68,6 +69,7 @@ def fused(device: torch.device) -> Callable[[Tensor, Tensor, Tensor], tuple[Tens
 
 
 @torch.no_grad()
+@full_float32()
 def nearest(x: Float[Tensor, "M D"], codebook: Float[Tensor, "S D"]) -> Int[Tensor, " M"]:
     """Index of the entry nearest to each vector, by Euclidean distance; the first of equals.
 
@@ -89,7 +91,6 @@ def _match(x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
     best = torch.empty(len(x), device=x.device)
     for start in range(0, len(x), rows):
         block = x[start : start + rows].float()
-        # An `out=` product takes no part in autocast: it stays float32.
         scores = torch.addmm(bias, block, codebook.T, out=buffer[: len(block)])
         chosen = argmax_rows(scores)
         codes[start : start + rows] = chosen
@@ -98,6 +99,7 @@ def _match(x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
+@full_float32()
 def kmeans(
     x: Float[Tensor, "M D"],
     k: int,

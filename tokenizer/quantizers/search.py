@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from tokenizer.precision import full_float32
 from tokenizer.quantizers.kmeans import argmax_rows, fused, half_squared_norms, largest_in_rows
 from tokenizer.quantizers.standardizer import Standardizer
 
@@ -99,7 +100,6 @@ class Scores:
                 u = filled(u, self._rows(len(u), *keys.shape))
             else:
                 u = lift(stage.standardizer.project(filled(u[:, :-2], self.product)))
-            # A product with `out=` takes no part in autocast: it stays float32.
             torch.mm(u, keys, out=self._buffer[start : start + len(u)])
         return self._buffer[:count]
 
@@ -142,6 +142,7 @@ def search(
 
 
 @torch.no_grad()
+@full_float32()
 def search_each(
     x: Float[Tensor, "M D"],
     counts: Int[np.ndarray, " M"],

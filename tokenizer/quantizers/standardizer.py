@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tokenizer.errors import InputError, StateError
+from tokenizer.precision import full_float32
 
 Mode = Literal["none", "scalar", "channel", "whiten", "decoder"]
 MODES: tuple[str, ...] = get_args(Mode)
@@ -124,14 +125,14 @@ class Standardizer(nn.Module):
             return u.float()
         if not self.has_matrix:
             return u.float() / self.scale.float() + self.mean.float()
-        with torch.autocast(u.device.type, enabled=False):
+        with full_float32():
             return torch.addmm(self.mean.float(), u.float(), self.inverse_matrix.float())
 
     def project(self, difference: Float[Tensor, "M D"]) -> Float[Tensor, "M D"]:
         """``difference W``, float32: maps a difference of two vectors, which has no mean."""
         if not self.has_matrix:
             return difference.float() * self.scale.float()
-        with torch.autocast(difference.device.type, enabled=False):
+        with full_float32():
             return difference.float() @ self.matrix.float()
 
     def extra_repr(self) -> str:

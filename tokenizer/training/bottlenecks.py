@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tokenizer.errors import InputError
+from tokenizer.precision import full_float32
 from tokenizer.quantizers.base import Quantizer
 from tokenizer.quantizers.factorized import (
     FactorizedQuantizer,
@@ -206,7 +207,7 @@ class Bottleneck(nn.Module):
         The seed decides where dead entries go.
         """
         device = latents.device
-        with torch.autocast(device.type, enabled=False), _seeded(seed, device):
+        with full_float32(), _seeded(seed, device):
             return self._quantize(latents.float().transpose(1, 2), counts)
 
     def _quantize(self, x: Tensor, counts: Tensor) -> Quantized:

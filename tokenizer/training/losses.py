@@ -11,6 +11,7 @@ from torch.nn.functional import avg_pool1d
 
 from tokenizer.errors import InputError
 from tokenizer.networks.spectral import mel_filters, stft_magnitude
+from tokenizer.precision import full_float32
 
 # The seven scales of the Descript Audio Codec's mel loss (Kumar et al. 2023, and its published
 # configuration).
@@ -39,7 +40,9 @@ def log_mel(
     """Log10 of mel magnitudes, clamped from below at ``floor``; ``overlap`` hops make a window."""
     magnitude = stft_magnitude(x, window_length, window_length // overlap).transpose(-1, -2)
     filters = mel_filters(sampling_rate, window_length, n_mels, x.device)
-    return (magnitude @ filters).clamp(min=floor).log10()
+    with full_float32():
+        mel = magnitude @ filters
+    return mel.clamp(min=floor).log10()
 
 
 class MelDistance(nn.Module):
@@ -104,7 +107,9 @@ def band_energy_distance(
     def energy(x: Tensor) -> Tensor:
         power = stft_magnitude(x, _ENERGY_WINDOW, _ENERGY_WINDOW // 4).square()
         filters = mel_filters(sampling_rate, _ENERGY_WINDOW, _ENERGY_BANDS, x.device)
-        return (power.transpose(-1, -2) @ filters).transpose(-1, -2).flatten(0, -3)
+        with full_float32():
+            bands = power.transpose(-1, -2) @ filters
+        return bands.transpose(-1, -2).flatten(0, -3)
 
     energies = energy(estimate), energy(target.detach())
     total = estimate.new_zeros(len(estimate))

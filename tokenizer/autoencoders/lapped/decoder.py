@@ -16,6 +16,7 @@ from tokenizer.networks.layers import Backbone
 from tokenizer.networks.noise import bin_noise, frame_states
 from tokenizer.networks.spectral import imdct_folded, overlap_add
 from tokenizer.networks.stepping import Agreements
+from tokenizer.precision import full_float32
 
 # Gates are bounded: exp(7) restores any bin that the linear path lost, exp(-14) is below 24-bit
 # silence.
@@ -96,7 +97,7 @@ class LappedDecoder(Decoder):
         gate, magnitude, shape, *noise = (
             self.head(self.backbone.norm_out(h)).float().split(bins, -1)
         )
-        with torch.autocast(z.device.type, enabled=False):
+        with full_float32():
             if self.envelope is not None:
                 magnitude = magnitude + self.envelope(z)
             magnitude = magnitude.clamp(_MIN_GATE, _MAX_MAGNITUDE).exp()

@@ -15,6 +15,7 @@ from tokenizer.networks.deviation import deviation
 from tokenizer.networks.layers import Backbone
 from tokenizer.networks.spectral import mdct_blocks
 from tokenizer.networks.stepping import Agreements
+from tokenizer.precision import full_float32
 
 
 class LappedEncoder(Encoder):
@@ -57,8 +58,8 @@ class LappedEncoder(Encoder):
 
     def linear_path(self, c: Float[Tensor, "*B T M"]) -> Float[Tensor, "*B T D"]:
         """The linear path's part of the latents."""
-        # It carries the waveform: bfloat16 would cost it its precision.
-        with torch.autocast(c.device.type, enabled=False):
+        # It carries the waveform: fewer bits would cost it its precision.
+        with full_float32():
             if self.envelope is None:
                 return self.linear(c)
             return self.linear(c) + self.envelope(each_channel(log_magnitudes, c, self.hop_length))
