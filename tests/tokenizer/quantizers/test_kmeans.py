@@ -1,5 +1,3 @@
-import importlib.util
-import os
 import subprocess
 import sys
 
@@ -10,14 +8,7 @@ from hypothesis import given, settings, strategies as st
 from jaxtyping import TypeCheckError
 
 from tokenizer.quantizers import kmeans as kmeans_module
-from tokenizer.quantizers.kmeans import (
-    argmax_rows,
-    block_rows,
-    fused,
-    kmeans,
-    largest_in_rows,
-    nearest,
-)
+from tokenizer.quantizers.kmeans import argmax_rows, block_rows, kmeans, largest_in_rows, nearest
 from tokenizer.quantizers.residual import ResidualVectorQuantizer
 from tokenizer.quantizers.sources import MemmapSource, TensorSource, sample_frames
 
@@ -355,37 +346,3 @@ def test_two_processes_find_what_one_does(tmp_path, monkeypatch):
             generator=_generator(),
             group=object(),  # pyright: ignore[reportArgumentType]
         )
-
-
-_KERNEL = """
-import numpy as np, torch
-from tokenizer.quantizers.triton_nearest import nearest_fused
-device = "cuda" if torch.cuda.is_available() else "cpu"
-g = torch.Generator().manual_seed(0)
-for rows, size, dim in ((200, 70, 24), (1, 3, 5), (130, 128, 64)):
-    # Small integers: products are exact, ties many, and the first of equals is asked for.
-    x = torch.randint(-3, 4, (rows, dim), generator=g).float()
-    keys = torch.randint(-3, 4, (size, dim), generator=g).float()
-    bias = -keys.square().sum(1) / 2
-    codes, best = nearest_fused(x.to(device), keys.to(device), bias.to(device))
-    scores = x @ keys.T + bias
-    assert codes.tolist() == scores.numpy().argmax(1).tolist()
-    assert best.tolist() == scores.amax(1).tolist()
-print("agrees")
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
-def test_the_kernel_for_gpus_agrees_with_the_product():
-    assert fused(torch.device("cpu")) is None
-    # Interpreted where there is no GPU, which has to be said before triton is imported.
-    environment = {} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", _KERNEL],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout.strip() == "agrees", done.stderr
