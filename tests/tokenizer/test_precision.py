@@ -3,6 +3,7 @@
 import threading
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,13 +18,12 @@ from tokenizer.precision import full_float32
 from tokenizer.quantizers.kmeans import nearest
 from tokenizer.training.losses import MelDistance, band_energy_distance
 
+BACKENDS: Any = torch.backends
 EXAMPLE = Path(package.__file__).parent / "assets/example.flac"
 KINDS = [(b, op) for b in ("cuda", "mkldnn") for op in ("matmul", "conv", "rnn")]
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "convolution"}
 
-new_settings = pytest.mark.skipif(
-    not hasattr(torch.backends, "fp32_precision"), reason="needs torch 2.9"
-)
+new_settings = pytest.mark.skipif(not hasattr(BACKENDS, "fp32_precision"), reason="needs torch 2.9")
 
 
 def precisions():
@@ -41,15 +41,15 @@ def allowed(setting):
                     yield
                 return
             case "fp32_precision":
-                torch.backends.fp32_precision = "bf16"
+                BACKENDS.fp32_precision = "bf16"
             case "cudnn":
                 torch.backends.cudnn.allow_tf32 = not before
             case _:
                 torch.set_float32_matmul_precision(setting)
         yield
     finally:
-        if hasattr(torch.backends, "fp32_precision"):
-            torch.backends.fp32_precision = "none"
+        if hasattr(BACKENDS, "fp32_precision"):
+            BACKENDS.fp32_precision = "none"
         torch.set_float32_matmul_precision("highest")
         torch.backends.cudnn.allow_tf32 = before
 
