@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import inspect
 import io
 import json
@@ -30,6 +31,8 @@ def run_command(name: str, command: Callable[[], int | None]) -> int:
     interrupted. Any other error is a bug and is raised. SIGTERM and SIGHUP end it by SystemExit, so
     that no partial files are left.
     """
+    # Python would look ten times for unreachable objects among those of torch while it is imported.
+    gc.set_threshold(50_000, 20, 20)
     if threading.current_thread() is threading.main_thread():
         for name_of_signal in ("SIGTERM", "SIGHUP"):
             number = getattr(signal, name_of_signal, None)  # Windows has no SIGHUP.

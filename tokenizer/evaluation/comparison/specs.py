@@ -17,7 +17,7 @@ from typing import Any
 
 from tokenizer.command import short_form
 from tokenizer.errors import InputError, MissingFileError
-from tokenizer.quantizers import QUANTIZERS
+from tokenizer.quantizers import QUANTIZERS, quantizer_class
 from tokenizer.quantizers.base import Quantizer
 from tokenizer.training.config import CropTrainingConfig
 from tokenizer.training.quantizer import FitConfig
@@ -62,7 +62,7 @@ class QuantizerSpec:
             object.__setattr__(self, "per_rate", self.kind in FITTED_PER_RATE)
 
     def _parameters(self) -> list[str]:
-        signature = inspect.signature(QUANTIZERS[self.kind].__init__)
+        signature = inspect.signature(quantizer_class(self.kind).__init__)
         return [name for name in signature.parameters if name not in _SET_BY_COMPARISON]
 
     def _short_form(self) -> str:
@@ -88,7 +88,7 @@ class QuantizerSpec:
         parameters = self._parameters()
         extra = {k: v for k, v in defaults.items() if k in parameters and k not in self.options}
         try:
-            return QUANTIZERS[self.kind](dim, **extra, **self.options)  # pyright: ignore
+            return quantizer_class(self.kind)(dim, **extra, **self.options)  # pyright: ignore
         except (TypeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"Cannot build the quantizer {self.name!r}: {reason}") from error
