@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from datasets_scripts.preparation.options import Resources, RowOptions
 from tokenizer import __version__
-from tokenizer.command import run_command
+from tokenizer.command import in_run_folder, run_command
 from tokenizer.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,8 +22,14 @@ if TYPE_CHECKING:
 
 
 def _prepare(options: argparse.Namespace) -> int:
-    if options.push_to_hub and "://" in options.out:
+    if "://" not in options.out:
+        return in_run_folder(_prepare_in)(options)
+    if options.push_to_hub:
         raise InputError("--push-to-hub uploads from a local --out.")
+    return _prepare_in(options)
+
+
+def _prepare_in(options: argparse.Namespace) -> int:
     request: dict[str, Any] = {
         "tokenizer": options.tokenizer,
         "splits": options.split,

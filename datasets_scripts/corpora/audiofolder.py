@@ -25,7 +25,8 @@ from datasets_scripts.sources.tables import (
     read_jsonl,
     read_parquet,
 )
-from datasets_scripts.sources.tree import Tree, checked_name, is_audio
+from datasets_scripts.sources.tree import Tree, checked_name
+from tokenizer.audio import is_audio
 from tokenizer.errors import InputError, MissingFileError
 
 _METADATA = {

@@ -29,7 +29,8 @@ from datasets_scripts.sources.corpus import (
 )
 from datasets_scripts.sources.listing import MAX_TEXT, decode_text, not_text
 from datasets_scripts.sources.tables import COLUMN_OPTIONS, TextColumns, as_row, own_columns
-from datasets_scripts.sources.tree import Tree, checked_name, is_address, is_audio
+from datasets_scripts.sources.tree import Tree, checked_name, is_address
+from tokenizer.audio import is_audio
 from tokenizer.errors import InputError, MissingFileError
 
 _SUFFIXES = (".tar", ".tar.gz", ".tgz")

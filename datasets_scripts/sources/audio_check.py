@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenizer.audio import AudioFile
+from tokenizer.audio import AudioFile, list_files
 from tokenizer.audio.av_decoding import AvSound
 
 # Decoders of lossy formats differ in what they cut off at both ends.
@@ -36,9 +36,7 @@ def check_audio(folder: str | Path) -> Iterator[CheckedFile]:
 
     Raises ImportError if PyAV is not installed.
     """
-    for path in sorted(Path(folder).rglob("*")):
-        if path.is_file() and not path.name.startswith("."):
-            yield _check(path)
+    yield from map(_check, list_files(folder))
 
 
 def _check(path: Path) -> CheckedFile:

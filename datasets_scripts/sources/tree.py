@@ -8,13 +8,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from datasets_scripts.sources.corpus import CorpusInfo, RemoteFile
-from tokenizer.audio import AUDIO_SUFFIXES
+from tokenizer.audio import Folders
 from tokenizer.errors import InputError, MissingFileError, import_extra
-
-
-def is_audio(name: str) -> bool:
-    """Whether a name has the suffix of an audio file."""
-    return PurePosixPath(name).suffix.lower() in AUDIO_SUFFIXES
 
 
 def is_address(root: str | Path) -> bool:
@@ -40,7 +35,7 @@ class Tree:
     """A folder with names relative to it, written with slashes on every machine.
 
     ``root`` is a path, or an address that fsspec knows. Hidden files, whose names begin with a dot,
-    are not there.
+    are not there; on this machine folders are listed as by all commands (`Folders`).
     """
 
     # Of listings; a tree that nobody changes may be listed from fsspec's cache.
@@ -50,6 +45,7 @@ class Tree:
         self.root = str(root).rstrip("/") or "/"
         self._fs: Any = None
         self._base = self.root
+        self._folders = Folders(self.root)
         if is_address(root):
             fsspec = import_extra("fsspec.core", str(root), "datasets")
             self._fs, self._base = fsspec.url_to_fs(self.root)
@@ -89,32 +85,23 @@ class Tree:
         """The names of the folders and of the files in a folder, each sorted."""
         full = self._full(folder)
         if self._fs is None:
-            entries = [(path.name, path.is_dir()) for path in Path(full).iterdir()]
-        else:
-            entries = [
-                (PurePosixPath(entry["name"]).name, entry["type"] == "directory")
-                for entry in self._fs.ls(full, detail=True, refresh=self._refresh)
-                if entry["name"].rstrip("/") != full
-            ]
+            return self._folders.list(full)
+        entries = [
+            (PurePosixPath(entry["name"]).name, entry["type"] == "directory")
+            for entry in self._fs.ls(full, detail=True, refresh=self._refresh)
+            if entry["name"].rstrip("/") != full
+        ]
         entries = sorted(entry for entry in entries if not entry[0].startswith("."))
         folders = [name for name, is_folder in entries if is_folder]
         return folders, [name for name, is_folder in entries if not is_folder]
 
     def walk(self, folder: str = "") -> Iterator[str]:
         """The names of all files beneath a folder: its own sorted, then its folders' in turn."""
-        return self._walk(folder, ())
-
-    def _walk(self, folder: str, above: tuple[Path, ...]) -> Iterator[str]:
-        if self._fs is None:
-            real = Path(self._full(folder)).resolve()
-            if real in above:
-                raise InputError(f"{self.path(folder)} is a link to a folder that it is in.")
-            above = (*above, real)
         prefix = f"{folder}/" if folder else ""
         folders, files = self.list(folder)
         yield from (prefix + name for name in files)
         for name in folders:
-            yield from self._walk(prefix + name, above)
+            yield from self.walk(prefix + name)
 
     def audio(self, name: str) -> Path | RemoteFile:
         """A file as `CorpusClip.audio`."""

@@ -8,7 +8,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from datasets_scripts.sources.corpus import CorpusClip, Missing
-from datasets_scripts.sources.tree import Tree, is_audio
+from datasets_scripts.sources.tree import Tree
+from tokenizer.audio import is_audio
 from tokenizer.errors import InputError, MissingFileError
 
 # The options of a corpus of excerpts of videos.

@@ -8,6 +8,7 @@ from preparing import assert_same_rows, rows_of, write
 
 from datasets_scripts import cli
 from datasets_scripts.cli import main
+from tokenizer.saving import run_folder
 
 
 def options_of(parser):
@@ -47,6 +48,16 @@ def test_what_cannot_be_is_refused_in_a_line(corpus, tokenizer, tmp_path, capsys
     line = capsys.readouterr().err.splitlines()[-1]
     assert message in line
     assert not (tmp_path / "o").exists()
+
+
+def test_a_second_run_in_a_folder_is_refused(corpus, tokenizer, tmp_path, capsys):
+    tokenizer.save_pretrained(tmp_path / "tok")
+    command = ["prepare", "audiofolder", str(corpus), "--out", str(tmp_path / "o")]
+    command += ["--tokenizer", str(tmp_path / "tok")]
+    with run_folder(tmp_path / "o"):
+        assert main(command) == 2
+    assert str(tmp_path / "o") in capsys.readouterr().err.splitlines()[-1]
+    assert main(command) == 0
 
 
 def test_the_commands(corpus, prepared, tokenizer, tmp_path, capsys):

@@ -5,7 +5,12 @@ from .inputs import (
     open_batch as open_batch,
     open_signal as open_signal,
 )
-from .listing import list_audio as list_audio
+from .listing import (
+    Folders as Folders,
+    is_audio as is_audio,
+    list_audio as list_audio,
+    list_files as list_files,
+)
 from .resampling import (
     MAX_RATIO as MAX_RATIO,
     Resampler as Resampler,

@@ -5,6 +5,7 @@ import pytest
 import soundfile
 
 from datasets_scripts.cli import main
+from datasets_scripts.corpora import find_corpus
 from datasets_scripts.sources.audio_check import CheckedFile, check_audio
 from tokenizer.audio import list_audio
 from tokenizer.training.clips import scan
@@ -53,6 +54,10 @@ def test_one_listing_skips_counts_and_names(folder):
     names = [path.name for path in list_audio(folder)]
     assert names.count("a.wav") == 1
     assert "._a.wav" not in names
+    prepared = find_corpus("audiofolder").prepare(folder, "train")
+    assert sorted(item.id for item in prepared) == [
+        str(path.relative_to(folder)) for path in list_audio(folder)
+    ]
     skipped = []
     clips = scan(folder, skipped)
     assert len(clips) + len(skipped) == len(names)

@@ -86,6 +86,21 @@ def test_joined_files_are_read_whole(tmp_path, suffix, subtype):
     assert abs(len(decoded(path)) - 3 * RATE) <= 5 * 1152
 
 
+@pytest.mark.parametrize("form", ["WAV", "WAVEX", "AIFF"])
+@pytest.mark.parametrize("samples", [8000, 8001])
+def test_joined_files_without_compression_are_refused(tmp_path, form, samples):
+    parts = []
+    for seed in range(2):
+        path = tmp_path / f"{seed}.wav"
+        soundfile.write(path, sound(2.0, seed)[:samples], RATE, format=form, subtype="PCM_U8"
+                        if form != "AIFF" else "PCM_S8")  # fmt: skip
+        parts.append(path.read_bytes())
+        assert len(decoded(path)) == samples
+    path.write_bytes(b"".join(parts))
+    with pytest.raises(ValueError, match=r"1\.wav.*only the first"):
+        decoded(path)
+
+
 def without_first_frame(data):
     """An MP3 file without the frame that tells its length."""
     starts = [m.start() for m in re.finditer(rb"\xff[\xfa\xfb]", data)]

@@ -132,6 +132,18 @@ def test_keyboard_reaches_players_in_order(browser, page):
     wait_until(browser, "[...document.querySelectorAll('audio')].some(a => !a.paused)")
 
 
+def test_the_table_of_figures_leads_to_the_sounds(browser, page):
+    open_page(browser, page, PHONE)
+    links = browser.find_elements("css selector", "table.numbers a")
+    assert links
+    browser.execute_script("arguments[0].click()", links[0])
+    heading = "document.querySelector(location.hash).getBoundingClientRect()"
+    wait_until(browser, f"location.hash && {heading}.top >= 0 && {heading}.top < innerHeight")
+    assert browser.execute_script(
+        "return document.querySelector(location.hash).parentNode.querySelectorAll('audio').length"
+    )
+
+
 def test_nothing_complains_and_nothing_comes_from_elsewhere(browser, page):
     browser.get_log("browser")
     browser.get_log("performance")

@@ -98,7 +98,11 @@ def build_report(
         with tqdm(total=total, desc="sounds", unit="sound", disable=not progress) as bar:
             sounds = make_sounds(clips, ways, folder, rate, config.seconds, device, bar.update)
         curve_data = compared or _of_this_page(sounds, sections[0])
-        figures = [line for entry in curve_data["entries"] for line in entry_figures(entry)]
+        figures = [
+            line | {"heard": _where_heard(entry, sections, path, comparison)}
+            for entry in curve_data["entries"]
+            for line in entry_figures(entry)
+        ]
         tables = [_table(section, sounds) for section in sections]
         page = environment.get_template("page.html.j2").render(
             title=config.title,
@@ -178,6 +182,20 @@ def _table(section: Section, sounds: Sounds) -> dict[str, Any]:
         rows.append({"name": name, "seconds": sounds.seconds[clip], "cells": cells})
     means = [sounds.means(c.way) for c in section.columns]
     return vars(section) | {"columns": columns, "rows": rows, "means": means}
+
+
+def _where_heard(
+    entry: dict[str, Any], sections: list[Section], path: str, folder: Path | None
+) -> str | None:
+    """The anchor of the first table that has sounds of an entry's tokenizers; None if none has."""
+    fits = [
+        str((folder or Path()) / fit[name])
+        for fit in entry.get("fits", [])
+        for name in ("model", "finetuned_model")
+        if name in fit
+    ]
+    models = set(fits or [entry.get("model", path)])
+    return next((s.key for s in sections if models & {c.way.tokenizer for c in s.columns}), None)
 
 
 def _of_this_page(sounds: Sounds, section: Section) -> dict[str, Any]:
