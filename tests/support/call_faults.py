@@ -97,6 +97,7 @@ def check(injection: Injection, operation: Operation, fault: str, place: Path, o
 
 def fail_each_call(injection: Injection, operation: Operation, most: int | None = None) -> int:
     """Fails each of an operation's calls, or as many, evenly spread; returns how many it has."""
+    injection.prepare(operation)
     with fresh(injection.template) as place:
         calls = changing_calls(traced(operation, place)[1], place)
     step = 1 if most is None else max(1, len(calls) // most)

@@ -46,7 +46,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import soundfile
 import torch.utils.tensorboard  # noqa: F401
+from libraries import saved
 from models import RATE, make_autoencoder, make_tokenizer, tone
+from prepared_data import write_prepared
 from safetensors import safe_open
 from tqdm import tqdm
 
@@ -54,6 +56,7 @@ import datasets_scripts.preparation.prepare  # noqa: F401
 import tokenizer.evaluation.comparison
 import tokenizer.evaluation.evaluate  # noqa: F401
 from datasets_scripts.cli import main as prepare
+from generative.cli import main as generative
 from tokenizer.cli import main as latok
 from tokenizer.codefile import CodeReader
 from tokenizer.model.latent_tokenizer import LatentTokenizer
@@ -81,11 +84,12 @@ class Operation:
 
     Attributes:
         name: In the table.
-        command: "latok" or "prepare".
+        command: "latok", "datasets_scripts" or "generative".
         arguments: For a folder that has ``audio/`` and ``model/``; outputs go to ``out``.
         results: What is compared with a run without faults: names of files in the folder.
         ignored: Keys of JSON results that are times.
         worker: Arguments that make it use another process.
+        make: Puts what it needs besides audio and models into the folder, under ``more/``.
     """
 
     name: str
@@ -94,7 +98,30 @@ class Operation:
     results: tuple[str, ...]
     ignored: tuple[str, ...] = ()
     worker: tuple[str, ...] = ()
+    make: Callable[[Path], None] | None = None
 
+
+def _make_dac(place: Path) -> None:
+    saved(place / "more", "dac")
+
+
+def _make_data(place: Path) -> None:
+    if not (place / "more/data").exists():
+        write_prepared(place / "more/data", make_tokenizer())
+
+
+def _make_run(place: Path) -> None:
+    _make_data(place)
+    if not (place / "more/lm").exists():
+        with contextlib.chdir(place):
+            generative([*_LM, "--out", "more/lm"])
+
+
+_LM = (
+    "train-lm", "more/data", "--tokenizer", "model", "--codebooks", "2", "--held-out", "0.2",
+    "--steps", "2", "--batch-size", "4", "--crop-frames", "16", "--warmup-steps", "1",
+    "--num-workers", "0", "--sample-every", "0", "--width", "32", "--depth", "1", "--heads", "2",
+)  # fmt: skip
 
 OPERATIONS = {
     operation.name: operation
@@ -145,12 +172,30 @@ OPERATIONS = {
             ("out/report.json",), ("encode_x", "decode_x", "bytes"),
         ),
         Operation(
-            "prepare", "prepare",
+            "prepare", "datasets_scripts",
             ("prepare", "audiofolder", "audio", "--out", "out", "--codes", "--tokenizer", "model",
              "--clips-per-shard", "2"),
             ("out/manifest.json", "out/statistics.json", "out/data/train-00000.parquet",
              "out/data/train-00001.parquet"), (),
             ("--num-proc", "2"),
+        ),
+        Operation(
+            "wrap", "latok", ("wrap", "more/dac", "--out", "out"),
+            ("out/config.json", "out/model.safetensors"), make=_make_dac,
+        ),
+        Operation(
+            "export a dataset", "datasets_scripts", ("export", "more/data", "out"),
+            ("out/dataset_dict.json", "out/train/data-00000-of-00001.arrow"), make=_make_data,
+        ),
+        Operation(
+            "train-lm", "generative", (*_LM, "--out", "out"),
+            ("out/model/config.json", "out/model/model.safetensors"), make=_make_data,
+        ),
+        Operation(
+            "sample", "generative",
+            ("sample", "more/lm", "--tokenizer", "model", "--seconds", "0.3", "--seed", "1",
+             "--out", "out"),
+            ("out/samples.json",), make=_make_run,
         ),
         Operation(
             "compare", "latok",
@@ -233,7 +278,7 @@ class Outcome:
 
 def _main(operation: Operation, extra: tuple[str, ...]) -> int:
     reconstruction.CropRun.crops = _hold_out_one(reconstruction.CropRun.crops)
-    run = latok if operation.command == "latok" else prepare
+    run = {"latok": latok, "datasets_scripts": prepare, "generative": generative}[operation.command]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return int(run([*operation.arguments, *extra]) or 0)
@@ -434,7 +479,7 @@ def half_written(place: Path) -> list[str]:
     for path in sorted(place.rglob("*")):
         parts = path.relative_to(place).parts
         hidden = any(p.startswith(".") or p.endswith(".old") for p in parts)
-        if hidden or not path.is_file() or parts[0] in ("audio", "model", "raw"):
+        if hidden or not path.is_file() or parts[0] in ("audio", "model", "raw", "more"):
             continue
         try:
             _read(path)
@@ -442,6 +487,8 @@ def half_written(place: Path) -> list[str]:
             wrong.append(f"{path.relative_to(place)}: {type(error).__name__}: {error}")
     for config in place.glob("out/**/config.json"):
         if config.parent.name.startswith("."):
+            continue
+        if json.loads(config.read_text()).get("model_type") != "latent_tokenizer":
             continue
         try:
             LatentTokenizer.from_pretrained(config.parent)
@@ -488,6 +535,11 @@ class Injection:
     def close(self) -> None:
         """Removes the template."""
         self._folder.cleanup()
+
+    def prepare(self, operation: Operation) -> None:
+        """Puts what an operation needs into the template."""
+        if operation.make is not None:
+            operation.make(self.template)
 
     def clean(self, operation: Operation) -> tuple[dict[str, str], int]:
         """The result without faults, and how many steps it takes."""
@@ -687,6 +739,7 @@ def main() -> int:
     mounts = True
     for name in options.only:
         operation, few = OPERATIONS[name], options.others
+        injection.prepare(operation)
         injection.at_steps(operation, "kill -9", kill_at, options.kills)
         injection.at_steps(operation, "Ctrl-C", interrupt_at, few)
         injection.at_steps(operation, "full disk", full_from, few)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tokenizer.audio.av_decoding import AV_SUFFIXES, AvSound, partly_read
 from tokenizer.audio.resampling import check_rate
-from tokenizer.audio.truncation import find_cut, has_second_file
+from tokenizer.audio.truncation import find_cut
 from tokenizer.errors import InputError, MissingFileError, MissingPackageError, StateError
 
 AUDIO_SUFFIXES = (
@@ -126,14 +126,8 @@ class AudioFile:
         file = self._file
         with io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as stream:
             cut = find_cut(stream, sound.format, self._info.num_samples, num_read)
-            joined = has_second_file(stream)
         if cut is not None:
             raise InputError(f"{self.name} is cut off: {cut}. Copy it again.")
-        if joined:
-            raise InputError(
-                f"{self.name} is several files, one after the other, of which only the first can "
-                "be read: split it."
-            )
 
     def read(self, first: int, count: int) -> Float32[np.ndarray, "C n"]:
         """See `Signal.read`."""

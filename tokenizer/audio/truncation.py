@@ -46,22 +46,6 @@ def find_cut(stream: BufferedIOBase, form: str, promised: int, found: int) -> st
     return f"its header promises {promised:,} {unit}, and {found:,} are there"
 
 
-def has_second_file(stream: BufferedIOBase) -> bool:
-    """Whether another WAV or AIFF file follows upon one, of which libsndfile reads the first."""
-    stream.seek(0)
-    head = stream.read(12)
-    kind, order = head[:4], "<" if head[:4] == b"RIFF" else ">"
-    if kind not in (b"RIFF", b"RIFX", b"FORM") or len(head) < 12:
-        return False
-    end = 8 + struct.unpack(f"{order}I", head[4:8])[0]
-    for place in {end, end + end % 2}:
-        stream.seek(place)
-        following = stream.read(12)
-        if following[:4] == kind and following[8:] == head[8:]:
-            return True
-    return False
-
-
 def _sizes(stream: BufferedIOBase) -> tuple[int, int]:
     """Bytes of samples that a header promises, and those that are there; zeros if unknown."""
     kind = stream.read(4)

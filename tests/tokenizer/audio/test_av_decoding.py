@@ -87,17 +87,11 @@ def test_joined_files_are_read_whole(tmp_path, suffix, subtype):
 
 
 @pytest.mark.parametrize("form", ["WAV", "WAVEX", "AIFF"])
-@pytest.mark.parametrize("samples", [8000, 8001])
-def test_joined_files_without_compression_are_refused(tmp_path, form, samples):
-    parts = []
-    for seed in range(2):
-        path = tmp_path / f"{seed}.wav"
-        soundfile.write(path, sound(2.0, seed)[:samples], RATE, format=form, subtype="PCM_U8"
-                        if form != "AIFF" else "PCM_S8")  # fmt: skip
-        parts.append(path.read_bytes())
-        assert len(decoded(path)) == samples
-    path.write_bytes(b"".join(parts))
-    with pytest.raises(ValueError, match=r"1\.wav.*only the first"):
+def test_joined_files_without_compression_are_refused(tmp_path, form):
+    path = tmp_path / "joined.wav"
+    soundfile.write(path, sound(1.0), RATE, format=form, subtype="PCM_16")
+    path.write_bytes(2 * path.read_bytes())
+    with pytest.raises(ValueError, match=r"joined\.wav"):
         decoded(path)
 
 
