@@ -48,7 +48,7 @@ PEER_MARKS = (
 
 def pytest_configure(config: pytest.Config) -> None:
     for mark in PEER_MARKS:
-        config.addinivalue_line("markers", f"{mark}: of a test of transformers")
+        config.addinivalue_line("markers", f"{mark}: of a peer's test")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets_scripts.dataset.manifest import MANIFEST, PROGRESS, read_manifest
 from datasets_scripts.dataset.storage import Folder
-from tokenizer.errors import InputError
+from tokenizer.errors import FileError, InputError
 
 
 def push_dataset(folder: str | Path, repo: str, *, private: bool = False) -> str:
@@ -52,11 +52,16 @@ def save_to_disk(folder: str | Path, out: str | Path) -> None:
     files = {split: [source.path(shard) for shard in shards] for split, shards in splits.items()}
     parent = Path(out).absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
-    # The cache would hold everything a second time, and longer than it is needed.
-    with tempfile.TemporaryDirectory(dir=parent, prefix=".saving-") as partial:
-        dataset: Any = datasets.load_dataset(
-            "parquet", data_files=files, cache_dir=f"{partial}/cache"
-        )
+    # The cache would hold everything a second time, and longer than it is needed. That it cannot be
+    # removed changes nothing of what was written.
+    shared: Any = {"dir": parent, "prefix": ".saving-", "ignore_cleanup_errors": True}
+    with tempfile.TemporaryDirectory(**shared) as partial:
+        try:
+            dataset: Any = datasets.load_dataset(
+                "parquet", data_files=files, cache_dir=f"{partial}/cache"
+            )
+        except datasets.exceptions.DatasetGenerationError as error:
+            raise FileError(f"Cannot write {out}: {error.__cause__ or error}.") from error
         dataset.save_to_disk(f"{partial}/saved")
         Path(f"{partial}/saved").replace(out)
 

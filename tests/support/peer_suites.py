@@ -1,8 +1,8 @@
-"""The common test suites of peers, which their source distributions bring and their wheels do not.
+"""The common test suites of peers, which no wheel brings.
 
-``pip download`` fetches the source distribution of the installed version once, into a cache. The
-suite of `transformers` imports three modules that its distribution leaves out; classes without
-tests stand in for them.
+Those of `transformers` are in its source distribution: ``pip download`` fetches that of the
+installed version once, into a cache. The suite imports three modules that the distribution leaves
+out; classes without tests stand in for them. Those of `diffusers` are in its repository alone.
 """
 
 from __future__ import annotations

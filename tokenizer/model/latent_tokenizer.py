@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, EncodecFeatureExtractor, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from tokenizer.errors import InputError
+from tokenizer.errors import InputError, MissingFileError
 from tokenizer.model.checkpoint import KIND, empty_model
 from tokenizer.model.config import LatentTokenizerConfig
 from tokenizer.model.core import TokenizerCore
@@ -147,7 +147,13 @@ class LatentTokenizer(TokenizerCore, PreTrainedModel):  # pyright: ignore[report
                 empty_model(cls, folder, kwargs.get("variant"))
             return super(LatentTokenizer, cls).from_pretrained(source, **options)
 
-        model, info = load_pretrained(load, name, KIND, **kwargs)
+        try:
+            model, info = load_pretrained(load, name, KIND, **kwargs)
+        except OSError as error:
+            if folder is not None or source is None:
+                raise
+            text = f"{name} is no folder here, and the hub gives no such model: {error}"
+            raise MissingFileError(text) from error
         checksum = model.config.weights_checksum if weights is None else None
         check_values(model.state_dict(), checksum, name)
         return (model, info) if want_info else model

@@ -84,8 +84,12 @@ def checkpoint_folder(name: str | Path, subfolder: str = "") -> Path | None:
         if not (folder / "config.json").is_file():  # A pipe would be waited for.
             raise MissingFileError(f"{folder} holds no config.json: it is no tokenizer checkpoint.")
         return folder
-    if str(name).count("/") != 1:
+    if str(name).count("/") != 1 or str(name)[0] in "./~":
         raise MissingFileError(f"No such checkpoint folder: {name}.")
+    if (parent := Path(name).parent).exists():
+        raise MissingFileError(
+            f"No such checkpoint folder: {name}. {parent} is a folder here: the hub is not asked."
+        )
     return None
 
 

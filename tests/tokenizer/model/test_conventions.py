@@ -44,6 +44,16 @@ def test_options_of_loading_that_change_no_codes(tokenizer, tmp_path, options):
     np.testing.assert_array_equal(again.decode_codes(row), tokenizer.decode_codes(row))
 
 
+def test_a_mistyped_folder_is_not_taken_for_a_name_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for name in ("runs/modle", "./modle", "/modle"):
+        with pytest.raises(FileNotFoundError, match=f"No such .*{name}"):
+            LatentTokenizer.from_pretrained(name)
+    with pytest.raises(FileNotFoundError, match=r"user/model is no folder here"):
+        LatentTokenizer.from_pretrained("user/model", local_files_only=True)
+
+
 def test_of_a_configuration_and_weights_without_files(tokenizer):
     parts = {"config": deepcopy(tokenizer.config), "state_dict": tokenizer.state_dict()}
     again, info = LatentTokenizer.from_pretrained(None, **parts, output_loading_info=True)
