@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,6 @@ def register(commands: Any) -> None:
 def _compare(options: argparse.Namespace) -> None:
     from generative.evaluation.modelability import Contest
     from generative.evaluation.modelability_table import modelability_table
-    from tokenizer.cli.options import tty
     from tokenizer.evaluation.comparison import Competitor
 
     contest = Contest(
@@ -56,7 +56,7 @@ def _compare(options: argparse.Namespace) -> None:
         take(ModelabilityConfig, options),
         tuple(options.perceptual),
         options.device,
-        tty(),
+        sys.stderr.isatty(),
     )
     result = contest.run([Competitor.parse(text) for text in options.tokenizer])
     print(modelability_table(result))

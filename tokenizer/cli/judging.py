@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from importlib import import_module
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,15 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _compare_generations(options: argparse.Namespace, result: dict[str, Any]) -> int:
     """`python -m generative compare` with the comparison's tokenizers."""
-    arguments = ["compare", options.train, options.held_out, "--out", options.out / "generate"]
+    arguments = [
+        "-m",
+        "generative",
+        "compare",
+        options.train,
+        options.held_out,
+        "--out",
+        options.out / "generate",
+    ]
     arguments += ["--minutes", options.generate, "--device", options.device]
     arguments += ["--seed", options.seed, "--bitrate", 1000 * max(options.bitrates)]
     for entry in result["entries"]:
@@ -100,8 +109,8 @@ def _compare_generations(options: argparse.Namespace, result: dict[str, Any]) ->
             fit = entry["fits"][0]
             path = options.out / fit.get("finetuned_model", fit["model"])
         arguments += ["--tokenizer", f"{entry['name']}={path}"]
-    # By name: nothing else of this package needs generative models.
-    return import_module("generative.cli").main([str(word) for word in arguments])
+    # A process of its own: nothing of this package needs generative models.
+    return subprocess.run([sys.executable, *map(str, arguments)], check=False).returncode
 
 
 def _report(options: argparse.Namespace) -> None:

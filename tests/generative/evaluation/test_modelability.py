@@ -1,6 +1,7 @@
 """Comparison of tokenizers by what is generated from them."""
 
 import json
+import subprocess
 
 import numpy as np
 import pytest
@@ -65,12 +66,18 @@ def test_multiply_adds_grow_as_the_arithmetic_of_transformers_does():
 def test_latok_compare_hands_over_what_it_has_fitted(audio, tmp_path, monkeypatch):
     make_tokenizer().save_pretrained(tmp_path / "base")
     taken = []
-    monkeypatch.setattr("generative.cli.main", lambda words: taken.append(words) or 0)
+
+    def run(command, check):
+        taken.append(command)
+        return subprocess.CompletedProcess(command, int(check))
+
+    monkeypatch.setattr("tokenizer.cli.judging.subprocess.run", run)
     command = ["compare", tmp_path / "base", audio / "train", audio / "held", "--out"]
     command += [tmp_path / "c", "--quantizers", "rvq", "--codebooks", 2, "--codebook-size", 16]
     command += ["--generate", 0.5, "--also", f"old={tmp_path / 'base'}"]
     assert latok([str(word) for word in command]) == 0
-    options = build_parser().parse_args(taken[0])
+    assert taken[0][1:3] == ["-m", "generative"]
+    options = build_parser().parse_args(taken[0][3:])
     assert options.minutes == 0.5
     paths = dict(text.split("=") for text in options.tokenizer)
     assert list(paths) == ["rvq", "old"]
