@@ -5,7 +5,8 @@
 AUDIO is a folder of folders, one a class (``speech/``, ``music/``, ``sound/``), or a folder with a
 ``metadata.csv``. Everything is resumable and a function of the seed. "small" is for two CPU cores
 and an hour for each model, "base" for a GPU (with ``accelerate launch`` for several).
-``--lm-steps`` and ``--diffusion-steps`` set the lengths.
+``--lm-steps`` and ``--diffusion-steps`` set the lengths. ``--tokenizer compact-44khz`` makes
+models of half as many frames.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from generative import (
 
 SIZES = {
     "tiny": {"width": 32, "depth": 2, "heads": 2},  # to see that all of it runs
-    "small": {"width": 256, "depth": 6, "heads": 4},
+    "small": {"width": 256, "depth": 5, "heads": 4},
     "base": {"width": 384, "depth": 8, "heads": 6},
 }
 

@@ -21,13 +21,10 @@ def add_repeated(parser: argparse.ArgumentParser, name: str, text: str, **option
     parser.add_argument(name, action="append", default=[], help=text, **options)
 
 
-def add_run(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+def add_run(parser: argparse.ArgumentParser) -> None:
     """Adds the run, and ``--tokenizer``."""
-    text = "folder of a finished run or of an export; or lm or diffusion, the package's own models"
-    words: dict[str, Any] = {} if default is None else {"nargs": "?", "default": default}
-    if default is not None:
-        text += f"; default: {default}"
-    parser.add_argument("run_folder", metavar="RUN", help=text, **words)
+    text = "folder of a finished run, or of an export"
+    parser.add_argument("run_folder", metavar="RUN", help=text)
     add_tokenizer(parser, "the run's")
 
 

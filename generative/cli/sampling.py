@@ -17,11 +17,7 @@ def register(commands: Any) -> None:
     p = commands.add_parser("app", help="listen in a browser: code files, and generate")
     p.set_defaults(run=_app)
     p.add_argument(
-        "run_folders",
-        metavar="RUN",
-        nargs="*",
-        default=["lm", "diffusion"],
-        help="folder of a finished run; default: lm diffusion, the package's own models",
+        "run_folders", metavar="RUN", nargs="+", help="folder of a finished run or an export"
     )
     add_tokenizer(p, "the run's")
     p.add_argument("--host", default="127.0.0.1", help="address; default: only this machine")
@@ -41,7 +37,7 @@ def register(commands: Any) -> None:
 def _register_sample(commands: Any) -> None:
     p = commands.add_parser("sample", help="generate clips")
     p.set_defaults(run=_sample)
-    add_run(p, default="lm")
+    add_run(p)
     p.add_argument("--out", type=Path, required=True, help="folder for WAV, PNG, samples.json")
     text = "class; may be repeated; all: every class; default: no class"
     add_repeated(p, "--label", text)

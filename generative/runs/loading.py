@@ -16,7 +16,7 @@ from tokenizer.saving import write_json
 
 # What describes a run, besides its model.
 RUN_FILE = "run.json"
-# Models that come with the package: a folder each, without the tokenizer.
+# Models that come with the package: an export each, which names its tokenizer.
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 
 
@@ -49,7 +49,7 @@ def load_run(
     """Loads the model, the tokenizer and the description of a finished run or an export.
 
     Args:
-        run: Its folder, or the name of a model that comes with the package: "lm" or "diffusion".
+        run: Its folder, or the name of a model in `PRETRAINED`.
         tokenizer: Folder, hub id or bundled name. Default: the one that the run was trained with.
         device: Torch device of model and tokenizer.
 
@@ -64,9 +64,8 @@ def load_run(
     run_file = folder / RUN_FILE
     if not run_file.exists():
         names = ", ".join(bundled_models())
-        raise MissingFileError(
-            f"No run in {folder}: there is no {RUN_FILE}. Models of the package: {names or 'none'}."
-        )
+        known = f" Models of the package: {names}." if names else ""
+        raise MissingFileError(f"No run in {folder}: there is no {RUN_FILE}.{known}")
     info = json.loads(run_file.read_text())
     if not isinstance(info, dict) or not {"tokenizer", "column", "identity"} <= info.keys():
         raise InputError(f"{run_file} is damaged, or no description of a run.")

@@ -126,7 +126,7 @@ def test_models_of_the_package_are_found_by_name(folder, tmp_path, monkeypatch, 
     assert sorted(p.name for p in (tmp_path / "lm").iterdir()) == ["README.md", "model", "run.json"]
     monkeypatch.setattr("generative.runs.loading.PRETRAINED", tmp_path)
     monkeypatch.chdir(tmp_path / "lm")
-    assert call("sample", "--seconds", 0.2, "--out", tmp_path / "clips", "--no-pictures") == 0
+    assert call("sample", "lm", "--seconds", 0.2, "--out", tmp_path / "clips", "--no-pictures") == 0
     assert call("sample", "diffusion", "--out", tmp_path / "clips") == 2
     assert "Models of the package: lm." in capsys.readouterr().err
     # A folder of that name goes first.
