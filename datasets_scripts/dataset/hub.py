@@ -44,6 +44,7 @@ def save_to_disk(folder: str | Path, out: str | Path) -> None:
         ValueError: If there is no complete dataset in the folder, or ``out`` exists.
     """
     import datasets
+    from datasets.exceptions import DatasetGenerationError
 
     splits = _require_complete(folder)
     if Path(out).exists():
@@ -60,7 +61,7 @@ def save_to_disk(folder: str | Path, out: str | Path) -> None:
             dataset: Any = datasets.load_dataset(
                 "parquet", data_files=files, cache_dir=f"{partial}/cache"
             )
-        except datasets.exceptions.DatasetGenerationError as error:
+        except DatasetGenerationError as error:
             raise FileError(f"Cannot write {out}: {error.__cause__ or error}.") from error
         dataset.save_to_disk(f"{partial}/saved")
         Path(f"{partial}/saved").replace(out)
