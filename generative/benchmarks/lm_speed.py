@@ -1,6 +1,6 @@
 """Sampling speed of `CodecLM` beside `transformers`' MusicGen decoder of equal size, in one run.
 
-    python -m generative.benchmarks.lm_speed [--frames 500] [--codebooks 3] [--threads 2]
+    python -m generative.benchmarks.lm_speed [--frames 500] [--codebooks 3] [--device cpu]
 
 Weights are random, as speed does not depend on them. Both have the same width, depth, heads and
 matrix products per step (MusicGen's cross-attention is not used), the delay pattern, and draw from
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from generative.cli.options import add
+from generative.cli.options import add, add_device
 from generative.language_model.codec_lm import CodecLM, CodecLMConfig
 from generative.protocol import CodeSampling
 
@@ -29,7 +29,9 @@ def ours(options: argparse.Namespace, pattern: str) -> CodecLM:
     torch.manual_seed(0)
     sizes = (CODEBOOK_SIZE,) * options.codebooks
     shape = {"width": options.width, "depth": options.depth, "heads": options.heads}
-    return CodecLM(CodecLMConfig(sizes, pattern, labels=["music"], **shape)).eval()
+    return (
+        CodecLM(CodecLMConfig(sizes, pattern, labels=["music"], **shape)).eval().to(options.device)
+    )
 
 
 def musicgen(options: argparse.Namespace) -> Any:
@@ -48,7 +50,8 @@ def musicgen(options: argparse.Namespace) -> Any:
         pad_token_id=CODEBOOK_SIZE,
         bos_token_id=CODEBOOK_SIZE,
     )
-    return MusicgenForCausalLM(config).eval()
+    model: Any = MusicgenForCausalLM(config)
+    return model.eval().to(options.device)
 
 
 def used_parameters(model: torch.nn.Module) -> float:
@@ -61,7 +64,8 @@ def run_ours(
     model: CodecLM, frames: int, batch: int = 1, guidance: float = 1.0, use_cache: bool = True
 ) -> Callable[[], object]:
     """A call that generates ``frames`` frames of each item."""
-    conditions = {"label": torch.zeros(batch, dtype=torch.int64)}
+    device = next(model.parameters()).device
+    conditions = {"label": torch.zeros(batch, dtype=torch.int64, device=device)}
     how = {"sampling": CodeSampling(top_k=TOP_K, use_cache=use_cache), "guidance_scale": guidance}
     return lambda: model.sample(conditions, frames, torch.Generator().manual_seed(0), **how)
 
@@ -70,7 +74,7 @@ def run_musicgen(
     model: Any, frames: int, codebooks: int, batch: int = 1, guidance: float | None = None
 ) -> Callable[[], object]:
     """The same of MusicGen: its steps are the frames and the delay."""
-    start = torch.full((batch * codebooks, 1), CODEBOOK_SIZE)
+    start = torch.full((batch * codebooks, 1), CODEBOOK_SIZE, device=model.device)
     return lambda: model.generate(
         start,
         max_new_tokens=frames + codebooks,
@@ -96,6 +100,7 @@ def main() -> None:
         ("repetitions", 3, "repetitions, of which the fastest counts"),
     ):
         add(parser, f"--{name}", None, default, text)
+    add_device(parser)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     frames, short = options.frames, max(options.frames // 10, 4)
@@ -113,6 +118,7 @@ def main() -> None:
     print(
         f"{options.codebooks} codebooks, layers of {used_parameters(model):.1f} M parameters"
         f" (MusicGen: {used_parameters(peer):.1f} M), {options.threads} CPU threads,"
+        f" {options.device},"
         f" torch {torch.__version__}"
     )
     print("| | frames | frames a second | CPU ms a frame |\n|---|---|---|---|")
