@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,14 @@ def save_checkpoint(
         }
         if state.scaler is not None:
             described["scaler"] = state.scaler.state_dict()
-        (new / "state.json").write_text(json.dumps(described | {"config": settings}, indent=1))
+        described |= {"config": settings}
+        described["checksum"] = _checksum_of(described)
+        (new / "state.json").write_text(json.dumps(described, indent=1))
+
+
+def _checksum_of(described: dict[str, Any]) -> int:
+    """Of JSON values, whatever the order of their names."""
+    return zlib.crc32(json.dumps(described, sort_keys=True).encode())
 
 
 @torch.no_grad()
@@ -236,6 +244,9 @@ def _read_state(folder: Path) -> dict[str, Any]:
             raise InputError("a newer version of this library wrote it")
         if not isinstance(saved["config"], dict) or not isinstance(saved["step"], int):
             raise InputError("its state.json has no config or no step")
+        # A step that was changed would end a run, or lengthen it. Older runs have no checksum.
+        if saved.pop("checksum", None) not in (None, _checksum_of(saved)):
+            raise InputError("the checksum of its state.json is wrong")
         wrong = [
             name
             for name, crc in saved.get("checksums", {}).items()

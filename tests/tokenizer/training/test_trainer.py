@@ -200,6 +200,17 @@ def test_what_differs_from_the_run_of_before_is_named(tmp_path):
             toy_train(tmp_path, replace(CONFIG, steps=2, **change), data="b" if not change else "a")
 
 
+def test_a_changed_step_is_no_finished_run(tmp_path):
+    toy_train(tmp_path, replace(CONFIG, steps=2))
+    path = tmp_path / "checkpoint" / "state.json"
+    state = json.loads(path.read_text())
+    path.write_text(json.dumps(state | {"step": 10**18}))
+    with pytest.raises(ValueError, match="checksum"):
+        toy_train(tmp_path, replace(CONFIG, steps=2))
+    path.write_text(json.dumps(dict(sorted(state.items()))))
+    toy_train(tmp_path, replace(CONFIG, steps=2))
+
+
 @pytest.mark.parametrize("family", ["tokenizer", "generative"])
 def test_runs_of_version_0_1_are_resumed(tmp_path, family):
     """It named the items of a step otherwise, and the steps and the like in the settings."""
@@ -211,6 +222,7 @@ def test_runs_of_version_0_1_are_resumed(tmp_path, family):
     items = state["config"].pop("items_per_step")
     old = {"crops_per_step": items} if family == "tokenizer" else {"batch_size": 2, "accumulate": 1}
     state["config"] |= {"steps": 6, **old}
+    del state["checksum"]  # it had none
     path.write_text(json.dumps(state))
     assert torch.equal(toy_train(tmp_path / "b", replace(CONFIG, steps=6)).weight, whole.weight)
 
