@@ -58,7 +58,7 @@ class PatternResult:
     bits_per_code: float | None
 
 
-def multiply_adds(model: CodecLM, frame_rate: float) -> float:
+def multiply_adds(model: CodecLM, frame_rate: float | int) -> float:
     """Multiply-adds per second of audio, of all codes of a clip."""
     frames = round(COUNTED_SECONDS * frame_rate)
     codes = torch.zeros(1, frames, model.num_codebooks, dtype=torch.int64)

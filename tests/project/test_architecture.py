@@ -189,6 +189,8 @@ def bound_names(module: str) -> set[str]:
             names |= {name.asname or name.name for name in node.names}
         elif isinstance(node, ast.Assign):
             names |= {ast.unparse(target) for target in node.targets}
+        elif isinstance(node, ast.AnnAssign):
+            names.add(ast.unparse(node.target))
     return names
 
 

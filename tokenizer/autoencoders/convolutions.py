@@ -87,7 +87,7 @@ def overhang(network: nn.Module, unit: int) -> int:
     return total
 
 
-def _exact_padding(stride: int, hidden_states: Tensor) -> int:
+def _exact_padding(stride: int, hidden_states: Tensor) -> int | torch.SymInt:
     return -hidden_states.shape[-1] % stride
 
 
