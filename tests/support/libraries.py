@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -224,6 +225,10 @@ def make_library_model(name: str) -> Any:
 
 # All of them take minutes: the quick lane runs a stereo one and one with a transformer.
 QUICK = ("oobleck", "mimi")
+
+
+# `LATOK_ALL=1 pytest ...` runs what takes too long for every run: each class where some do.
+EVERYTHING = bool(os.environ.get("LATOK_ALL"))
 
 
 def cases(names: Iterable[str] = CASES) -> list[Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from libraries import AutoencoderOobleck
+from libraries import EVERYTHING, AutoencoderOobleck
 from models import RATE, make_autoencoder, tone
 from short_runs import LOOP, read_log
 
@@ -17,7 +17,7 @@ from tokenizer.autoencoders.adapter import OobleckAutoencoder
 from tokenizer.autoencoders.lapped.model import LappedAutoencoder
 from tokenizer.training.augmentation import NO_AUGMENTATION
 from tokenizer.training.autoencoder import ReconstructionConfig, initialize, train_autoencoder
-from tokenizer.training.bottlenecks import BottleneckConfig
+from tokenizer.training.bottlenecks import BOTTLENECKS, BottleneckConfig
 from tokenizer.training.clips import scan
 from tokenizer.training.decoder import FinetuneConfig, finetune_decoder
 from tokenizer.training.end_to_end import train_end_to_end
@@ -118,7 +118,7 @@ def test_finetuning_on_codes_raises_mid_and_side(make, wide, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["rvq", "factorized", "rfsq"])
+@pytest.mark.parametrize("kind", BOTTLENECKS if EVERYTHING else ["rvq"])
 def test_a_quantizer_in_training_keeps_the_side(kind, wide, tmp_path):
     config = BottleneckConfig(codebooks=6, codebook_size=64, codebook_dim=8, codebook_dropout=0.0)
     loop = replace(STEPS, learning_rate=2e-3)
