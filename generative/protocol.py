@@ -93,7 +93,7 @@ def check_prompt_length(frames: int, num_frames: int) -> None:
 
 
 def kept_frames(
-    ranges: Sequence[tuple[float, float]], num_frames: int, frame_rate: float | int
+    ranges: Sequence[tuple[float | int, float | int]], num_frames: int, frame_rate: float | int
 ) -> Bool[np.ndarray, " T"]:
     """Which frames of a recording lie in one of the ranges of seconds."""
     keep = np.zeros(num_frames, dtype=bool)

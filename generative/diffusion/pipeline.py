@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from generative.diffusion.latent_diffusion import LatentDiffusion
-from generative.protocol import encoder_fingerprint, label_indices, num_samples_of
+from generative.protocol import encoder_fingerprint, kept_frames, label_indices, num_samples_of
 from tokenizer import LatentTokenizer
 from tokenizer.errors import InputError
 
@@ -236,13 +236,7 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         # The last frame may contain silence from behind the end, which must not be kept.
         usable = min(row["num_samples"] // tokenizer.hop_length, frames)
         keep = torch.zeros(frames, dtype=torch.bool)
-        for start, stop in ranges:
-            first, last = (round(x * tokenizer.frame_rate) for x in (start, stop))
-            if not 0 <= first < last:
-                raise InputError(f"keep_seconds: {(start, stop)} holds no whole frame.")
-            keep[first : min(last, usable)] = True
-        if not bool(keep.any()):
-            raise InputError(f"keep_seconds={list(ranges)} lies behind the end of the audio.")
+        keep[:usable] = torch.from_numpy(kept_frames(ranges, usable, tokenizer.frame_rate))
         gain = float(np.mean(row["gain"]))
         return known.expand(n, -1, -1), keep.expand(n, -1), gain
 

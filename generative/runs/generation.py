@@ -49,7 +49,7 @@ def make_request(
     labels: Sequence[str | None] = (None,),
     captions: Sequence[str | None] = (),
     prompt: Any = None,
-    keep_seconds: Sequence[tuple[float, float]] = (),
+    keep_seconds: Sequence[tuple[float | int, float | int]] = (),
     sampling_rate: int | None = None,
     n_codebooks: int | None = None,
     guidance_scale: float | int = 1.0,
