@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from generative.cli.options import add, add_tokenizer
+from generative.evaluation.arithmetic import multiply_adds
 from generative.language_model.codec_lm import CodecLM
 from generative.language_model.config import CodecLMConfig
 from generative.language_model.patterns import PATTERNS
@@ -33,8 +32,6 @@ from tokenizer import LatentTokenizer, load_tokenizer
 from tokenizer.errors import InputError
 from tokenizer.saving import write_json
 
-# Audio whose arithmetic is counted: attention costs more in longer clips.
-COUNTED_SECONDS = 10
 # Share of the time in which the learning rate rises; then it falls along a cosine.
 WARMUP = 0.05
 
@@ -56,20 +53,6 @@ class PatternResult:
     multiply_adds: float
     steps: int
     bits_per_code: float | None
-
-
-def multiply_adds(model: CodecLM, frame_rate: float | int) -> float:
-    """Multiply-adds per second of audio, of all codes of a clip."""
-    frames = round(COUNTED_SECONDS * frame_rate)
-    codes = torch.zeros(1, frames, model.num_codebooks, dtype=torch.int64)
-    mask = torch.ones(1, frames, dtype=torch.bool)
-    batch = {"codes": codes, "mask": mask, "label": torch.tensor([-1])}
-    # Only this attention consists of products that are counted on every device.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model.code_nats(batch)
-    # Products of batches are those of attention, which looks at half of the positions.
-    attention = counter.get_flop_counts()["Global"].get(torch.ops.aten.bmm, 0) / 2
-    return (counter.get_total_flops() - attention) / 2 / COUNTED_SECONDS
 
 
 def train(model: CodecLM, batches: Iterator[Batch], seconds: float, learning_rate: float) -> int:

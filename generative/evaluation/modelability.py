@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from datasets_scripts import RowOptions, prepare_dataset
+from generative.evaluation.arithmetic import multiply_adds
 from generative.evaluation.code_bits import language_model_bits
 from generative.evaluation.comparison import evaluate_generations
 from generative.evaluation.embeddings import EmbeddingSpace, embed_audio
@@ -218,7 +217,7 @@ class Entrant:
         passes *= 1 if config.guidance == 1 else 2
         figures: dict[str, Any] = {
             "parameters": sum(p.numel() for p in model.parameters()),
-            "gmac_per_second": passes * 1e-9 * multiply_adds(model, self._second(n)),
+            "gmac_per_second": passes * 1e-9 * multiply_adds(model, tokenizer.frame_rate),
             "kbps": None if n is None else 1e-3 * tokenizer.bitrate(n),
             "quality": self._quality(tokenizer, n),
             "frechet": self._distances(tokenizer, n, decoded),
@@ -256,15 +255,6 @@ class Entrant:
         )
         return [row for row, _, _ in generate_rows(model, request, seed=config.seed)], labels
 
-    def _second(self, n: int | None) -> dict[str, Any]:
-        """A batch of one second."""
-        frames = round(self.tokenizer.frame_rate)
-        batch = {"mask": torch.ones(1, frames, dtype=torch.bool), "label": torch.tensor([-1])}
-        batch |= {"ended": torch.tensor([False]), "caption": [None]}
-        if n is None:
-            return batch | {"latents": torch.zeros(1, frames, self.tokenizer.coded_dim)}
-        return batch | {"codes": torch.zeros(1, frames, n, dtype=torch.long)}
-
     def _quality(self, tokenizer: LatentTokenizer, n: int | None) -> dict[str, float]:
         """Of reconstructions: no model can sound better."""
         condition = Condition(n, "continuous" if n is None else tokenizer.codes_decoder)
@@ -285,10 +275,3 @@ class Entrant:
         sets = {"generated": generated, "reconstructed": [one.audio for one in coded]}
         points = {name: space(embed_audio(x, native, common)) for name, x in sets.items()}
         return frechet_of_equal_sets(space(real), points, self.config.seed)
-
-
-def multiply_adds(model: Any, batch: dict[str, Any]) -> int:
-    """Multiply-additions of a model's forward pass on a batch."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.training_loss(batch, torch.Generator().manual_seed(0))
-    return counter.get_total_flops() // 2
