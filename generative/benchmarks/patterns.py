@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 import torch
 
+from generative.benchmarks.timed_training import train
 from generative.cli.options import add, add_tokenizer
 from generative.evaluation.arithmetic import multiply_adds
 from generative.language_model.codec_lm import CodecLM
@@ -31,9 +31,6 @@ from generative.training.training_config import TrainingConfig
 from tokenizer import LatentTokenizer, load_tokenizer
 from tokenizer.errors import InputError
 from tokenizer.saving import write_json
-
-# Share of the time in which the learning rate rises; then it falls along a cosine.
-WARMUP = 0.05
 
 
 @dataclass(frozen=True)
@@ -53,24 +50,6 @@ class PatternResult:
     multiply_adds: float
     steps: int
     bits_per_code: float | None
-
-
-def train(model: CodecLM, batches: Iterator[Batch], seconds: float, learning_rate: float) -> int:
-    """Trains for so many seconds of CPU time; returns the number of steps."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95))
-    start, steps = time.process_time(), 0
-    model.train()
-    while (share := (time.process_time() - start) / seconds) < 1:
-        rate = min(share / WARMUP, 0.5 + 0.5 * math.cos(math.pi * share))
-        optimizer.param_groups[0]["lr"] = learning_rate * max(rate, 0.01)
-        generator = torch.Generator().manual_seed(steps)
-        model.training_loss(next(batches), generator)["loss"].backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        steps += 1
-    model.eval()
-    return steps
 
 
 @torch.no_grad()

@@ -191,7 +191,7 @@ def test_example_of_the_trained_models(tiny, tmp_path):
         "--held-out",
         0.4,
     ]
-    run_example("train_generative_examples.py", audio, "--out", tmp_path / "out", *options)
+    run_example("train_bundled_generators.py", audio, "--out", tmp_path / "out", *options)
     assert "Evaluation: diffusion" in (tmp_path / "out" / "report.html").read_text()
     assert (tmp_path / "out" / "export" / "diffusion" / "model_index.json").exists()
 

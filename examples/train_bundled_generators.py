@@ -1,17 +1,15 @@
-"""The two trained examples, by one command: prepare, train both, sample, evaluate, report.
+"""The generative models of the package: prepare, train both, sample, evaluate, report.
 
-    python examples/train_generative_examples.py AUDIO --out runs/examples [--size base]
+    python examples/train_bundled_generators.py AUDIO --out runs/generators
 
 AUDIO is a folder of folders, one a class (``speech/``, ``music/``, ``sound/``), or a folder with a
-``metadata.csv``. Everything is resumable and a function of the seed. "small" is for two CPU cores
-and an hour for each model, "base" for a GPU (with ``accelerate launch`` for several).
-``--lm-steps`` and ``--diffusion-steps`` set the lengths. ``--tokenizer compact-44khz`` makes
-models of half as many frames.
+``metadata.csv``. Everything is resumable and a function of the seed. "small" is what the package
+brings: an hour or two for each model on a CPU core. "base" is for a GPU (with ``accelerate launch``
+for several). ``--lm-steps`` and ``--diffusion-steps`` set the lengths.
 """
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 
 from accelerate import PartialState
@@ -30,10 +28,11 @@ from generative import (
     write_report,
 )
 
+# Of the language model and of the diffusion model.
 SIZES = {
-    "tiny": {"width": 32, "depth": 2, "heads": 2},  # to see that all of it runs
-    "small": {"width": 256, "depth": 5, "heads": 4},
-    "base": {"width": 384, "depth": 8, "heads": 6},
+    "tiny": ({"width": 32, "depth": 2, "heads": 2},) * 2,  # to see that all of it runs
+    "small": ({"width": 256, "depth": 5, "heads": 4}, {"width": 256, "depth": 6, "heads": 4}),
+    "base": ({"width": 512, "depth": 12, "heads": 8},) * 2,
 }
 
 parser = argparse.ArgumentParser(
@@ -42,15 +41,16 @@ parser = argparse.ArgumentParser(
 parser.add_argument("audio", type=Path)
 parser.add_argument("--out", type=Path, required=True)
 parser.add_argument("--size", choices=SIZES, default="small")
-parser.add_argument("--tokenizer", help="default: the bundled one")
+parser.add_argument("--tokenizer", default="compact-44khz", help="default: compact-44khz")
 parser.add_argument("--label-column", help="column of metadata.csv that holds the class")
-parser.add_argument("--codebooks", type=int, default=3, help="of the language model; default: 3")
+parser.add_argument("--codebooks", type=int, default=4, help="of the language model; default: 4")
 parser.add_argument("--pattern", default="delay")
 parser.add_argument("--segment-seconds", type=float, default=10.0)
-parser.add_argument("--crop-frames", type=int, default=384)
-parser.add_argument("--batch-size", type=int, default=16)
-parser.add_argument("--lm-steps", type=int, default=1200)
-parser.add_argument("--diffusion-steps", type=int, default=5000)
+parser.add_argument("--crop-frames", type=int, default=320)
+parser.add_argument("--lm-batch-size", type=int, default=8)
+parser.add_argument("--diffusion-batch-size", type=int, default=12)
+parser.add_argument("--lm-steps", type=int, default=2000)
+parser.add_argument("--diffusion-steps", type=int, default=2600)
 parser.add_argument("--mixed-precision", default="no", choices=("no", "bf16", "fp16"))
 parser.add_argument("--clips", type=int, default=4, help="samples of each class; default: 4")
 parser.add_argument("--seconds", type=float, default=5.0, help="of the samples; default: 5")
@@ -81,29 +81,39 @@ with state.main_process_first():
             progress=True,
         )
 
-config = TrainingConfig(
-    options.lm_steps,
-    batch_size=options.batch_size,
-    crop_frames=options.crop_frames,
-    warmup_steps=min(200, options.lm_steps // 10),
-    mixed_precision=options.mixed_precision,
-    num_workers=options.num_workers,
-    seed=options.seed,
-)
+
+def settings(steps: int, batch_size: int, learning_rate: float) -> TrainingConfig:
+    """Those of one model."""
+    return TrainingConfig(
+        steps,
+        batch_size=batch_size,
+        crop_frames=options.crop_frames,
+        learning_rate=learning_rate,
+        warmup_steps=min(200, steps // 20),
+        mixed_precision=options.mixed_precision,
+        num_workers=options.num_workers,
+        seed=options.seed,
+    )
+
+
 shared = {"tokenizer": options.tokenizer, "held_out": options.held_out}
+lm_size, diffusion_size = SIZES[options.size]
 train_language_model(
     out / "tokens",
     out / "lm",
-    config,
+    settings(options.lm_steps, options.lm_batch_size, 1e-3),
     n_codebooks=options.codebooks,
     pattern=options.pattern,
-    **SIZES[options.size],
+    **lm_size,
     **shared,
 )
-config = replace(
-    config, steps=options.diffusion_steps, warmup_steps=min(200, options.diffusion_steps // 10)
+train_diffusion(
+    out / "tokens",
+    out / "diffusion",
+    settings(options.diffusion_steps, options.diffusion_batch_size, 8e-4),
+    **diffusion_size,
+    **shared,
 )
-train_diffusion(out / "tokens", out / "diffusion", config, **SIZES[options.size], **shared)
 
 if state.is_main_process:
     for name in ("lm", "diffusion"):
