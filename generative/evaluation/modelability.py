@@ -83,6 +83,9 @@ class Contest:
         if not tokenizers:
             raise InputError("Nothing to compare: name tokenizers.")
         loaded = {other.name: load_tokenizer(other.path) for other in tokenizers}
+        for tokenizer in loaded.values():
+            if tokenizer.quantizer is not None:  # Refused before hours of work, not after.
+                tokenizer.codebooks_for(self.config.bitrate)
         rate = min(tokenizer.sampling_rate for tokenizer in loaded.values())
         self.out.mkdir(parents=True, exist_ok=True)
         audio = _splits(self.train, self.held_out, self.out / "audio")

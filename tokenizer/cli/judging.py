@@ -41,7 +41,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         check_target(options.json)
     perceptual = PerceptualMetrics(options.perceptual, options.speech_clips)
     tokenizer = load(options.model, options.device, options.beam_width)
-    conditions = default_conditions(tokenizer, [1000 * rate for rate in options.bitrates])
+    conditions = default_conditions(tokenizer, _bits(options.bitrates))
     result = evaluate(
         tokenizer, clips_of(options.audio, options.strict), conditions, perceptual=perceptual
     )
@@ -118,8 +118,8 @@ def _report(options: argparse.Namespace) -> None:
     from tokenizer.evaluation.report import ReportConfig, build_report
 
     config = ReportConfig(
-        bitrates=tuple(1000 * rate for rate in options.bitrates),
-        focus=1000 * options.focus,
+        bitrates=_bits(options.bitrates),
+        focus=None if options.focus is None else 1000 * options.focus,
         seconds=options.seconds,
         title=options.title,
     )
@@ -137,6 +137,11 @@ def _report(options: argparse.Namespace) -> None:
     print(f"{options.out / 'index.html'}: {report['bytes'] / 1e6:.1f} MB; tables {titles}")
 
 
+def _bits(rates: list[float] | None) -> tuple[float, ...] | None:
+    """Bit/s of rates in kbit/s."""
+    return None if rates is None else tuple(1000 * rate for rate in rates)
+
+
 def register(commands: Any, command: str | None) -> None:
     """Adds the commands' parsers; options that need torch only to the ``command`` that runs."""
     p = add_command(
@@ -151,7 +156,7 @@ def register(commands: Any, command: str | None) -> None:
     )
     p.add_argument("audio", metavar="AUDIO", help="file, folder or dataset to measure on")
     add_strict(p)
-    _add_bitrates(p)
+    _add_bitrates(p, None)
     p.add_argument(
         "--perceptual",
         nargs="+",
@@ -187,7 +192,7 @@ def register(commands: Any, command: str | None) -> None:
         "TOML file of them; default: rvq with each standardization",
     )
     rate = p.add_mutually_exclusive_group()
-    _add_bitrates(rate)
+    _add_bitrates(rate, [24, 16, 10, 3])
     text = "numbers of codebooks, instead of --bitrates"
     add_option(rate, "--codebooks", text, type=int, nargs="+")
     add_option(p, "--codebook-size", "entries of each codebook", 1024)
@@ -222,9 +227,9 @@ def register(commands: Any, command: str | None) -> None:
     text = "a folder of `latok compare`, for more tables; default: none"
     add_option(p, "--compare", text, type=Path, metavar="DIR")
     _add_checkpoints(p, "--e2e", "tokenizers trained end to end, for a table beside them")
-    _add_bitrates(p)
-    text = "rate of all tables but the first, in kbit/s and channel"
-    add_option(p, "--focus", text, 16, type=float, metavar="KBPS")
+    _add_bitrates(p, None)
+    text = "rate of all tables but the first, in kbit/s and channel; default: 16, or the lowest"
+    add_option(p, "--focus", text, type=float, metavar="KBPS")
     add_option(p, "--seconds", "cut longer clips to this length in seconds", 10, type=float)
     add_option(p, "--title", "title of the page", "Latent Tokenizer: listening page")
     add_model(p)
@@ -235,12 +240,13 @@ def _add_checkpoints(parser: Any, name: str, text: str) -> None:
     parser.add_argument(name, nargs="+", default=[], metavar=metavar, help=text)
 
 
-def _add_bitrates(parser: Any) -> None:
+def _add_bitrates(parser: Any, default: list[float | int] | None) -> None:
+    ending = ", or what the model has of them" if default is None else ""
     parser.add_argument(
         "--bitrates",
         type=float,
         nargs="+",
-        default=[24, 16, 10, 3],
+        default=default,
         metavar="KBPS",
-        help="rates in kbit/s and channel; default: 24 16 10 3",
+        help=f"rates in kbit/s and channel; default: 24 16 10 3{ending}",
     )

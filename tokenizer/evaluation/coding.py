@@ -20,6 +20,19 @@ from tokenizer.transcoding.files import coded_size
 
 Result = TypeVar("Result")
 
+# Rates in bit/s and channel that are measured and heard where no others are named.
+BITRATES = (24_000, 16_000, 10_000, 3_000)
+
+
+def usual_bitrates(tokenizer: LatentTokenizer) -> list[float]:
+    """Rates of a tokenizer in bit/s, highest first: each the nearest one up to one of `BITRATES`.
+
+    Rates below its first codebook are left out, and if all are, that of the first codebook remains.
+    """
+    lowest = tokenizer.bitrate(1)
+    counts = [tokenizer.codebooks_for(rate) for rate in BITRATES if rate >= lowest]
+    return [tokenizer.bitrate(n) for n in dict.fromkeys(counts or [1])]
+
 
 @dataclass(frozen=True)
 class Condition:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tokenizer.audio import open_audio, read_beginning, write_audio
-from tokenizer.evaluation.coding import Condition, code_clip
+from tokenizer.evaluation.coding import Condition, code_clip, usual_bitrates
 from tokenizer.evaluation.evaluate import as_table
 from tokenizer.evaluation.metrics import quality
 from tokenizer.evaluation.report.pictures import plot_spectrogram, spectrogram_db
@@ -16,7 +16,6 @@ from tokenizer.saving import writing
 from tokenizer.transcoding.files import write_row
 
 EXAMPLE = Path(__file__).parents[1] / "assets" / "example.flac"
-BITRATES = (3_000, 10_000, 16_000, 24_000)  # bit/s and channel
 MAX_SECONDS = 60
 
 
@@ -26,8 +25,8 @@ def run_demo(tokenizer: LatentTokenizer, audio: str | Path | None, out: Path) ->
     Args:
         tokenizer: A fitted tokenizer.
         audio: File; only its first minute is used. None for the example clip.
-        out: Folder for ``original.wav``, ``continuous.wav``, ``3kbps.wav``, ``3kbps.ltk`` and so
-            on, and ``spectrograms.png``.
+        out: Folder for ``original.wav``, ``continuous.wav``, for each of `usual_bitrates`
+            ``3kbps.wav`` and ``3kbps.ltk`` and the like, and ``spectrograms.png``.
     """
     source = open_audio(EXAMPLE if audio is None else audio, target_rate=tokenizer.sampling_rate)
     original, _ = read_beginning(source, MAX_SECONDS)
@@ -36,9 +35,9 @@ def run_demo(tokenizer: LatentTokenizer, audio: str | Path | None, out: Path) ->
     pcm_bytes = original.size * 2
     rows = [["original, 16-bit", f"{pcm_bytes:,}", f"{8e-3 * pcm_bytes / seconds:.1f}", "", ""]]
     clips = {"continuous": code_clip(tokenizer, original, Condition(None, "continuous"))}
-    for bitrate in BITRATES:
+    for bitrate in reversed(usual_bitrates(tokenizer)):
         condition = Condition(tokenizer.codebooks_for(bitrate), tokenizer.codes_decoder)
-        name = f"{bitrate / 1000:g}kbps"
+        name = f"{bitrate / 1000:.3g}kbps"
         clips[name] = code_clip(tokenizer, original, condition)
         write_row(out / f"{name}.ltk", clips[name].row, tokenizer)
     for name, coded in clips.items():

@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tokenizer.errors import InputError
-from tokenizer.evaluation.coding import Coded, Condition, code_clip, read_clip
+from tokenizer.evaluation.coding import Coded, Condition, code_clip, read_clip, usual_bitrates
 from tokenizer.evaluation.metrics import code_use, quality
 from tokenizer.evaluation.perceptual import METRICS, PerceptualMetrics
 from tokenizer.model.latent_tokenizer import LatentTokenizer
@@ -101,12 +101,16 @@ def evaluate(
 
 
 def default_conditions(
-    tokenizer: LatentTokenizer, bitrates: Sequence[float | int]
+    tokenizer: LatentTokenizer, bitrates: Sequence[float | int] | None = None
 ) -> list[Condition]:
-    """Continuous latents, then each rate (bit/s) through the default decoder for codes."""
+    """Continuous latents, then each rate (bit/s) through the default decoder for codes.
+
+    Without rates they are `usual_bitrates`.
+    """
     conditions = [Condition(None, "continuous")]
     if tokenizer.quantizer is not None:
-        counts = [tokenizer.codebooks_for(rate) for rate in bitrates]
+        rates = usual_bitrates(tokenizer) if bitrates is None else bitrates
+        counts = [tokenizer.codebooks_for(rate) for rate in rates]
         conditions += [Condition(n, tokenizer.codes_decoder) for n in dict.fromkeys(counts)]
     return conditions
 

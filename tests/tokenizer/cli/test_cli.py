@@ -14,6 +14,7 @@ from models import RATE, make_autoencoder, read_row, tone
 from tokenizer import LatentTokenizer, cli, load_tokenizer
 from tokenizer.audio import write_audio
 from tokenizer.cli import main
+from tokenizer.evaluation.coding import usual_bitrates
 
 
 @pytest.fixture(scope="module")
@@ -159,9 +160,27 @@ def test_evaluate(model, folder, tmp_path, capsys):
     assert result["continuous"]["mean"]["si_sdr"] > result["1 codebooks"]["mean"]["si_sdr"]
 
 
+@pytest.mark.parametrize(("usual", "kept"), [((3000, 900, 399), [1600, 800]), ((399, 100), [400])])
+def test_rates_that_nobody_named_are_those_of_the_model(
+    model, tokenizer, folder, tmp_path, monkeypatch, capsys, usual, kept
+):
+    monkeypatch.setattr("tokenizer.evaluation.coding.BITRATES", usual)
+    assert usual_bitrates(tokenizer) == pytest.approx(kept)
+    out, m = tmp_path / "result.json", ("--model", model)
+    assert latok("evaluate", folder / "0.wav", "--json", out, *m) == 0
+    names = [f"{rate // 400} codebooks" for rate in kept]
+    assert list(json.loads(out.read_text())["conditions"]) == ["continuous", *names]
+    assert latok("report", folder / "0.wav", "--out", tmp_path / "page", *m) == 0
+    tables = json.loads((tmp_path / "page/report.json").read_text())["tables"]
+    assert len(tables[0]["columns"]) == 2 + len(kept)
+    capsys.readouterr()
+    assert latok("evaluate", folder / "0.wav", "--bitrates", 0.3, *m) == 2
+    assert "bitrate=300" in capsys.readouterr().err
+
+
 def test_demo(model, folder, tmp_path, capsys):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tokenizer.evaluation.demo.BITRATES", (400, 1600))
+        patch.setattr("tokenizer.evaluation.coding.BITRATES", (1600, 400, 399))
         assert latok("demo", folder / "1.wav", "--out", tmp_path / "demo", "--model", model) == 0
     names = {p.name for p in (tmp_path / "demo").iterdir()}
     assert names == {

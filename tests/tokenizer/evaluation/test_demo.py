@@ -16,7 +16,7 @@ def test_only_the_beginning_of_a_file_is_read(tokenizer, tmp_path, monkeypatch):
     source = generated_source(decode)
     monkeypatch.setattr(demo, "open_audio", lambda *_, **__: source)
     monkeypatch.setattr(demo, "MAX_SECONDS", 1)
-    monkeypatch.setattr(demo, "BITRATES", (400,))
+    monkeypatch.setattr("tokenizer.evaluation.coding.BITRATES", (400,))
     demo.run_demo(tokenizer, "long.wav", tmp_path)
     written, _ = soundfile.read(tmp_path / "original.wav", dtype="float32", always_2d=True)
     expected = np.tile(block, 4)[:, :RATE]

@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from tokenizer.errors import ExistingFileError, InputError
+from tokenizer.evaluation.coding import usual_bitrates
 from tokenizer.evaluation.comparison import Competitor, read_comparison
 from tokenizer.evaluation.comparison.plots import DARK, LIGHT, METRICS, draw_curves
 from tokenizer.evaluation.comparison.runner import load_beside
@@ -31,6 +32,7 @@ from tokenizer.saving import write_json, write_text, writing_folder
 from tokenizer.training.clips import Clip
 
 _MARK = "report.json"
+_FOCUS = 16_000  # bit/s
 
 
 @dataclass(frozen=True)
@@ -38,20 +40,27 @@ class ReportConfig:
     """What a report shows.
 
     Attributes:
-        bitrates: Rates in bit/s of the first table.
-        focus: The rate of all other tables.
+        bitrates: Rates in bit/s of the first table. Default: `usual_bitrates` of the tokenizer.
+        focus: The rate of all other tables. Default: 16,000, or the lowest of a tokenizer above it.
         seconds: Longer clips are cut.
         title: Of the page.
     """
 
-    bitrates: tuple[float | int, ...] = (24_000, 16_000, 10_000, 3_000)
-    focus: float | int = 16_000
+    bitrates: tuple[float | int, ...] | None = None
+    focus: float | int | None = None
     seconds: float | int = 10
     title: str = "Latent Tokenizer: listening page"
 
     def __post_init__(self) -> None:
-        if not self.bitrates or min(*self.bitrates, self.focus, self.seconds) <= 0:
+        rates = () if self.bitrates is None else self.bitrates
+        numbers = [*rates, self.seconds, *(() if self.focus is None else (self.focus,))]
+        if self.bitrates == () or min(numbers) <= 0:
             raise InputError(f"Rates and seconds must be positive: {self}.")
+
+    def rates(self, tokenizer: LatentTokenizer) -> tuple[Sequence[float | int], float | int]:
+        """The rates of the first table, and that of the others, of a tokenizer with codes."""
+        bitrates = usual_bitrates(tokenizer) if self.bitrates is None else self.bitrates
+        return bitrates, max(_FOCUS, tokenizer.bitrate(1)) if self.focus is None else self.focus
 
 
 def build_report(
@@ -131,13 +140,14 @@ def _sections(
     folder: Path | None,
     others: Sequence[Competitor],
 ) -> list[Section]:
-    lowest = min(config.bitrates)
-    focus = list(dict.fromkeys((config.focus, lowest)))
+    focus = config.focus or _FOCUS
     if tokenizer.quantizer is None:
         sections: list[Section | None] = [latents(path)]
     else:
-        sections = [by_bitrate(tokenizer, path, config.bitrates)]
-        sections.append(finetuning(tokenizer, path, focus))
+        bitrates, focus = config.rates(tokenizer)
+        sections = [by_bitrate(tokenizer, path, bitrates)]
+        rates = list(dict.fromkeys((focus, min(bitrates))))
+        sections.append(finetuning(tokenizer, path, rates))
     competitors = list(others)
     if compared is not None and folder is not None:
         if (rate := compared["sampling_rate"]) != tokenizer.sampling_rate:
@@ -145,7 +155,7 @@ def _sections(
                 f"The comparison is at {rate} Hz, the model at {tokenizer.sampling_rate} Hz: "
                 "they do not fit on one page."
             )
-        sections.append(standardization(compared, folder, config.focus))
+        sections.append(standardization(compared, folder, focus))
         names = {other.name for other in others}
         competitors += [
             Competitor(entry["name"], entry["model"])
@@ -155,7 +165,7 @@ def _sections(
     # This model itself is in the table anyway.
     models = [(other, load_beside(other, tokenizer)) for other in competitors]
     models = [(o, m) for o, m in models if m.fingerprint != tokenizer.fingerprint]
-    sections.append(end_to_end(tokenizer, path, models, config.focus))
+    sections.append(end_to_end(tokenizer, path, models, focus))
     return [section for section in sections if section is not None]
 
 
