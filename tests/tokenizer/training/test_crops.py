@@ -92,10 +92,28 @@ def test_dataset_clips_equal_files(folder, tmp_path):
     for a, b in zip(scan(tmp_path / "saved"), scan(folder), strict=True):
         assert (a.num_samples, a.sampling_rate) == (b.num_samples, b.sampling_rate)
         np.testing.assert_array_equal(a.read(100, 500), b.read(100, 500))
+    datasets.DatasetDict({"test": data.select([0]), "train": data}).save_to_disk(tmp_path / "both")
+    assert len(scan(tmp_path / "both")) == len(paths)
+    datasets.DatasetDict({"test": data}).save_to_disk(tmp_path / "other")
+    with pytest.raises(ValueError, match="test"):
+        scan(tmp_path / "other")
     no_audio = datasets.Dataset.from_dict({"text": ["x"]})
     no_audio.save_to_disk(tmp_path / "text")
     with pytest.raises(ValueError, match="'audio'"):
         scan(tmp_path / "text")
+
+
+def test_rows_without_audio_are_skipped_and_named(folder, tmp_path):
+    (tmp_path / "bad.wav").write_text("no audio")
+    rows = [str(folder / "a.wav"), None, str(tmp_path / "bad.wav")]
+    data = datasets.Dataset.from_dict({"audio": rows}).cast_column("audio", datasets.Audio())
+    skipped = []
+    assert [clip.index for clip in scan_dataset(data, skipped)] == [0]
+    assert [name in reason for name, reason in zip(("row 1", "row 2"), skipped, strict=True)] == [
+        True, True,
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="row 1"):
+        scan_dataset(data)
 
 
 def test_windows_are_parts_of_files(folder):
