@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import mmap
-import re
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from tokenizer.audio.joined import READ_BY_FFMPEG, READ_BY_NONE, is_joined
 from tokenizer.errors import InputError, import_extra
 
 AV_SUFFIXES = (
@@ -121,10 +121,10 @@ class AvSound:
 def partly_read(file: Path | bytes, form: str, num_samples: int) -> str | None:
     """Why libsndfile, which found ``num_samples``, would not read all of a file; None if it does.
 
-    Three formats of its names ``form`` are checked: MP3, whose length it may have guessed; FLAC and
-    Ogg, of which it reads the first of several files that were joined.
+    Of its names ``form`` these are checked: MP3, whose length it may have guessed, and formats of
+    which it reads the first of several files that were joined.
     """
-    if form not in ("MP3", "FLAC", "OGG"):
+    if form not in ("MP3", *READ_BY_FFMPEG, *READ_BY_NONE):
         return None
     if isinstance(file, bytes):
         return _partly(file, form, num_samples)
@@ -148,28 +148,12 @@ def _partly_file(
 
 
 def _partly(data: Any, form: str, num_samples: int) -> str | None:
-    if form == "FLAC":  # Each begins with a block STREAMINFO of 34 bytes.
-        joined = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22").search(data, 8)
-        return "several files were joined" if joined else None
-    if form == "OGG":
-        return "several files were joined" if _has_second_beginning(data) else None
+    if form != "MP3":
+        return "several files were joined" if is_joined(data, form) else None
     found = mp3_length(data)
     if found <= num_samples + _MP3_SLACK:
         return None
     return f"its header tells {num_samples:,} of {found:,} samples"
-
-
-def _has_second_beginning(data: Any) -> bool:
-    """Whether a page that begins a stream comes after one that does not."""
-    place, begun = 0, False
-    while place >= 0 and len(head := data[place : place + 27]) == 27 and head[:4] == b"OggS":
-        first = bool(head[5] & 2)
-        if first and begun:
-            return True
-        begun = begun or not first
-        table = data[place + 27 : place + 27 + head[26]]
-        place += 27 + head[26] + sum(table)
-    return False
 
 
 def mp3_length(data: Any) -> int:

@@ -16,6 +16,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from tokenizer.audio.av_decoding import AV_SUFFIXES, AvSound, partly_read
+from tokenizer.audio.joined import READ_BY_NONE
 from tokenizer.audio.resampling import check_rate
 from tokenizer.audio.truncation import find_cut
 from tokenizer.errors import InputError, MissingFileError, MissingPackageError, StateError
@@ -161,6 +162,8 @@ class AudioFile:
                 reason = partly_read(file, form, num_samples)
             else:
                 num_samples, reason = self._count(sound), None
+        if reason is not None and form in READ_BY_NONE:
+            raise InputError(f"{self.name} would be read in part: {reason}. Take them apart.")
         if reason is not None:
             self._av = form
             try:
@@ -190,7 +193,7 @@ class AudioFile:
             return _Sound(io.BytesIO(file) if isinstance(file, bytes) else system_path(file))
         except soundfile.LibsndfileError as error:
             reason = error.error_string.rstrip(". ")
-            is_other = error.code in _OTHER_FORMATS
+            is_other = error.code in _OTHER_FORMATS or self._is_flac_in_ogg()
             if "not a regular file" in reason:  # So it calls what ends in .mp3 and is none.
                 reason, is_other = _NO_AUDIO, True
         except TypeError:
@@ -209,6 +212,15 @@ class AudioFile:
                 self._av = ""
                 return sound
         raise self._refused(reason)
+
+    def _is_flac_in_ogg(self) -> bool:
+        """Whether it is FLAC within Ogg, which libsndfile takes for FLAC that is damaged."""
+        file = self._file
+        if isinstance(file, Path) and not file.is_file():
+            return False
+        with io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as stream:
+            head = stream.read(64)
+        return head[:4] == b"OggS" and b"\x7fFLAC" in head
 
     def _refused(self, reason: str) -> InputError:
         return InputError(f"Cannot read {self.name} as audio: {reason}. Supported: {_READABLE}.")
