@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from tokenizer.errors import InputError
+from tokenizer.hub import check_name
 
 # Longer captions are truncated to this number of tokens.
 MAX_TOKENS = 128
@@ -76,6 +77,7 @@ class TextEncoder:
 def _text_config(name: str) -> Any:
     from transformers import AutoConfig
 
+    check_name(name, short=True)
     return AutoConfig.from_pretrained(name)
 
 

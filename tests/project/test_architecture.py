@@ -37,6 +37,7 @@ ROOMS = (
     "tokenizer.audio",
     "tokenizer.command",
     "tokenizer.saving",
+    "tokenizer.hub",
     "tokenizer.devices",
     "tokenizer.precision",
     "tokenizer._clash",
@@ -234,7 +235,7 @@ def test_imports_are_absolute():
 # Rooms of the tokenizer that the other packages build on, besides what it exports.
 SHARED = (
     "tokenizer._registering", "tokenizer.audio", "tokenizer.command", "tokenizer.errors",
-    "tokenizer.evaluation", "tokenizer.saving", "tokenizer.training",
+    "tokenizer.evaluation", "tokenizer.hub", "tokenizer.saving", "tokenizer.training",
 )  # fmt: skip
 
 

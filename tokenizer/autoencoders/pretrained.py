@@ -9,6 +9,7 @@ from typing import Any
 from tokenizer.autoencoders.adapter import READERS, adapter, first_line
 from tokenizer.autoencoders.base import Autoencoder
 from tokenizer.errors import InputError, MissingFileError
+from tokenizer.hub import check_name
 
 # Where pipelines of diffusers have their autoencoder of audio.
 SUBFOLDERS = ("vae", "audio_vae", "sound_tokenizer")
@@ -84,8 +85,9 @@ def _read_config(
     """The config.json of a checkpoint, and the options that name the subfolder it is in."""
     from transformers.utils.hub import cached_file
 
-    if not Path(name).is_dir() and (name.count("/") != 1 or Path(name).exists()):
-        raise MissingFileError(f"No such checkpoint folder: {name}.")
+    if Path(name).is_file():
+        raise MissingFileError(f"No such checkpoint folder: {name}. It is a file.")
+    check_name(name, subfolder=subfolder, **hub_options)
     places = ("", *SUBFOLDERS) if subfolder is None else (subfolder,)
     reason = f"it holds no config.json, nor one in {'/, '.join(places[1:] or places)}/."
     for place in places:

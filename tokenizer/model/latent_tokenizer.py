@@ -134,7 +134,7 @@ class LatentTokenizer(TokenizerCore, PreTrainedModel):  # pyright: ignore[report
         name = "state_dict" if source is None else str(source)
         folder = None
         if source is not None:
-            folder = checkpoint_folder(name, kwargs.get("subfolder") or "")
+            folder = checkpoint_folder(name, **kwargs)
         for unused in ("torch_dtype", "attn_implementation"):
             kwargs.pop(unused, None)
         kwargs["dtype"] = torch.float32

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tokenizer.errors import InputError, MissingFileError
+from tokenizer.hub import check_name
 from tokenizer.saving import damaged
 
 # What a configuration may claim; larger numbers are damage or an attack. These are far above every
@@ -74,22 +75,20 @@ def check_numbers(value: Any, name: str, nesting: int = 0) -> None:
         raise InputError(f"{name} is a {type(value).__name__}, which JSON has not.")
 
 
-def checkpoint_folder(name: str | Path, subfolder: str = "") -> Path | None:
+def checkpoint_folder(
+    name: str | Path, subfolder: str | None = None, **options: Any
+) -> Path | None:
     """The folder of a checkpoint; None for a name on the hub.
 
-    FileNotFoundError if it is not there or holds no ``config.json``.
+    FileNotFoundError if it is not there or holds no ``config.json``. The options are those of
+    `check_name`.
     """
     if Path(name).exists():
-        folder = Path(name, subfolder)
+        folder = Path(name, subfolder or "")
         if not (folder / "config.json").is_file():  # A pipe would be waited for.
             raise MissingFileError(f"{folder} holds no config.json: it is no tokenizer checkpoint.")
         return folder
-    if str(name).count("/") != 1 or str(name)[0] in "./~":
-        raise MissingFileError(f"No such checkpoint folder: {name}.")
-    if (parent := Path(name).parent).exists():
-        raise MissingFileError(
-            f"No such checkpoint folder: {name}. {parent} is a folder here: the hub is not asked."
-        )
+    check_name(name, subfolder=subfolder, **options)
     return None
 
 
