@@ -125,7 +125,9 @@ class GenerationRequest:
         num_samples: Samples of each decoded clip; at most what the T frames cover.
         num_channels: Audio channels that the tokenizer codes jointly.
         gain: Root mean square level of the clips. None: the level of the class in the training
-            data, else the tokenizer's default.
+            data, else the tokenizer's default. Clips with a prompt have the prompt's level.
+        clip_channels: Channels of a clip, if it has more than are coded jointly: so many items in a
+            row as it has groups of these are one clip. Default: ``num_channels``.
         labels: Class or None for each clip; its length is the number of clips.
         captions: Text or None for each clip; empty means None for all.
         prompts: For each clip the row of the tokenizer that it begins with, or None; empty means
@@ -139,6 +141,7 @@ class GenerationRequest:
     num_samples: int
     num_channels: int = 1
     gain: float | int | None = None
+    clip_channels: int | None = None
     labels: Sequence[str | None] = (None,)
     captions: Sequence[str | None] = ()
     prompts: Sequence[Mapping[str, Any] | None] = ()
@@ -163,17 +166,28 @@ class GenerationRequest:
 
     @property
     def batch_size(self) -> int:
-        """Number of clips."""
+        """Number of items, each a clip or one of its groups of channels."""
         return len(self.labels)
+
+    @property
+    def groups(self) -> int:
+        """How many items are one clip."""
+        return -(-(self.clip_channels or 1) // self.num_channels)
 
     def conditions(self, names: Sequence[str]) -> dict[str, Any]:
         """Labels and captions, as in a training batch."""
         captions = list(self.captions) or [None] * self.batch_size
         return {"label": label_indices(self.labels, names), "caption": captions}
 
-    def shared_columns(self, gain: float | None = None) -> TokenRow:
-        """The columns besides codes or latents; ``gain`` is the level if none is requested."""
+    def columns(self, index: int, gain: float | None = None) -> TokenRow:
+        """The columns of an item besides codes or latents.
+
+        Its level is that of its prompt, else the requested one, else ``gain``.
+        """
+        prompt = self.prompts[index] if self.prompts else None
         level = gain if self.gain is None else float(self.gain)
+        if prompt is not None and prompt.get("gain") is not None:
+            level = float(np.mean(prompt["gain"]))
         row: TokenRow = {"num_samples": self.num_samples, "num_channels": self.num_channels}
         return row if level is None else row | {"gain": [level] * self.num_channels}
 

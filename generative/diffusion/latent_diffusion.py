@@ -37,6 +37,7 @@ from generative.protocol import (
     check_prompt_length,
 )
 from tokenizer.errors import InputError
+from tokenizer.hub import check_name
 from tokenizer.saving import load_pretrained
 
 # What hundreds of frames share, such as level and timbre, is visible through more noise than a
@@ -169,6 +170,7 @@ class LatentDiffusion(ConditionedModel, ModelMixin, ConfigMixin):  # pyright: ig
         kwargs["low_cpu_mem_usage"] = False
         want_info = kwargs.pop("output_loading_info", False)
         name, load = str(pretrained_model_name_or_path), super().from_pretrained
+        check_name(name, **kwargs)
         model, info = load_pretrained(load, name, "diffusion model", **kwargs)
         if kwargs.get("torch_dtype") is None:
             # Weights may be stored in half precision; the model computes in float32.
@@ -217,7 +219,7 @@ class LatentDiffusion(ConditionedModel, ModelMixin, ConfigMixin):  # pyright: ig
         noisy = (1 - share) * data + share * noise
         velocity = self.transformer(
             noisy, sigma * TRAIN_TIMESTEPS, condition, condition_mask, frame_mask=mask
-        )
+        ).sample
         error = (velocity.float() - (noise - data)).square().mean(-1)
         return {"loss": (error * mask).sum() / mask.sum()}
 
@@ -276,7 +278,7 @@ class LatentDiffusion(ConditionedModel, ModelMixin, ConfigMixin):  # pyright: ig
         for index, timestep in enumerate(scheduler.timesteps):
             share = (scheduler.sigmas[index] * TRAIN_TIMESTEPS).to(x).expand(len(condition))
             copies = x.repeat(len(condition) // len(x), 1, 1)
-            velocity = self.transformer(copies, share, condition, condition_mask)
+            velocity = self.transformer(copies, share, condition, condition_mask).sample
             velocity = extrapolate(velocity, guidance_scale)
             x = scheduler.step(velocity, timestep, x, return_dict=False)[0]
             if target is not None and imposed is not None:
@@ -308,8 +310,8 @@ class LatentDiffusion(ConditionedModel, ModelMixin, ConfigMixin):  # pyright: ig
             keep=keep,
         )
         return [
-            {"latents": item.cpu().numpy()} | request.shared_columns(self.gain(label))
-            for item, label in zip(latents, request.labels, strict=True)
+            {"latents": item.cpu().numpy()} | request.columns(index, self.gain(label))
+            for index, (item, label) in enumerate(zip(latents, request.labels, strict=True))
         ]
 
     def _prompts(self, request: GenerationRequest) -> tuple[Tensor | None, Tensor | None]:

@@ -229,7 +229,13 @@ class LatentDiffusionPipeline(DiffusionPipeline):
         if audio is None:
             return None, None, None
         tokenizer = _on_its_device(self.tokenizer)
-        row = tokenizer.encode_latents(audio, sampling_rate=rate, downmix=True)
+        row = tokenizer.encode_latents(audio, sampling_rate=rate)
+        if (channels := row["num_channels"]) > tokenizer.autoencoder.num_channels:
+            raise InputError(
+                f"audio has {channels} channels, of which the tokenizer codes"
+                f" {tokenizer.autoencoder.num_channels} at a time: give the pipeline so many, or"
+                " use make_request(), which fills in each channel."
+            )
         latents = torch.from_numpy(row["latents"])[:frames, : len(self.model.latents_mean)]
         known = torch.zeros(frames, latents.shape[-1])
         known[: len(latents)] = latents

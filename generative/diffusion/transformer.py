@@ -12,10 +12,13 @@ section 5). So the noise need not pass through a width that barely exceeds the v
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.embeddings import TimestepEmbedding, get_timestep_embedding
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import BaseOutput
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -102,6 +105,17 @@ class Block(nn.Module):
         return self.out(out.transpose(1, 2).reshape(batch, length, -1))
 
 
+@dataclass
+class VelocityOutput(BaseOutput):
+    """What a `DiffusionTransformer` returns.
+
+    Attributes:
+        sample: The velocity ``[B, T, D]``, by the name that models of `diffusers` have for it.
+    """
+
+    sample: Float[Tensor, "B T D"]
+
+
 class DiffusionTransformer(ModelMixin, ConfigMixin):
     """Predicts velocities of noisy latents, given conditions as tokens.
 
@@ -145,12 +159,13 @@ class DiffusionTransformer(ModelMixin, ConfigMixin):
         condition: Float[Tensor, "B S C"],
         condition_mask: Bool[Tensor, "B S"],
         frame_mask: Bool[Tensor, "B T"] | None = None,
-    ) -> Float[Tensor, "B T D"]:
-        """Predicts ``noise - data`` from noisy, normalised latents.
+        return_dict: bool = True,
+    ) -> VelocityOutput | tuple[Float[Tensor, "B T D"]]:
+        """Predicts ``noise - data`` from noisy, normalised latents, in their precision.
 
         ``timestep`` is 1000 times sigma, the noise level: 0 is data, 1000 is noise. Masks are False
         for padding, whose values have no effect and whose predictions are arbitrary; each item has
-        at least one condition.
+        at least one condition. Without ``return_dict`` it returns a tuple of the velocity alone.
         """
         batch, frames, dim = latents.shape
         if frame_mask is not None:
@@ -185,7 +200,9 @@ class DiffusionTransformer(ModelMixin, ConfigMixin):
         x = modulate(self.norm_out(x[:, count:]), shift, scale)
         rest = self.patch_out(x).view(batch, -1, dim)[:, :frames].float()
         # The first term is the best linear estimate if data and noise have deviation 1.
-        return (2 * share - 1) / deviation.square() * latents + rest / deviation
+        linear = (2 * share - 1) / deviation.square() * latents
+        velocity = (linear + rest / deviation).to(latents.dtype)
+        return VelocityOutput(velocity) if return_dict else (velocity,)
 
     def _attention_mask(
         self, condition_mask: Tensor, frame_mask: Tensor | None, frames: int

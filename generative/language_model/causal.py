@@ -35,15 +35,18 @@ class CausalCalls:
 
     def forward(
         self,
-        input_ids: Int[Tensor, "B S *W"],
+        input_ids: Int[Tensor, "B S *W"] | None = None,
         attention_mask: Int[Tensor, "B P"] | Bool[Tensor, "B P"] | None = None,
         labels: Int[Tensor, "B S *W"] | None = None,
         *,
+        inputs_embeds: Float[Tensor, "B S H"] | None = None,
         class_labels: Int[Tensor, " B"] | None = None,
         condition: Float[Tensor, "B C H"] | None = None,
         condition_mask: Bool[Tensor, "B C"] | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | list[int] | None = None,
         return_dict: bool | None = None,
         logits_to_keep: int = 0,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
@@ -56,12 +59,17 @@ class CausalCalls:
             input_ids: Ids; with a cache that is not empty, the new ones.
             attention_mask: 0 for padding, of cached and new steps. Default: no padding.
             labels: ``input_ids``, with -100 for what is not to be learned; paddings are not.
+            inputs_embeds: What `embed` makes of ``input_ids``, instead of these.
             class_labels: Indices of classes, -1 for none. Default: none.
             condition: What `Conditioner` returned, instead of ``class_labels``: for captions.
             condition_mask: Likewise.
             past_key_values: Keys and values of earlier steps, the conditions among them.
             use_cache: Whether to return them. Default: without labels.
-            return_dict: False returns a tuple.
+            output_attentions: Whether to return attention weights, which only the attention
+                "eager" has. Default: the configuration's. Positions begin with the conditions.
+            output_hidden_states: Likewise, what goes into and comes out of each layer, or of those
+                with these indices.
+            return_dict: False returns a tuple. Default: the configuration's.
             logits_to_keep: Number of last steps to return logits of; 0 for all.
         """
         if self.config.pattern == "grouped":
@@ -69,24 +77,19 @@ class CausalCalls:
                 "forward() predicts the codes of a step independently, which the grouped pattern"
                 " does not: use training_loss() and sample()."
             )
-        ids = input_ids if input_ids.ndim == 3 else input_ids[..., None]
-        if ids.shape[-1] != self.pattern.num_streams:
-            raise InputError(
-                f"input_ids have shape {list(input_ids.shape)}; the steps of this pattern have"
-                f" {self.pattern.num_streams} tokens."
-            )
+        inputs = self._embedded(input_ids, inputs_embeds)
+        batch, new = inputs.shape[:2]
         if condition is None or condition_mask is None:
-            none = ids.new_full((len(ids),), -1)
+            none = torch.full((batch,), -1, device=inputs.device)
             label = none if class_labels is None else class_labels
             prefix, prefix_mask = self.conditioner({"label": label})
         else:
             prefix, prefix_mask = condition, condition_mask
         done = 0 if past_key_values is None else int(past_key_values.get_seq_length())
-        inputs = self.embed(ids)
         if not done:
             inputs = torch.cat([prefix.to(inputs.dtype), inputs], dim=1)
-        steps = max(done - prefix.shape[1], 0) + ids.shape[1]
-        everything = prefix_mask.new_ones(len(ids), steps)
+        steps = max(done - prefix.shape[1], 0) + new
+        everything = prefix_mask.new_ones(batch, steps)
         present = everything if attention_mask is None else attention_mask.bool()
         present = torch.cat([prefix_mask, present], dim=1)
         outputs = self.backbone.model(
@@ -95,12 +98,29 @@ class CausalCalls:
             position_ids=(present.cumsum(1) - 1).clamp(min=0)[:, -inputs.shape[1] :],
             past_key_values=past_key_values,
             use_cache=labels is None if use_cache is None else use_cache,
+            output_attentions=_chosen(output_attentions, self.config.output_attentions),
+            output_hidden_states=_chosen(output_hidden_states, self.config.output_hidden_states),
         )
-        hidden = outputs.last_hidden_state[:, -ids.shape[1] :]
+        hidden = outputs.last_hidden_state[:, -new:]
         logits = self.backbone.lm_head(hidden[:, -logits_to_keep:])
         loss = None if labels is None else self._next_token_loss(logits, labels)
-        output = CausalLMOutputWithPast(loss, logits, outputs.past_key_values)
-        return output.to_tuple() if return_dict is False else output
+        cache, states = outputs.past_key_values, outputs.hidden_states
+        output = CausalLMOutputWithPast(loss, logits, cache, states, outputs.attentions)
+        return output if _chosen(return_dict, self.config.return_dict) else output.to_tuple()
+
+    def _embedded(self, ids: Tensor | None, embedded: Tensor | None) -> Tensor:
+        """Input embeddings ``[B, S, H]`` of the steps, given as ids or as such."""
+        if (ids is None) == (embedded is None):
+            raise InputError("forward() takes input_ids or inputs_embeds: give one of them.")
+        if ids is None:
+            return embedded  # pyright: ignore[reportReturnType]
+        steps = ids if ids.ndim == 3 else ids[..., None]
+        if steps.shape[-1] != self.pattern.num_streams:
+            raise InputError(
+                f"input_ids have shape {list(ids.shape)}; the steps of this pattern have"
+                f" {self.pattern.num_streams} tokens."
+            )
+        return self.embed(steps)
 
     def _next_token_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy of the labels, each within the range of its codebook."""
@@ -167,3 +187,7 @@ class CausalCalls:
                 )
             codes.append(tokens.view(-1, width) - offsets)
         return codes
+
+
+def _chosen(value: Any, default: Any) -> Any:
+    return default if value is None else value

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import (
     AutoModel,
@@ -42,6 +42,7 @@ from generative.language_model.patterns import CodePattern, make_pattern
 from generative.language_model.sampling import StepLogits, generate_codes
 from generative.protocol import Batch, CodeSampling, ConditionedModel, GenerationRequest, TokenRow
 from tokenizer.errors import InputError, MissingFileError
+from tokenizer.hub import check_name
 from tokenizer.saving import load_pretrained
 
 
@@ -67,6 +68,7 @@ class CodecLM(ConditionedModel, CausalCalls, PreTrainedModel, GenerationMixin): 
     _no_split_modules: ClassVar = ["LlamaDecoderLayer"]  # pyright: ignore
     _supports_sdpa = True
     _supports_flash_attn = True
+    supports_gradient_checkpointing = True
 
     column = "codes"
 
@@ -87,6 +89,22 @@ class CodecLM(ConditionedModel, CausalCalls, PreTrainedModel, GenerationMixin): 
             dropout=config.condition_dropout,
         )
         self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The embedding of tokens."""
+        return self.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces it."""
+        self.backbone.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The output matrix, of which the heads are ranges of rows."""
+        return self.backbone.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replaces it."""
+        self.backbone.set_output_embeddings(new_embeddings)
 
     @property
     def num_codebooks(self) -> int:
@@ -299,33 +317,38 @@ class CodecLM(ConditionedModel, CausalCalls, PreTrainedModel, GenerationMixin): 
             if missing and self.config.hop_length is None:
                 raise InputError("Stops need config.hop_length, which is None.")
             num_samples = max(request.num_samples - missing * (self.config.hop_length or 0), 1)
-            row = request.shared_columns(self.gain(request.labels[index]))
-            row |= {"codes": codes.to(kind).numpy(), "num_samples": num_samples}
-            prompt = request.prompts[index] if request.prompts else None
-            if prompt is not None and prompt.get("gain") is not None:
-                level = float(torch.as_tensor(prompt["gain"]).float().mean())
-                row["gain"] = [level] * request.num_channels
-            rows.append(row)
+            row = request.columns(index, self.gain(request.labels[index]))
+            rows.append(row | {"codes": codes.to(kind).numpy(), "num_samples": num_samples})
         return rows
 
     # Loading
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
-        cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
+        cls, pretrained_model_name_or_path: str | Path | None, **kwargs: Any
     ) -> CodecLM:
         """Loads a folder or hub repository; arguments as for ``transformers.PreTrainedModel``.
+
+        The name is None if ``config`` and ``state_dict`` are given.
 
         Raises:
             FileNotFoundError: If a folder was named that holds no model.
             ValueError: If the weights do not fit the configuration.
         """
-        name = str(pretrained_model_name_or_path)
-        if name.count("/") != 1 and not (Path(name) / "config.json").exists():
-            raise MissingFileError(f"{name} holds no config.json: there is no model in it.")
+        source = pretrained_model_name_or_path
+        name = "state_dict" if source is None else str(source)
+        if source is not None:
+            check_name(name, **kwargs)
+            folder = Path(name, kwargs.get("subfolder") or "")
+            if Path(name).exists() and not (folder / "config.json").is_file():
+                raise MissingFileError(f"{folder} holds no config.json: there is no model in it.")
         want_info = kwargs.pop("output_loading_info", False)
         kwargs["ignore_mismatched_sizes"] = True  # `load_pretrained` names them.
-        load = super().from_pretrained
+        base = super()
+
+        def load(_: str, **options: Any) -> Any:
+            return base.from_pretrained(source, **options)
+
         model, info = load_pretrained(load, name, "language model of codes", **kwargs)
         if model.generation_config.bos_token_id is None:  # Earlier versions saved none.
             model.generation_config = GenerationConfig.from_model_config(model.config)

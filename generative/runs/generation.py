@@ -59,12 +59,15 @@ def make_request(
     """Makes a request for clips of so many seconds, a prompt included.
 
     ``prompt`` is audio (a path, array, ...) that every clip begins with, at ``sampling_rate`` Hz if
-    it is a bare array. ``n_codebooks`` says how many codebooks a language model has, and is None
-    for diffusion models. These can also keep parts of a prompt, ``keep_seconds`` (from, to), and
-    generate the rest. Other arguments are the attributes of `GenerationRequest`.
+    it is a bare array. The clips have as many channels; a tokenizer that codes each channel by
+    itself lets the model continue each by itself. ``n_codebooks`` says how many codebooks a
+    language model has, and is None for diffusion models. These can also keep parts of a prompt,
+    ``keep_seconds`` (from, to), and generate the rest. Other arguments are the attributes of
+    `GenerationRequest`.
 
     Raises:
-        ValueError: If the length is not a positive number of at most a day.
+        ValueError: If the length is not a positive number of at most a day, or the prompt has
+            several such channels and each could end elsewhere (``codes.stop``).
     """
     num_samples = num_samples_of(seconds, tokenizer.sampling_rate)
     request = GenerationRequest(
@@ -79,25 +82,61 @@ def make_request(
     )
     if prompt is None:
         return request
-    row = encode_prompt(tokenizer, prompt, sampling_rate, n_codebooks)
-    gain = float(np.mean(row["gain"]))
+    channels, rows = encode_prompt(tokenizer, prompt, sampling_rate, n_codebooks)
+    if len(rows) > 1 and request.codes.stop:
+        raise InputError(
+            f"The prompt has {channels} channels, and each would end elsewhere: leave stop out, or"
+            " give a prompt of one channel."
+        )
     if keep_seconds:
-        row["keep"] = kept_frames(keep_seconds, len(row["latents"]), tokenizer.frame_rate)
-    return replace(request, prompts=(row,) * request.batch_size, gain=gain)
+        keep = kept_frames(keep_seconds, len(rows[0]["latents"]), tokenizer.frame_rate)
+        rows = [row | {"keep": keep} for row in rows]
+    return replace(
+        request,
+        clip_channels=max(channels, request.num_channels),
+        labels=tuple(label for label in request.labels for _ in rows),
+        captions=tuple(text for text in request.captions for _ in rows),
+        prompts=tuple(rows) * request.batch_size,
+    )
 
 
 def encode_prompt(
     tokenizer: LatentTokenizer, audio: Any, sampling_rate: int | None, n_codebooks: int | None
-) -> TokenRow:
-    """Encodes the whole frames of a prompt as latents and, for ``n_codebooks``, as codes."""
-    row = tokenizer.encode_latents(audio, sampling_rate=sampling_rate, downmix=True)
+) -> tuple[int, list[TokenRow]]:
+    """Encodes the whole frames of a prompt as latents and, for ``n_codebooks``, as codes.
+
+    Returns its number of channels, and a row for each group of channels that is coded jointly.
+    """
+    row = tokenizer.encode_latents(audio, sampling_rate=sampling_rate)
+    channels, joint = row["num_channels"], tokenizer.autoencoder.num_channels
     # The last frame may contain silence from behind the end, which must not be continued.
     usable = row["num_samples"] // tokenizer.hop_length
     if usable < 1:
         raise InputError(f"The prompt has {row['num_samples']} samples: that is no whole frame.")
+    columns = {"latents": row["latents"]}
     if n_codebooks is not None:
-        row["codes"] = tokenizer.latents_to_codes(row, n_codebooks=n_codebooks)["codes"][:usable]
-    return row | {"latents": row["latents"][:usable]}
+        columns["codes"] = tokenizer.latents_to_codes(row, n_codebooks=n_codebooks)["codes"]
+    firsts = range(0, channels, joint)
+    tables = {
+        name: values.reshape(len(firsts), -1, values.shape[-1])[:, :usable]
+        for name, values in columns.items()
+    }
+    rows = []
+    for index, first in enumerate(firsts):
+        group = {name: table[index] for name, table in tables.items()}
+        rows.append(group | {"gain": row["gain"][first : first + joint]})
+    return channels, rows
+
+
+def join_groups(rows: Sequence[TokenRow], request: GenerationRequest) -> TokenRow:
+    """The row of a clip whose groups of channels are items of their own."""
+    if len(rows) == 1:
+        return rows[0]
+    channels = request.clip_channels
+    joined = rows[0] | {"num_channels": channels}
+    joined["gain"] = [level for row in rows for level in row["gain"]][:channels]
+    name = "codes" if "codes" in joined else "latents"
+    return joined | {name: np.concatenate([row[name] for row in rows])}
 
 
 def decode(
@@ -135,11 +174,12 @@ def generate(
 def generate_rows(
     model: Any, request: GenerationRequest, *, seed: int = 0, batch_size: int = 8
 ) -> Iterator[tuple[TokenRow, str | None, str | None]]:
-    """Yields each row with its requested label and caption; see `generate`."""
+    """Yields the row of each clip with its requested label and caption; see `generate`."""
     if batch_size < 1:
         raise InputError(f"batch_size={batch_size}: it must be at least 1.")
-    for first in range(0, request.batch_size, batch_size):
-        items = slice(first, first + batch_size)
+    groups = request.groups
+    for first in range(0, request.batch_size, batch_size * groups):
+        items = slice(first, first + batch_size * groups)
         part = replace(
             request,
             labels=tuple(request.labels[items]),
@@ -150,7 +190,8 @@ def generate_rows(
         generator = torch.Generator().manual_seed((seed * 1_000_003 + first) % 2**64)
         rows = model.generate_rows(part, generator)
         captions = part.captions or [None] * len(rows)
-        yield from zip(rows, part.labels, captions, strict=True)
+        for i in range(0, len(rows), groups):
+            yield join_groups(rows[i : i + groups], part), part.labels[i], captions[i]
 
 
 def save_clips(

@@ -1,12 +1,15 @@
 import numpy as np
 import pytest
 import torch
-from models import DIM, HOP, RATE, REFUSED, make_tokenizer, tone
+from models import DIM, HOP, RATE, REFUSED, make_stereo_autoencoder, make_tokenizer, tone
 
 from generative.diffusion.latent_diffusion import LatentDiffusion, make_scheduler
 from generative.diffusion.pipeline import LatentDiffusionPipeline
-from generative.diffusion.transformer import DiffusionTransformer
+from generative.diffusion.transformer import DiffusionTransformer, VelocityOutput
+from generative.language_model.codec_lm import CodecLM
+from generative.language_model.config import CodecLMConfig
 from generative.protocol import (
+    CodeSampling,
     DiffusionSampling,
     GenerationRequest,
     GenerativeModel,
@@ -58,7 +61,7 @@ def test_a_new_network_is_the_best_linear_guess_and_its_blocks_the_identity(shar
     noisy, velocity = (1 - share) * data + share * noise, noise - data
     slope = (noisy * velocity).mean() / noisy.square().mean()
     condition, mask = torch.randn(4, 1, 32), torch.ones(4, 1, dtype=torch.bool)
-    found = network(noisy[:, :9], torch.full((4,), 1000 * share), condition, mask)
+    found = network(noisy[:, :9], torch.full((4,), 1000 * share), condition, mask).sample
     assert torch.allclose(found, slope * noisy[:, :9], atol=0.05)
     tokens = torch.randn(1, 4, 32)
     angles = (torch.ones(4, 8), torch.zeros(4, 8))
@@ -72,23 +75,24 @@ def test_frames_beyond_the_mask_change_nothing(tokenizer, patch):
     time = torch.tensor([100.0, 700.0])
     present = torch.tensor([[True, True, True], [True, False, True]])
     frames = torch.arange(12) < torch.tensor([[12], [7]])
-    out = network(x, time, condition, present, frames)
+    out = network(x, time, condition, present, frames).sample
     other = torch.where(frames[..., None], x, 99.0)
     changed = condition.clone()
     changed[1, 1] = 99
-    again = network(other, time, changed, present, frames)
+    again = network(other, time, changed, present, frames).sample
     torch.testing.assert_close(again[0], out[0])
     torch.testing.assert_close(again[1, :7], out[1, :7])
-    alone = network(x[1:, :7], time[1:], condition[1:, [0, 2]], present[1:, [0, 2]])
+    alone = network(x[1:, :7], time[1:], condition[1:, [0, 2]], present[1:, [0, 2]]).sample
     torch.testing.assert_close(alone[0], out[1, :7])
     # And what is within the mask does: time, condition, every frame.
     for index, value in ((1, time + 50), (2, condition + 1)):
         arguments = [x, time, condition, present, frames]
         arguments[index] = value
-        assert not torch.allclose(network(*arguments)[0], out[0], atol=1e-4)
+        assert not torch.allclose(network(*arguments).sample[0], out[0], atol=1e-4)
     moved = x.clone()
     moved[0, 11] += 1
-    assert not torch.allclose(network(moved, time, condition, present, frames)[0, 0], out[0, 0])
+    changed = network(moved, time, condition, present, frames).sample
+    assert not torch.allclose(changed[0, 0], out[0, 0])
 
 
 def test_neighbours_are_told_apart_by_position(tokenizer):
@@ -96,7 +100,7 @@ def test_neighbours_are_told_apart_by_position(tokenizer):
     x, condition = torch.randn(1, 6, DIM), torch.randn(1, 1, 32)
     mask, time = torch.ones(1, 1, dtype=torch.bool), torch.tensor([500.0])
     swapped = x[:, [0, 1, 2, 3, 5, 4]]
-    first, second = (network(v, time, condition, mask) for v in (x, swapped))
+    first, second = (network(v, time, condition, mask).sample for v in (x, swapped))
     assert not torch.allclose(first[0, 0], second[0, 0], atol=1e-5)
 
 
@@ -104,7 +108,7 @@ def test_loss_is_that_of_the_velocity_on_real_frames(model):
     class Recorder(torch.nn.Module):
         def forward(self, noisy, timestep, *_, **__):
             self.seen = noisy, timestep
-            return torch.zeros_like(noisy)
+            return VelocityOutput(torch.zeros_like(noisy))
 
     other = make_model_with(model, Recorder())
     data = torch.randn(3, 10, DIM)
@@ -149,7 +153,7 @@ class Towards(torch.nn.Module):
     def forward(self, noisy, timestep, *_):
         sigma = timestep[:, None, None] / 1000
         self.sigmas.append(float(sigma[0]))
-        return (noisy - self.point) / sigma
+        return VelocityOutput((noisy - self.point) / sigma)
 
 
 @pytest.mark.parametrize("solver", ["euler", "dpm++"])
@@ -182,7 +186,8 @@ def test_guidance_extrapolates(model):
     class Labelled(torch.nn.Module):
         def forward(self, noisy, timestep, condition, mask):
             del timestep, mask
-            return condition[:, :, :1].expand(-1, noisy.shape[1], DIM).contiguous()
+            velocity = condition[:, :, :1].expand(-1, noisy.shape[1], DIM)
+            return VelocityOutput(velocity.contiguous())
 
     other = make_model_with(model, Labelled())
     weights = other.conditioner.label.weight[:, 0]
@@ -289,6 +294,36 @@ def test_a_prompt_is_continued(model, tokenizer):
         model.generate_rows(
             make_request(tokenizer, 0.2, labels=["rain"], prompt=wave, sampling_rate=RATE), seeded()
         )
+
+
+@pytest.mark.parametrize("kind", ["each channel", "jointly", "codes"])
+def test_a_prompt_of_stereo_is_continued_in_stereo(model, tokenizer, kind):
+    wave, seconds, n_codebooks = tone(0.31, channels=2), 0.6, None
+    if kind == "jointly":
+        tokenizer = make_tokenizer(make_stereo_autoencoder())
+        model = make_model(tokenizer)
+    elif kind == "codes":
+        n_codebooks = 2
+        config = CodecLMConfig.for_tokenizer(tokenizer, 2, width=32, depth=1, heads=2)
+        model = CodecLM(config).eval()
+    shared = {"prompt": wave, "sampling_rate": RATE, "n_codebooks": n_codebooks}
+    labels = ["rain", None] if model.labels else [None, None]
+    request = make_request(tokenizer, seconds, labels=labels, **shared)
+    clips = list(generate(model, tokenizer, request, batch_size=1))
+    assert [clip.label for clip in clips] == labels
+    encode = tokenizer.encode_latents if n_codebooks is None else tokenizer.encode_codes
+    how = {} if n_codebooks is None else {"n_codebooks": n_codebooks}
+    row = encode(wave, sampling_rate=RATE, **how)
+    plain = decode(tokenizer, row)
+    for clip in clips:
+        assert clip.audio.shape == (2, round(seconds * RATE))
+        assert clip.row["gain"] == pytest.approx(row["gain"].tolist())
+        # Samples that no generated frame reaches are those of the prompt, on both sides.
+        assert np.abs(clip.audio[:, : HOP * 8] - plain[:, : HOP * 8]).max() < 1e-5
+        assert not np.allclose(clip.audio[0], clip.audio[1], atol=1e-3)
+    if kind != "jointly":
+        with pytest.raises(ValueError, match="2 channels"):
+            make_request(tokenizer, seconds, codes=CodeSampling(stop=True), **shared)
 
 
 def test_parts_of_a_prompt_stay_and_the_rest_is_filled_in(model, tokenizer):
