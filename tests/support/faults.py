@@ -117,11 +117,13 @@ def _make_run(place: Path) -> None:
             generative([*_LM, "--out", "more/lm"])
 
 
-_LM = (
-    "train-lm", "more/data", "--tokenizer", "model", "--codebooks", "2", "--held-out", "0.2",
-    "--steps", "2", "--batch-size", "4", "--crop-frames", "16", "--warmup-steps", "1",
-    "--num-workers", "0", "--sample-every", "0", "--width", "32", "--depth", "1", "--heads", "2",
+_SMALL = (
+    "more/data", "--tokenizer", "model", "--held-out", "0.2", "--steps", "2", "--batch-size", "4",
+    "--crop-frames", "16", "--warmup-steps", "1", "--num-workers", "0", "--sample-every", "0",
+    "--width", "32", "--depth", "1", "--heads", "2",
 )  # fmt: skip
+_LM = ("train-lm", *_SMALL, "--codebooks", "2")
+_DIFFUSION = ("train-diffusion", *_SMALL)
 
 OPERATIONS = {
     operation.name: operation
@@ -190,6 +192,11 @@ OPERATIONS = {
         Operation(
             "train-lm", "generative", (*_LM, "--out", "out"),
             ("out/model/config.json", "out/model/model.safetensors"), make=_make_data,
+        ),
+        Operation(
+            "train-diffusion", "generative", (*_DIFFUSION, "--out", "out"),
+            ("out/model/config.json", "out/model/diffusion_pytorch_model.safetensors"),
+            make=_make_data,
         ),
         Operation(
             "sample", "generative",
@@ -318,11 +325,13 @@ def start(
     said = place.parent / "said.txt"
     count = place.parent / "steps.txt"
     count.unlink(missing_ok=True)
+    kept = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)  # Here, where no call fails.
     child = os.fork()
     if child == 0:
         if gate is not None:
             os.read(gate, 1)
-        _child(operation, place, fault, extra, said, count, output)
+        _child(operation, place, fault, extra, kept, count, output)
+    os.close(kept)
     if during is not None:
         during(child)
     code = _wait(child)
@@ -347,13 +356,12 @@ def _child(
     place: Path,
     fault: Callable[[int, str, tuple[Any, ...]], None] | None,
     extra: tuple[str, ...],
-    said: Path,
+    kept: int,
     count: Path,
     output: int | None,
 ) -> None:
     code = 1
     try:
-        kept = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(kept if output is None else output, 1)
         os.dup2(kept, 2)
         sys.stdout = io.TextIOWrapper(io.FileIO(1, "w"), line_buffering=True)
