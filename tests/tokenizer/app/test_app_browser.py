@@ -181,13 +181,109 @@ def test_bad_wishes_are_one_message(page):
     assert "30 seconds are <b>enough</b>." in messages(page)[0]
 
 
-def test_it_fits_on_a_telephone(browser, served):
-    open_page(browser, served[0], PHONE)
+FOCUS = """
+    const e = document.activeElement;
+    const places = "input example model rate code sounds codes generating generated generate";
+    const place = e.closest(places.split(" ").map(name => "#" + name).join(","));
+    const shown = e.closest("button, label, [class*=wrap], .block") || e;
+    const rings = [e, shown].map(part => getComputedStyle(part));
+    return {
+        tag: e.tagName, place: place ? place.id : "",
+        seen: rings.some(s => s.outlineStyle != "none" || s.boxShadow != "none"),
+    }
+"""
+
+
+def press(page, *keys: str) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    ActionChains(page).send_keys(*keys).perform()
+
+
+def tab_to(page, place: str, tag: str, most: int = 60) -> list[dict]:
+    """Tabs on to an element within one that has an id; all that had the focus on the way."""
+    passed = []
+    for _ in range(most):
+        press(page, "\ue004")
+        name = page.switch_to.active_element.accessible_name
+        passed.append(page.execute_script(FOCUS) | {"name": name})
+        if passed[-1]["place"] == place and passed[-1]["tag"] == tag:
+            return passed
+    raise AssertionError(f"{place} has no {tag} that the keyboard reaches: {passed}")
+
+
+def test_everything_is_done_by_keyboard(page):
+    enter, space = "\ue007", " "
+    passed = tab_to(page, "example", "BUTTON")
+    assert any(step["place"] == "input" and step["tag"] == "BUTTON" for step in passed)
+    press(page, enter)
+    wait_until(page, "document.querySelector('#input audio')")
+    passed += tab_to(page, "rate", "INPUT")
+    number = "document.querySelector('#rate input[type=number]')"
+    page.execute_script(f"{number}.focus()")
+    press(page, "\ue009", "a")
+    press(page, "\ue000", "2")
+    passed += tab_to(page, "code", "BUTTON")
+    assert page.execute_script(f"return {number}.value") == "2"
+    press(page, space)
+    wait_until(page, "document.querySelector('#figures table')", 120)
+    sounds(page)
+    passed += tab_to(page, "sounds", "AUDIO")
+    page.execute_script("document.activeElement.muted = true")
+    press(page, space)
+    wait_until(page, "[...document.querySelectorAll('#sounds audio')].some(a => !a.paused)")
+    passed += tab_to(page, "generate", "BUTTON")
+    press(page, enter)
+    wait_until(page, "document.querySelector('#generated audio')", 120)
+    # Whoever tabs sees where they are, and hears what it is. Players are the browser's own: it
+    # says what their parts are, and draws the focus inside.
+    others = [step for step in passed if step["tag"] != "AUDIO"]
+    assert [step for step in others if not step["name"]] == []
+    # A caret or the colour of the border shows which field has the focus.
+    assert [step for step in others if not step["seen"] and step["tag"] != "INPUT"] == []
+    assert complaints(page) == []
+
+
+OUTSIDE = """
+    return [...document.querySelectorAll("button, input, audio, img, table, .toast-body")]
+        .filter(e => e.offsetWidth && getComputedStyle(e).visibility != "hidden")
+        .filter(e => e.getBoundingClientRect().right > innerWidth + 1
+            || e.getBoundingClientRect().left < -1)
+        .map(e => `${e.tagName} ${e.className} ${e.textContent.slice(0, 30)}`)
+"""
+
+
+@pytest.mark.parametrize("size", [PHONE, (320, 568)])
+def test_it_is_used_on_a_telephone(browser, served, files, size):
+    open_page(browser, served[0], size)
     wait_until(browser, "document.querySelector('#code')")
-    width, scroll = browser.execute_script(
-        "return [document.documentElement.clientWidth, document.documentElement.scrollWidth]"
+    assert fits(browser, size)
+    click(browser, "code")
+    wait_until(browser, "document.querySelector('.toast-body')", 120)
+    assert fits(browser, size)
+    upload(browser, files / "a b.wav")
+    for name in ("code", "generate"):
+        # As a finger finds it: nothing else lies over the button.
+        button = browser.find_element("id", name)
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+        close = "[...document.querySelectorAll('.toast-close')].forEach(e => e.click())"
+        browser.execute_script(close)
+        wait_until(browser, "!document.querySelector('.toast-body')")
+        assert button.size["height"] >= 32
+        button.click()
+    wait_until(browser, "document.querySelector('#figures table')", 120)
+    wait_until(browser, "document.querySelector('#generated audio')", 120)
+    assert len(sounds(browser)) == 3
+    assert fits(browser, size)
+
+
+def fits(browser, size: tuple[int, int]) -> bool:
+    """Whether nothing is beyond the edges, and the page does not scroll sideways."""
+    assert browser.execute_script(OUTSIDE) == []
+    page = "document.documentElement"
+    return browser.execute_script(f"return {page}.scrollWidth <= {page}.clientWidth") and (
+        browser.execute_script("return innerWidth") == size[0]
     )
-    assert scroll <= width
 
 
 def test_nothing_leaves_the_machine(page, served):
