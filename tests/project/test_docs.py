@@ -320,6 +320,20 @@ def test_site_asks_nothing_of_the_network(site):
         ]
 
 
+def test_names_of_tests_on_the_page_of_reliability_are_right():
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    table = page[page.index("## Found by using it") : page.index("## Numbers")]
+    file, found = "", []
+    for path, name in re.findall(r"`([\w/]*(?:\.py)?)(?:::(\w+))?`", table):
+        if not path.endswith(".py") and not name:
+            continue
+        file = path or file
+        text = (ROOT / "tests" / file).read_text()
+        assert not name or f"def {name}(" in text, f"{file}::{name}"
+        found.append(name)
+    assert len(found) > 60
+
+
 def test_links_of_pages_outside_of_the_site_lead_somewhere():
     for page in ("README.md", "CONTRIBUTING.md", "examples/README.md", "CHANGELOG.md"):
         text = (ROOT / page).read_text()
