@@ -291,6 +291,18 @@ def _disk_errors(path: Path) -> Iterator[None]:
         raise FileError(f"Cannot write {path}: {reason}. Is the disk full?") from error
 
 
+@contextmanager
+def dataset_errors(name: str | Path) -> Iterator[None]:
+    """Turns the error of `datasets` for rows that it cannot read or cache into an OSError."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ != "DatasetGenerationError":  # By name: its import is slow.
+            raise
+        reason = error.__cause__ or error
+        raise FileError(f"`datasets` cannot read {name} into its cache: {reason}.") from error
+
+
 def _create_partial(target: Path) -> tuple[Path, IO[bytes]]:
     """A new file to write what becomes the target; the lock on it tells that it is in use."""
     for middle in ("", *(f".{secrets.token_hex(4)}" for _ in range(9))):

@@ -21,6 +21,7 @@ from datasets_scripts.sources.listing import not_text
 from datasets_scripts.sources.tables import COLUMN_OPTIONS, TextColumns, as_row, own_columns
 from datasets_scripts.sources.tree import is_address
 from tokenizer.errors import InputError, MissingPackageError, import_extra
+from tokenizer.saving import dataset_errors
 
 INFO = read_info(
     "hub_dataset",
@@ -91,17 +92,18 @@ def _load(
     name: str, config: str | None, split: str, revision: str | None, *, streaming: bool
 ) -> Any:
     datasets = _datasets()
-    try:
-        return datasets.load_dataset(
-            name, config, split=split, revision=revision, streaming=streaming
-        )
-    except datasets.exceptions.DatasetGenerationError as error:
-        if isinstance(error.__cause__, ImportError):
-            raise MissingPackageError(
-                f"`datasets` cannot store {name}: {error.__cause__} Or use the option"
-                " streaming=true."
-            ) from error
-        raise
+    with dataset_errors(name):
+        try:
+            return datasets.load_dataset(
+                name, config, split=split, revision=revision, streaming=streaming
+            )
+        except datasets.exceptions.DatasetGenerationError as error:
+            if isinstance(error.__cause__, ImportError):
+                raise MissingPackageError(
+                    f"`datasets` cannot store {name}: {error.__cause__} Or use the option"
+                    " streaming=true."
+                ) from error
+            raise
 
 
 def _encoded(dataset: Any, column: str) -> Any:

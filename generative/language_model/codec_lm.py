@@ -344,7 +344,7 @@ class CodecLM(ConditionedModel, CausalCalls, PreTrainedModel, GenerationMixin): 
                 raise MissingFileError(f"{folder} holds no config.json: there is no model in it.")
         want_info = kwargs.pop("output_loading_info", False)
         kwargs["ignore_mismatched_sizes"] = True  # `load_pretrained` names them.
-        base = super()
+        base: Any = super()
 
         def load(_: str, **options: Any) -> Any:
             return base.from_pretrained(source, **options)

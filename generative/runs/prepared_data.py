@@ -12,6 +12,7 @@ from typing import Any
 
 from datasets_scripts import SPLIT_WORDS, open_prepared
 from tokenizer.errors import InputError, MissingFileError, import_extra
+from tokenizer.saving import dataset_errors
 
 # Columns that are read besides codes or latents.
 COLUMNS = ("id", "source_id", "start", "num_samples", "num_channels", "gain", "label")
@@ -132,9 +133,10 @@ def _open(files: list[str], column: str, root: Path, captions: bool) -> Any:
         )
     others = (*COLUMNS, "caption") if captions else COLUMNS
     columns = [column, *(name for name in others if name in present)]
-    rows = datasets.load_dataset(
-        "parquet", data_files={"rows": files}, split="rows", columns=columns
-    )
+    with dataset_errors(root):
+        rows = datasets.load_dataset(
+            "parquet", data_files={"rows": files}, split="rows", columns=columns
+        )
     rows = rows.add_column("last", _last_segments(rows))
     # NumPy for the arrays only: missing strings stay None.
     return rows.with_format("numpy", columns=[column], output_all_columns=True)

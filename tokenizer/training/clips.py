@@ -15,6 +15,7 @@ import soxr
 from tokenizer.audio import AUDIO_SUFFIXES, AudioFile, list_audio
 from tokenizer.audio.signals import NoSamplesError
 from tokenizer.errors import InputError, MissingFileError, import_extra
+from tokenizer.saving import dataset_errors
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,8 @@ def scan(source: str | Path, skipped: list[str] | None = None) -> list[Clip]:
     name = str(source)
     root = Path(name)
     if name.startswith("dataset:"):
-        dataset = _datasets().load_dataset(name.removeprefix("dataset:"), split="train")
+        with dataset_errors(name):
+            dataset = _datasets().load_dataset(name.removeprefix("dataset:"), split="train")
         return scan_dataset(dataset, skipped)
     if root.is_file():
         return _describe(name, name, None)

@@ -116,6 +116,16 @@ def test_rows_without_audio_are_skipped_and_named(folder, tmp_path):
         scan_dataset(data)
 
 
+def test_a_disk_that_is_full_when_a_dataset_is_cached_is_an_oserror(monkeypatch):
+    def load(*_, **__):
+        full = OSError(28, "No space left on device")
+        raise datasets.exceptions.DatasetGenerationError("An error occurred") from full
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(OSError, match="No space left"):
+        scan("dataset:any/thing")
+
+
 def test_windows_are_parts_of_files(folder):
     clip = scan(folder)[0]
     whole, _ = soundfile.read(clip.name, dtype="float32")
