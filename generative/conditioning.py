@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from tokenizer.devices import send
 from tokenizer.errors import InputError
 from tokenizer.hub import check_name
 
@@ -149,10 +150,10 @@ class Conditioner(nn.Module):
                 f"A label is not in -1..{len(self.labels) - 1}: {labels.tolist()[:8]}; this model"
                 f" has {len(self.labels)} labels."
             )
-        labels = labels.to(self.label.weight.device)
+        labels = send(labels, self.label.weight.device)
         if generator is not None:
             hidden = torch.rand(len(labels), generator=generator) < self.dropout
-            labels = labels.masked_fill(hidden.to(labels.device), -1)
+            labels = labels.masked_fill(send(hidden, labels.device), -1)
             captions = [None if h else c for h, c in zip(hidden.tolist(), captions, strict=True)]
         embeddings = self.label(labels + 1)[:, None]
         mask = torch.ones(embeddings.shape[:2], dtype=torch.bool, device=labels.device)
@@ -188,7 +189,7 @@ class Conditioner(nn.Module):
         words = self.text(self.text_norm(hidden)) * present[..., None]
         out = words.new_zeros(len(captions), *words.shape[1:])
         mask = present.new_zeros(len(captions), present.shape[1])
-        rows = torch.tensor(indices, device=words.device)
+        rows = send(torch.tensor(indices), words.device)
         return out.index_copy(0, rows, words), mask.index_copy(0, rows, present)
 
 

@@ -36,6 +36,7 @@ from generative.protocol import (
     TokenRow,
     check_prompt_length,
 )
+from tokenizer.devices import generator_on, send
 from tokenizer.errors import InputError
 from tokenizer.hub import check_name
 from tokenizer.saving import load_pretrained
@@ -208,20 +209,26 @@ class LatentDiffusion(ConditionedModel, ModelMixin, ConfigMixin):  # pyright: ig
     def training_loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean squared error of the velocity over all frames but padding.
 
-        The generator draws sigmas, noise and, in training mode, which conditions are hidden.
+        The generator, on the CPU, draws sigmas, which conditions are hidden in training mode, and
+        the noise or, on another device, the seed of it. A mask on the CPU is read without waiting.
         """
-        data, mask = batch["latents"], batch["mask"]
-        sigma = self.draw_sigmas(len(data), generator).to(data.device)
-        noise = torch.randn(data.shape, generator=generator).to(data.device)
+        device = self.latents_mean.device
+        data, mask = send(batch["latents"], device), batch["mask"]
+        # Without padding attention needs no mask.
+        frame_mask = None if bool(mask.all()) else send(mask, device)
+        sigma = send(self.draw_sigmas(len(data), generator), device)
+        noise = draw_noise(tuple(data.shape), generator_on(device, generator))
         hiding = generator if self.training else None
         condition, condition_mask = self.conditioner(batch, generator=hiding)
         share = sigma[:, None, None]
         noisy = (1 - share) * data + share * noise
         velocity = self.transformer(
-            noisy, sigma * TRAIN_TIMESTEPS, condition, condition_mask, frame_mask=mask
+            noisy, sigma * TRAIN_TIMESTEPS, condition, condition_mask, frame_mask=frame_mask
         ).sample
         error = (velocity.float() - (noise - data)).square().mean(-1)
-        return {"loss": (error * mask).sum() / mask.sum()}
+        if frame_mask is None:
+            return {"loss": error.mean()}
+        return {"loss": (error * frame_mask).sum() / frame_mask.sum()}
 
     # Sampling
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -41,6 +42,7 @@ from generative.language_model.llama_steps import LlamaSteps
 from generative.language_model.patterns import CodePattern, make_pattern
 from generative.language_model.sampling import StepLogits, generate_codes
 from generative.protocol import Batch, CodeSampling, ConditionedModel, GenerationRequest, TokenRow
+from tokenizer.devices import send
 from tokenizer.errors import InputError, MissingFileError
 from tokenizer.hub import check_name
 from tokenizer.saving import load_pretrained
@@ -135,7 +137,8 @@ class CodecLM(ConditionedModel, CausalCalls, PreTrainedModel, GenerationMixin): 
         """
         inputs = self._prefixed(tokens[:, :-1], condition)
         options: dict[str, Tensor] = {}
-        if not bool(condition_mask.all()):
+        # A single condition is never padding.
+        if condition_mask.shape[1] > 1 and not bool(condition_mask.all()):
             rest = condition_mask.new_ones(len(tokens), tokens.shape[1])
             present = torch.cat([condition_mask, rest], dim=1)
             options["attention_mask"] = present.long()
@@ -212,35 +215,35 @@ class CodecLM(ConditionedModel, CausalCalls, PreTrainedModel, GenerationMixin): 
         """Cross-entropies of a batch, in nats.
 
         Without ``ended`` only items shorter than the longest, which may be cropped, count as ended.
-        The generator, on the CPU, draws which conditions are hidden; without one none are.
+        The generator, on the CPU, draws which conditions are hidden; without one none are. The
+        batch may be on the CPU: then its codes are arranged without waiting for a GPU.
         """
         codes, mask = batch["codes"], batch["mask"]
         if codes.shape[-1] < self.num_codebooks:
             raise InputError(
                 f"The codes have {codes.shape[-1]} codebooks, the model {self.num_codebooks}."
             )
-        tokens = self.pattern.apply(codes[..., : self.num_codebooks], mask)
+        arranged = self.pattern.apply(codes[..., : self.num_codebooks], mask)
         lengths = mask.sum(1)
-        codebooks = self.pattern.layouts(lengths.tolist()).codebooks.to(tokens.device)
-        hidden = self.hidden_states(tokens, *self.conditioner(batch, generator=generator))
         ended = batch.get("ended")
-        ended = lengths < mask.shape[1] if ended is None else ended.to(tokens.device)
+        ended = lengths < mask.shape[1] if ended is None else ended
+        slots = self._slots(arranged.cpu(), lengths.tolist(), ended.cpu())
+        tokens, ended = send(arranged, self.device), send(ended, self.device)
+        hidden = self.hidden_states(tokens, *self.conditioner(batch, generator=generator))
 
         if self.group is None:
-            states = hidden[:, :, None].expand(-1, -1, tokens.shape[2], -1)
+            states, streams = hidden.flatten(0, 1), tokens.shape[2]
         else:
             embedding = self.backbone.get_input_embeddings()
-            states = teacher_forced(self.group, hidden, embedding(tokens))
+            states = teacher_forced(self.group, hidden, embedding(tokens)).flatten(0, 2)
+            streams = 1
 
         stop, head = self.pattern.vocabulary.stop, self.backbone.lm_head.weight
         nats, counts = [], []
         stops, stop_count = hidden.new_zeros((), dtype=torch.float32), ended.sum()
         for k, (low, high) in enumerate(self.pattern.vocabulary.ranges):
-            slots = codebooks == k
-            if k == 0:
-                slots = slots & ((tokens != stop) | ended[:, None, None])
-            targets = tokens[slots]
-            logits = functional.linear(states[slots], head[low:high])
+            targets = tokens.flatten()[slots[k]]
+            logits = functional.linear(states[slots[k] // streams], head[low:high])
             each = functional.cross_entropy(logits.float(), targets - low, reduction="none")
             is_stop = targets == stop
             if k == 0:
@@ -248,6 +251,21 @@ class CodecLM(ConditionedModel, CausalCalls, PreTrainedModel, GenerationMixin): 
             nats.append((each * ~is_stop).sum())
             counts.append((~is_stop).sum())
         return CodeNats(torch.stack(nats), torch.stack(counts), stops, stop_count)
+
+    def _slots(
+        self, tokens: Int[Tensor, "B S W"], lengths: list[int], ended: Bool[Tensor, " B"]
+    ) -> tuple[Int[Tensor, " n"], ...]:
+        """Places of each codebook's tokens among all, on the model's device.
+
+        Without the stops of items that have not ended. All arguments are on the CPU.
+        """
+        codebooks = self.pattern.layouts(lengths).codebooks
+        cut = (tokens == self.pattern.vocabulary.stop) & ~ended[:, None, None]
+        numbers = codebooks.masked_fill(cut, -1).flatten().numpy().astype(np.int16)
+        # Stable: within a codebook they stay in their order.
+        order = torch.from_numpy(np.argsort(numbers, kind="stable"))
+        counts = np.bincount(numbers + 1, minlength=self.num_codebooks + 1).tolist()
+        return send(order, self.device).split(counts)[1:]
 
     def training_loss(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Mean cross-entropy per code (and end of audio), in nats; the batch is as for `code_nats`.

@@ -142,12 +142,14 @@ class _Window:
         )
         draw = Draw(self.pattern, sampling, self.device)
         uniform = torch.rand(num_steps, batch, streams, generator=generator).to(self.device)
+        # On the device once: a copy in each step would wait for all steps before.
+        free_slots, is_free = self.free.to(self.device), self.free.numpy()
         for step in range(num_steps):
-            if not bool(self.free[:, step].any()):
+            if not is_free[:, step].any():
                 continue
             slot_logits = next_logits(self.tokens[:, :step])
             for streams in self.pattern.draws:
-                if not bool(self.free[:, step, streams].any()):
+                if not is_free[:, step, streams].any():
                     continue
                 tokens = self.tokens[:, step, streams]
                 logits = slot_logits(self.tokens[:, step, : streams.start])
@@ -159,17 +161,21 @@ class _Window:
                     uniform[step][:, streams],
                     torch.full((batch,), may_stop, device=self.device),
                 )
-                free = self.free[:, step, streams].to(self.device)
+                free = free_slots[:, step, streams]
                 self.tokens[:, step, streams] = torch.where(free, drawn, tokens)
-                if self.stop:
-                    self._shorten(step, streams)
+                if self.stop and self._shorten(step, streams):
+                    free_slots = self.free.to(self.device)
         codes, mask = self.pattern.revert(self.tokens.cpu())
         return [item[present] for item, present in zip(codes, mask, strict=True)]
 
-    def _shorten(self, step: int, streams: slice) -> None:
-        """Sets the length of the sequences that drew their stop in these streams of a step."""
+    def _shorten(self, step: int, streams: slice) -> bool:
+        """Sets the length of the sequences that drew their stop in these streams of a step.
+
+        Returns whether any did.
+        """
         stopped = (self.tokens[:, step, streams] == self.pattern.vocabulary.stop).cpu()
-        for item, stream in (stopped & self.free[:, step, streams]).nonzero().tolist():
+        places = (stopped & self.free[:, step, streams]).nonzero().tolist()
+        for item, stream in places:
             frames = self.pattern.stop_frame(step, streams.start + stream)
             assert frames is not None
             self.lengths[item] = frames
@@ -178,6 +184,7 @@ class _Window:
             self.tokens[item, step, unused.to(self.device)] = self.pattern.vocabulary.pad
             self.free[item, step, unused] = False
             self._fill(item, step + 1)
+        return bool(places)
 
 
 class Draw:

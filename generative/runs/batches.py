@@ -19,6 +19,7 @@ from generative.runs.prepared_data import PreparedData
 from generative.training.training_config import TrainingConfig
 from tokenizer import LatentTokenizer
 from tokenizer.errors import InputError
+from tokenizer.training import loader_options, training_device
 
 
 def make_collator(
@@ -92,7 +93,7 @@ def training_batches(
         _EpochRows(data.train),
         batch_sampler=_plan(sampler, first),  # pyright: ignore[reportArgumentType]
         collate_fn=collator,
-        num_workers=config.num_workers,
+        **loader_options(config.num_workers, training_device()),
     )
 
 

@@ -237,8 +237,10 @@ def _train(
     rows = len(data.train), len(data.held_out)
     description = {k: v for k, v in info.items() if k not in aside}
     description |= {"model": options, "rows": list(rows)}
-    # Conditional: which conditions are there differs from batch to batch.
-    Trainer(task, config, out, description=description, conditional=True, progress=progress).run()
+    # Some batches may have no caption; a label, or none, all have.
+    conditional = bool(options.get("text_encoder"))
+    how: Any = {"description": description, "conditional": conditional, "progress": progress}
+    Trainer(task, config, out, **how).run()
     # A new one, as the trained one may be on a GPU, or in shards.
     model = build()
     load_average(out / "checkpoint", LossModule(model))

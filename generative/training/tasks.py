@@ -28,6 +28,9 @@ class LossModule(nn.Module):
 class ModelTask(Task):
     """Trains a generative model, which is a ``torch.nn.Module``, on batches of its own loss."""
 
+    # The models check these, and bring them to their device by themselves.
+    on_host = frozenset({"codes", "ended", "label", "mask"})
+
     def __init__(self, model: Any) -> None:
         self.model, self.module = model, LossModule(model)
 
@@ -45,14 +48,12 @@ class ModelTask(Task):
 
     def validate(self, module: nn.Module) -> dict[str, float]:
         """Mean losses over all frames of the held-out batches."""
-        sums: dict[str, float] = {}
+        sums: dict[str, Tensor] = {}
         num_frames = 0
-        device = next(module.parameters()).device
         for index, batch in enumerate(self.validation()):
             frames = int(batch["mask"].sum())
-            moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-            losses = module(moved, torch.Generator().manual_seed(index))
+            losses = module(batch, torch.Generator().manual_seed(index))
             for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + float(value) * frames
+                sums[name] = sums.get(name, 0.0) + value * frames
             num_frames += frames
-        return {name: value / num_frames for name, value in sums.items()}
+        return {name: float(value) / num_frames for name, value in sums.items()}

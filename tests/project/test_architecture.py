@@ -234,8 +234,9 @@ def test_imports_are_absolute():
 
 # Rooms of the tokenizer that the other packages build on, besides what it exports.
 SHARED = (
-    "tokenizer._registering", "tokenizer.audio", "tokenizer.command", "tokenizer.errors",
-    "tokenizer.evaluation", "tokenizer.hub", "tokenizer.saving", "tokenizer.training",
+    "tokenizer._registering", "tokenizer.audio", "tokenizer.command", "tokenizer.devices",
+    "tokenizer.errors", "tokenizer.evaluation", "tokenizer.hub", "tokenizer.saving",
+    "tokenizer.training",
 )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from .clips import (
 )
 from .config import CropTrainingConfig as CropTrainingConfig, TrainingConfig as TrainingConfig
 from .crops import CropDataset as CropDataset
-from .processes import is_main_process as is_main_process
+from .loaders import loader_options as loader_options
+from .processes import is_main_process as is_main_process, training_device as training_device
 from .run_log import RunLog as RunLog
 from .trainer import Task as Task, Trainer as Trainer

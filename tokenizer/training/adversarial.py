@@ -230,8 +230,9 @@ def balance(
     for name, term in terms.items():
         (gradient,) = torch.autograd.grad(term, output, retain_graph=True)
         norm = gradient.norm()
-        if bool(torch.isfinite(norm)) and float(norm) > 0:
-            total = total + weights[name] * scale / norm * gradient
+        # Decided on the device, as to read the norm would be to wait for it.
+        counts = torch.isfinite(norm) & (norm > 0)
+        total = total + torch.where(counts, weights[name] * scale / norm * gradient, 0.0)
     mixed = (output * total).sum()
     return mixed + (reference - mixed).detach()
 
@@ -251,9 +252,8 @@ class Adversary(nn.Module):
         self.length = round(config.adversarial_seconds * sampling_rate)
         periods, windows = SETS[config.discriminators]
         self.discriminators = Discriminators(periods, windows, config.discriminator_channels)
-        # Steps of the run, counted by the trainer: a buffer, so that checkpoints keep it.
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self.steps: Tensor
+        # Of the run; the trainer sets it.
+        self.step = 0
 
     def add(
         self,
@@ -266,7 +266,7 @@ class Adversary(nn.Module):
         Only the discriminators minimise ``"discriminator"``. Audio is at unit loudness; ``"loss"``
         is a function of ``estimate``, which has its graph.
         """
-        step = int(self.steps)
+        step = self.step
         if step < self.config.adversarial_start or step % self.config.adversarial_every:
             return losses
         whole = estimate

@@ -27,8 +27,10 @@ from tokenizer.training.reconstruction import (
     Reconstruction,
     ReconstructionConfig,
     ReconstructionTask,
+    draw_noise,
     item_noise,
     noise_places,
+    noise_unit,
 )
 
 __all__ = [
@@ -56,7 +58,8 @@ class NoisyAutoencoder(nn.Module):
     ) -> tuple[PaddedAudio, PaddedAudio]:
         """Reconstructs audio from noisy latents; see `Decoder.parts`."""
         latents = self.encoder(audio)
-        noisy = latents + noise_level[:, None, None] * noise * self.encoder.noise_unit(latents)
+        unit = noise_unit(self.encoder, latents, alone=not self.training)
+        noisy = latents + noise_level[:, None, None] * noise * unit
         return self.decoder.parts(noisy, noise_level, first_frame)
 
 
@@ -77,14 +80,14 @@ class AutoencoderTask(ReconstructionTask):
         return Reconstruction(module(audio, noise, level, noise_places(items, audio.device)))
 
     def estimates(
-        self, module: nn.Module, audio: Audio, index: int
+        self, module: nn.Module, audio: Audio, items: list[Generator]
     ) -> Iterator[tuple[str, PaddedAudio]]:
         """From clean latents, and under noise of 0.3."""
-        shape = (1, self.autoencoder.latent_dim, self.autoencoder.num_frames(audio.shape[-1]))
-        noise = torch.randn(shape, generator=Generator().manual_seed(index)).to(audio.device)
-        first = torch.zeros(1, dtype=torch.int64, device=audio.device)
+        shape = (self.autoencoder.latent_dim, self.autoencoder.num_frames(audio.shape[-1]))
+        noise = draw_noise(shape, items, audio.device)
+        first = torch.zeros(len(audio), dtype=torch.int64, device=audio.device)
         for name, level in (("clean", 0.0), ("noisy", 0.3)):
-            levels = torch.full((1,), level, device=audio.device)
+            levels = torch.full((len(audio),), level, device=audio.device)
             yield name, module(audio, noise, levels, first)[0]
 
 

@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 from tokenizer.errors import StateError
 from tokenizer.training.augmentation import Augmentation, lowpass
 from tokenizer.training.clips import Clip, joint_channels, read_window
+from tokenizer.training.loaders import loader_options
+from tokenizer.training.processes import training_device
 
 # Clips that cannot be read any more, or hold NaN, are replaced by others; so many in a row mean
 # that it is not the clips: a disk is gone, say.
@@ -132,11 +134,13 @@ def crop_batches(
     *,
     batch_size: int,
     first: int,
-    num_workers: int,
+    num_workers: int | None,
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Yields the batches of a process from its ``first``-th on; rank r of w has every w-th batch.
+
+    ``num_workers`` is as for `loader_options`.
 
     Raises:
         RuntimeError: If clips cannot be read, or a reading process was killed.
@@ -144,7 +148,8 @@ def crop_batches(
     batches = range(first * world_size + rank, len(dataset) // batch_size, world_size)
     # A run has millions of them, so they are never all in memory.
     indices = (list(range(i * batch_size, (i + 1) * batch_size)) for i in batches)
-    loader = DataLoader(dataset, batch_sampler=indices, num_workers=num_workers)  # pyright: ignore[reportArgumentType]
+    options = loader_options(num_workers, training_device())
+    loader = DataLoader(dataset, batch_sampler=indices, **options)  # pyright: ignore[reportArgumentType]
     with reading_errors():
         yield from loader
 

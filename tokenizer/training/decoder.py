@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 
 from tokenizer.autoencoders.base import Decoder
 from tokenizer.autoencoders.lapped.decoder import LappedDecoder
+from tokenizer.devices import send
 from tokenizer.errors import InputError
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.training.checkpoint import weights_digest
@@ -27,7 +28,9 @@ from tokenizer.training.reconstruction import (
     Reconstruction,
     ReconstructionTask,
     add_noise,
+    draw_uniform,
     noise_places,
+    noise_unit,
     spread_numbers,
 )
 
@@ -107,16 +110,17 @@ class DecoderTask(ReconstructionTask):
         tokenizer = self.tokenizer
         codes = tokenizer.quantize_each(self.exact(audio), n_codebooks)
         quantized = [tokenizer.dequantize(item[None]) for item in codes]
-        levels = [tokenizer.noise_level(n) for n in n_codebooks]
+        assert tokenizer.quantizer is not None
+        last = send(torch.tensor(n_codebooks) - 1, audio.device)
+        levels = tokenizer.quantizer.noise_levels.to(audio.device)[last]
         # Made under inference mode: autograd takes copies only.
-        return torch.cat(quantized).clone(), torch.tensor(levels, device=audio.device)
+        return torch.cat(quantized).clone(), levels
 
     def draw(self, audio: Audio, items: list[Generator]) -> tuple[Latents, Levels]:
         """What the decoder is trained on: each item from its own number of codebooks."""
         high = self.tokenizer.num_codebooks
         low = min(self.finetune.min_codebooks, high)
-        draws = [float(torch.rand((), generator=g)) for g in items]
-        return self.quantized(audio, [round(low * (high / low) ** u) for u in draws])
+        return self.quantized(audio, [round(low * (high / low) ** u) for u in draw_uniform(items)])
 
     def reconstruct(
         self, module: nn.Module, audio: Audio, items: list[Generator], generator: Generator
@@ -127,43 +131,47 @@ class DecoderTask(ReconstructionTask):
         return Reconstruction(module(latents, levels, noise_places(items, audio.device)))
 
     def estimates(
-        self, module: nn.Module, audio: Audio, index: int
+        self, module: nn.Module, audio: Audio, items: list[Generator]
     ) -> Iterator[tuple[str, PaddedAudio]]:
         """From some and from all codebooks."""
-        del index
         for n in spread_numbers(self.tokenizer.num_codebooks):
-            yield str(n), _audio(module, *self.quantized(audio, [n]))
+            yield str(n), _audio(module, *self.quantized(audio, [n] * len(items)))
 
 
 class ContinuousDecoderTask(DecoderTask):
     """The same on the encoder's latents under noise."""
 
     def noisy(
-        self, latents: Latents, noise_range: tuple[float, float], items: list[Generator]
+        self,
+        latents: Latents,
+        noise_range: tuple[float, float],
+        items: list[Generator],
+        *,
+        alone: bool,
     ) -> tuple[Latents, Levels]:
-        """See `add_noise`."""
-        unit = self.tokenizer.autoencoder.encoder.noise_unit(latents)
+        """See `add_noise` and `noise_unit`."""
+        unit = noise_unit(self.tokenizer.autoencoder.encoder, latents, alone=alone)
         return add_noise(latents, noise_range, items, unit)
 
     def draw(self, audio: Audio, items: list[Generator]) -> tuple[Latents, Levels]:
         """Latents, each item's under noise of its own level; some items' without detail."""
-        latents, level = self.noisy(self.exact(audio), self.run.losses.noise_range, items)
-        for z, generator in zip(latents, items, strict=True):
-            if float(torch.rand((), generator=generator)) < self.finetune.coded_share:
+        noise_range = self.run.losses.noise_range
+        latents, level = self.noisy(self.exact(audio), noise_range, items, alone=False)
+        for z, draw in zip(latents, draw_uniform(items), strict=True):
+            if draw < self.finetune.coded_share:
                 z[self.tokenizer.coded_dim :] = 0
         return latents, level
 
     def estimates(
-        self, module: nn.Module, audio: Audio, index: int
+        self, module: nn.Module, audio: Audio, items: list[Generator]
     ) -> Iterator[tuple[str, PaddedAudio]]:
         """From clean latents, under noise of 0.3, and without detail."""
         latents = self.exact(audio)
-        for name, level in (("clean", 0.0), ("noisy", 0.3)):
-            items = [Generator().manual_seed(index)]
-            yield name, _audio(module, *self.noisy(latents, (level, level), items))
+        yield "clean", _audio(module, latents, latents.new_zeros(len(items)))
+        yield "noisy", _audio(module, *self.noisy(latents, (0.3, 0.3), items, alone=True))
         if self.tokenizer.coded_dim < self.tokenizer.latent_dim:
             latents[:, self.tokenizer.coded_dim :] = 0
-            yield "coded", _audio(module, latents, latents.new_zeros(1))
+            yield "coded", _audio(module, latents, latents.new_zeros(len(items)))
 
 
 def _audio(module: nn.Module, latents: Latents, levels: Levels) -> PaddedAudio:

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
 from tokenizer.autoencoders.base import Autoencoder, Decoder, Encoder
+from tokenizer.devices import send
 from tokenizer.errors import InputError
 from tokenizer.model.latent_tokenizer import LatentTokenizer
 from tokenizer.quantizers.base import Quantizer
@@ -37,6 +38,7 @@ from tokenizer.training.reconstruction import (
     Reconstruction,
     ReconstructionTask,
     crop_target,
+    draw_uniform,
     noise_places,
     spread_numbers,
 )
@@ -80,8 +82,8 @@ class EndToEndTask(ReconstructionTask):
         self, module: nn.Module, audio: Audio, items: list[Generator], generator: Generator
     ) -> Reconstruction:
         """With each item's own number of codebooks."""
-        draw = torch.stack([torch.rand((), generator=g) for g in items])
-        counts = self.bottleneck_config.counts(draw).to(audio.device)
+        draw = torch.tensor(draw_uniform(items))
+        counts = send(self.bottleneck_config.counts(draw), audio.device)
         seed = int(torch.randint(2**31, (), generator=generator))
         places = noise_places(items, audio.device)
         estimate, commitment = module(audio, counts, places, seed)
@@ -95,14 +97,14 @@ class EndToEndTask(ReconstructionTask):
         return Reconstruction(estimate, penalty, figures)
 
     def estimates(
-        self, module: nn.Module, audio: Audio, index: int
+        self, module: nn.Module, audio: Audio, items: list[Generator]
     ) -> Iterator[tuple[str, PaddedAudio]]:
         """From some and all codebooks, and from 0, exact latents, where they are trained on."""
-        del index
+        del items
         exact = [0] if self.bottleneck_config.exact_share > 0 else []
-        first = torch.zeros(1, dtype=torch.int64, device=audio.device)
+        first = torch.zeros(len(audio), dtype=torch.int64, device=audio.device)
         for n in exact + spread_numbers(self.bottleneck_config.codebooks):
-            yield str(n), module(audio, torch.tensor([n], device=audio.device), first)[0][0]
+            yield str(n), module(audio, torch.full_like(first, n), first)[0][0]
 
 
 def take_over(quantizer: Quantizer, fitted: Quantizer) -> None:

@@ -16,6 +16,7 @@ from tokenizer.training.reconstruction import (
     PaddedAudio,
     Reconstruction,
     ReconstructionTask,
+    draw_noise,
     noise_places,
 )
 
@@ -74,18 +75,18 @@ class VariationalTask(ReconstructionTask):
     ) -> Reconstruction:
         """From a sample of each item's posterior."""
         del generator
-        noise = torch.stack([torch.randn(self._shape(audio), generator=g) for g in items])
-        estimate, kl = module(audio, noise.to(audio.device), noise_places(items, audio.device))
+        noise = draw_noise(self._shape(audio), items, audio.device)
+        estimate, kl = module(audio, noise, noise_places(items, audio.device))
         return Reconstruction(estimate, self.kl_weight * kl, {"kl": kl})
 
     def estimates(
-        self, module: nn.Module, audio: Audio, index: int
+        self, module: nn.Module, audio: Audio, items: list[Generator]
     ) -> Iterator[tuple[str, PaddedAudio]]:
         """From means, and from a sample."""
-        noise = torch.randn(self._shape(audio), generator=Generator().manual_seed(index))
-        first = torch.zeros(1, dtype=torch.int64, device=audio.device)
+        noise = draw_noise(self._shape(audio), items, audio.device)
+        first = torch.zeros(len(audio), dtype=torch.int64, device=audio.device)
         for name, level in (("clean", 0.0), ("sampled", 1.0)):
-            yield name, module(audio, level * noise.to(audio.device)[None], first)[0][0]
+            yield name, module(audio, level * noise, first)[0][0]
 
     def _shape(self, audio: Audio) -> tuple[int, int]:
         return self.autoencoder.latent_dim, self.autoencoder.num_frames(audio.shape[-1])

@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
 from tokenizer.audio import write_audio
-from tokenizer.autoencoders.base import Autoencoder
+from tokenizer.autoencoders.base import Autoencoder, Encoder
+from tokenizer.devices import generator_on, send
 from tokenizer.errors import InputError
 from tokenizer.networks.noise import PRIME
 from tokenizer.training.adversarial import AdversarialConfig, make_adversary
@@ -193,6 +194,8 @@ class ReconstructionTask(Task):
     With a ``seed_offset``, stages with one seed get other crops.
     """
 
+    on_host = frozenset({"index", "unreadable"})
+
     def __init__(
         self, module: nn.Module, autoencoder: Autoencoder, run: CropRun, seed_offset: int = 0
     ) -> None:
@@ -234,9 +237,13 @@ class ReconstructionTask(Task):
 
     @abstractmethod
     def estimates(
-        self, module: nn.Module, audio: Audio, index: int
+        self, module: nn.Module, audio: Audio, items: list[Generator]
     ) -> Iterator[tuple[str, PaddedAudio]]:
-        """Yields named reconstructions of the held-out crop ``index``, to be validated."""
+        """Yields named reconstructions of held-out crops, to be validated.
+
+        Each of the ``items`` has a source of randomness of its own, the same each time. None may
+        depend on the others.
+        """
 
     def batches(self, first: int, rank: int, world_size: int) -> Iterator[dict[str, Tensor]]:
         """Random crops; see `tokenizer.training.crops`."""
@@ -270,43 +277,50 @@ class ReconstructionTask(Task):
         return losses | result.figures
 
     def _held_out(self, module: nn.Module, count: int) -> Iterator[tuple[int, str, Tensor, Tensor]]:
-        """Index, name, reconstruction and original of the first ``count`` held-out crops."""
+        """First index, name, reconstructions and originals of the first ``count`` held-out crops.
+
+        They come in batches as large as those of training.
+        """
         device = next(module.parameters()).device
-        for index in range(count):
-            item = {name: value.to(device)[None] for name, value in self.held_out[index].items()}
-            audio, scale = crop_target(self.autoencoder, item)
-            for name, estimate in self.estimates(module, audio / scale, index):
-                yield index, name, estimate[..., : audio.shape[-1]] * scale, audio
+        for first in range(0, count, self.run.loop.batch_size):
+            indices = range(first, min(first + self.run.loop.batch_size, count))
+            crops = [self.held_out[index] for index in indices]
+            batch = {name: torch.stack([crop[name] for crop in crops]) for name in crops[0]}
+            batch = {name: send(batch[name], device) for name in ("audio", "gain")}
+            audio, scale = crop_target(self.autoencoder, batch)
+            items = [Generator().manual_seed(index) for index in indices]
+            for name, estimate in self.estimates(module, audio / scale, items):
+                yield first, name, estimate[..., : audio.shape[-1]] * scale, audio
 
     def validate(self, module: nn.Module) -> dict[str, float]:
         """Mean mel distance and SNR in dB of each kind of `estimates`, on held-out crops.
 
         Of stereo also the SNR of the side channel, half the difference of left and right.
         """
-        sums: dict[str, float] = {}
+        sums: dict[str, Tensor] = {}
         for _, name, estimate, audio in self._held_out(module, len(self.held_out)):
             mel, snr = self.mel(estimate, audio), -10 * waveform_distortion(estimate, audio)
             figures = {f"mel_{name}": mel, f"snr_{name}": snr}
             if audio.shape[1] == 2:
                 sides = [(x[:, :1] - x[:, 1:]) / 2 for x in (estimate, audio)]
                 figures[f"snr_side_{name}"] = -10 * waveform_distortion(*sides)
-            for figure, value in figures.items():
-                sums[figure] = sums.get(figure, 0.0) + float(value)
-        return {name: value / len(self.held_out) for name, value in sums.items()}
+            for figure, values in figures.items():
+                sums[figure] = sums.get(figure, 0.0) + values.sum()
+        return {name: float(value) / len(self.held_out) for name, value in sums.items()}
 
     def show(self, step: int, folder: Path, log: RunLog) -> None:
         """Writes the first held-out crops and what becomes of them."""
         folder.mkdir(parents=True, exist_ok=True)
         rate = self.autoencoder.sampling_rate
         sounds = {}
-        for index, name, estimate, audio in self._held_out(
+        for first, name, estimates, originals in self._held_out(
             self.module, min(_SHOWN, len(self.held_out))
         ):
-            sounds[f"{index}-original"] = audio
-            sounds[f"{index}-{name}"] = estimate
+            for index, pair in enumerate(zip(originals, estimates, strict=True), first):
+                sounds[f"{index}-original"], sounds[f"{index}-{name}"] = pair
         for name, sound in sounds.items():
-            write_audio(folder / f"{name}.wav", sound[0], rate)
-        log.add_samples(step, [(n, x[0].cpu().numpy(), rate) for n, x in sounds.items()])
+            write_audio(folder / f"{name}.wav", sound, rate)
+        log.add_samples(step, [(n, x.cpu().numpy(), rate) for n, x in sounds.items()])
 
 
 def crop_target(autoencoder: Autoencoder, batch: dict[str, Tensor]) -> tuple[Audio, Tensor]:
@@ -331,7 +345,7 @@ def item_generators(batch: dict[str, Tensor], generator: Generator) -> list[Gene
 def noise_places(items: list[Generator], device: torch.device) -> Int[Tensor, " B"]:
     """A first frame for each item, so that its decoder's noise is another in every step."""
     drawn = [torch.randint(PRIME, (), generator=g) for g in items]
-    return torch.stack(drawn).to(device)
+    return send(torch.stack(drawn), device)
 
 
 def item_noise(
@@ -343,17 +357,38 @@ def item_noise(
     """Gaussian noise for each item, and its level ``max(0, U(*noise_range))``, not yet applied."""
     low, high = noise_range
     level = torch.stack([torch.rand((), generator=g) for g in items]) * (high - low) + low
-    noise = torch.stack([torch.randn(shape, generator=g) for g in items])
-    return noise.to(device), level.clamp(min=0).to(device)
+    return draw_noise(shape, items, device), send(level.clamp(min=0), device)
+
+
+def draw_noise(
+    shape: tuple[int, int], items: list[Generator], device: torch.device
+) -> Float[Tensor, "B D T"]:
+    """Gaussian noise for each item, drawn where it is used."""
+    drawn = [torch.randn(shape, generator=generator_on(device, g), device=device) for g in items]
+    return torch.stack(drawn)
+
+
+def draw_uniform(items: list[Generator]) -> list[float]:
+    """A number from 0 to 1 for each item."""
+    return torch.stack([torch.rand((), generator=g) for g in items]).tolist()
+
+
+def noise_unit(
+    encoder: Encoder, latents: Float[Tensor, "B D T"], *, alone: bool
+) -> Float[Tensor, "*B 1 1"]:
+    """`Encoder.noise_unit` of the batch or, to validate, of each item ``alone``."""
+    if not alone:
+        return encoder.noise_unit(latents)[None, None]
+    return torch.stack([encoder.noise_unit(item[None]) for item in latents])[:, None, None]
 
 
 def add_noise(
     latents: Float[Tensor, "B D T"],
     noise_range: tuple[float, float],
     items: list[Generator],
-    unit: Float[Tensor, ""],
+    unit: Float[Tensor, "*B 1 1"],
 ) -> tuple[Float[Tensor, "B D T"], Float[Tensor, " B"]]:
-    """Latents under noise of each item's own level (`Encoder.noise_unit`), and the levels."""
+    """Latents under noise of each item's own level (`noise_unit`), and the levels."""
     shape = (latents.shape[1], latents.shape[2])
     noise, level = item_noise(shape, noise_range, items, latents.device)
     return latents + level[:, None, None] * noise * unit, level

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -21,6 +21,7 @@ from accelerate.utils import DistributedType, broadcast_object_list
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from tokenizer.devices import send
 from tokenizer.errors import InputError, StateError
 from tokenizer.training.adversarial import Adversary
 from tokenizer.training.checkpoint import (
@@ -43,9 +44,14 @@ class Task(ABC):
     """What is trained, on what; `Trainer` does the rest.
 
     All that is trained is one ``module``, whose ``forward`` is what several processes share.
+
+    Attributes:
+        module: What is trained.
+        on_host: Tensors of a batch that the host reads; the others are sent to the device.
     """
 
     module: nn.Module
+    on_host: ClassVar[frozenset[str]] = frozenset({"unreadable"})
 
     @abstractmethod
     def batches(self, first: int, rank: int, world_size: int) -> Iterator[dict[str, Any]]:
@@ -125,7 +131,9 @@ class Trainer:
             disable=not progress or self.log_file is None,
             unit="step",
         )
-        self.sums: dict[str, float] = {}
+        # By the names of the losses. They stay on the device: to read them is to wait for it.
+        self.sums: dict[tuple[str, ...], Tensor] = {}
+        self.gradient_sum = 0.0
         self.steps_summed = self.skipped = self.skipped_in_a_row = 0
         self.unreadable: float | None = None
         self.saved_at = self.logged_at = time.monotonic()
@@ -133,7 +141,8 @@ class Trainer:
     def _prepare(self) -> None:
         """Moves the modules to their device, makes the optimizers, and restores a checkpoint."""
         config, module = self.config, self.task.module
-        optimizer = make_optimizer(module, config.learning_rate, config.weight_decay)
+        how = config.learning_rate, config.weight_decay, self.accelerator.device
+        optimizer = make_optimizer(module, *how)
         self.wrapped, self.optimizer = self.accelerator.prepare(module, optimizer)
         self.module: nn.Module = self.accelerator.unwrap_model(self.wrapped)
         self.state = TrainingState(
@@ -145,9 +154,9 @@ class Trainer:
         if self.adversary is not None:
             self.adversary.to(self.accelerator.device)
             self.state.adversary = self.adversary
-            self.state.adversary_optimizer = make_optimizer(
-                self.adversary, config.learning_rate, config.weight_decay
-            )
+            self.state.adversary_optimizer = make_optimizer(self.adversary, *how)
+        if config.compile:
+            self.module.compile()
         self.out.mkdir(parents=True, exist_ok=True)
         load_checkpoint(self.out / "checkpoint", self.state, self.settings)
         if self.state.step > config.steps:
@@ -191,13 +200,14 @@ class Trainer:
         config, state, accelerator = self.config, self.state, self.accelerator
         rate = learning_rate(state.step, config)
         _set_rate(self.optimizer, rate)
-        losses: dict[str, float] = {}
+        if self.adversary is not None:
+            self.adversary.step = state.step
+        losses: dict[tuple[str, ...], Tensor] = {}
         for part in range(config.accumulate):
-            for name, value in self._backward(next(batches), part).items():
-                losses[name] = losses.get(name, 0.0) + float(value.detach()) / config.accumulate
+            _add(losses, self._backward(next(batches), part), 1 / config.accumulate)
         norm = accelerator.clip_grad_norm_(self.wrapped.parameters(), config.gradient_clip)
-        losses["gradient"] = float(whole(norm)) if norm is not None else 0.0
-        is_finite = math.isfinite(losses["gradient"])
+        gradient = 0.0 if norm is None else float(whole(norm))
+        is_finite = math.isfinite(gradient)
         # The scaler of float16 checks the gradient itself, and adapts.
         if is_finite or accelerator.scaler is not None:
             self.optimizer.step()
@@ -206,8 +216,9 @@ class Trainer:
             self._update_adversary(rate, skip=not is_finite)
         if is_finite:
             state.average.update(self.module, state.step)
-            for name, value in losses.items():
-                self.sums[name] = self.sums.get(name, 0.0) + value
+            for names, values in losses.items():
+                self.sums[names] = self.sums[names] + values if names in self.sums else values
+            self.gradient_sum += gradient
             self.steps_summed += 1
             self.skipped_in_a_row = 0
         else:
@@ -223,9 +234,10 @@ class Trainer:
         """Adds the gradient of one batch; returns its losses."""
         config, accelerator, step = self.config, self.accelerator, self.state.step
         if "unreadable" in loaded:
-            self.unreadable = (self.unreadable or 0.0) + float(loaded["unreadable"].sum())
+            self.unreadable = (self.unreadable or 0.0) + sum(loaded["unreadable"].tolist())
         device = accelerator.device
-        batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in loaded.items()}
+        sent = {k for k, v in loaded.items() if isinstance(v, Tensor)} - self.task.on_host
+        batch = {k: send(v, device) if k in sent else v for k, v in loaded.items()}
         is_last = part == config.accumulate - 1
         with (
             # Dropout and the like draw from torch's own generator.
@@ -249,20 +261,34 @@ class Trainer:
         parameters = [p for p in adversary.parameters() if p.grad is not None]
         if parameters and not skip:
             # They are called three times a step, which DDP does not allow: reduced here instead.
-            for parameter in parameters:
-                parameter.grad = self.accelerator.reduce(parameter.grad, "mean")  # pyright: ignore[reportAttributeAccessIssue]
+            self._reduce_gradients(parameters)
             norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.gradient_clip)
             if bool(torch.isfinite(norm)):
                 optimizer.step()
         optimizer.zero_grad()
-        adversary.steps += 1
+
+    def _reduce_gradients(self, parameters: list[nn.Parameter]) -> None:
+        """Averages the gradients over all processes, in one exchange."""
+        if self.accelerator.num_processes == 1:
+            return
+        gradients = [cast("Tensor", parameter.grad) for parameter in parameters]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        reduced = cast("Tensor", self.accelerator.reduce(flat, "mean"))
+        parts = reduced.split([gradient.numel() for gradient in gradients])
+        shaped = [part.view_as(own) for part, own in zip(parts, gradients, strict=True)]
+        torch._foreach_copy_(gradients, shaped)  # pyright: ignore[reportPrivateImportUsage]
 
     def log(self) -> None:
         """Writes the means of the losses since the last time, over all processes."""
         if not self.steps_summed:
             return
         now, count = time.monotonic(), self.steps_summed
-        means = {f"train/{name}": value / count for name, value in self.sums.items()}
+        sums: dict[str, float] = {}
+        for names, values in self.sums.items():
+            for name, value in zip(names, values.tolist(), strict=True):
+                sums[name] = sums.get(name, 0.0) + value
+        sums["gradient"] = self.gradient_sum
+        means = {f"train/{name}": value / count for name, value in sums.items()}
         means = self._reduced(means, "mean")
         means["train/learning_rate"] = learning_rate(self.state.step - 1, self.config)
         means["train/skipped"] = float(self.skipped)
@@ -272,7 +298,7 @@ class Trainer:
         if self.log_file is not None:
             self.log_file.write(self.state.step, means)
         self.bar.set_postfix({k.split("/")[1]: f"{v:.3f}" for k, v in list(means.items())[:3]})
-        self.sums, self.steps_summed, self.logged_at = {}, 0, now
+        self.sums, self.gradient_sum, self.steps_summed, self.logged_at = {}, 0.0, 0, now
 
     def _reduced(self, values: dict[str, float], reduction: str) -> dict[str, float]:
         """Figures reduced over all processes, which have the same names."""
@@ -326,6 +352,15 @@ class Trainer:
             yield
         self.module.train()
         self.state.average.swap(self.module)
+
+
+def _add(
+    sums: dict[tuple[str, ...], Tensor], losses: dict[str, Tensor], share: float | int
+) -> None:
+    """Adds a share of losses to sums by their names, without reading them."""
+    values = torch.stack([value.detach().float() for value in losses.values()]) * share
+    names = tuple(losses)
+    sums[names] = sums[names] + values if names in sums else values
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

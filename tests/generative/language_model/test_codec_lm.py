@@ -14,6 +14,7 @@ from generative.language_model.codec_lm import CodecLM, CodecLMConfig
 from generative.language_model.llama_steps import LlamaSteps
 from generative.language_model.patterns import PATTERNS
 from generative.protocol import CodeSampling, GenerationRequest, GenerativeModel
+from tokenizer.benchmarks.counting import launches
 
 NAMES = sorted(PATTERNS)
 # Those that predict the codes of a step independently.
@@ -112,6 +113,14 @@ def test_sampling_predicts_with_the_probabilities_of_training(name, use_cache):
         # Both are of full length: as far as is known they did not end there.
         found = model.code_nats(batch).codes
     torch.testing.assert_close(found.double(), nats, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_every_batch_gives_all_parameters_a_gradient(name):
+    # Several processes need not look for parameters without.
+    model = make(name)
+    model.training_loss(make_batch() | {"label": torch.full((3,), -1)}, seeded())["loss"].backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("frames", [1, 3, 4])
@@ -494,3 +503,15 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
     CodecLMConfig(**config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="missing_keys"):
         CodecLM.from_pretrained(tmp_path)
+
+
+# On a GPU
+
+
+def test_training_waits_for_the_device_as_often_for_any_number_of_codebooks():
+    waits = set()
+    for count in (1, 2, 4):
+        model = CodecLM(CodecLMConfig(SIZES[:count], "delay", width=32, depth=1, heads=2))
+        batch = make_batch() | {"label": torch.full((3,), -1)}
+        waits.add(launches(lambda: model.training_loss(batch, seeded()), "cpu").waits)  # noqa: B023
+    assert len(waits) == 1

@@ -130,7 +130,7 @@ def test_some_steps_and_a_piece_of_each_crop_are_enough():
     estimate, target = torch.randn(2, 1, 4000, requires_grad=True), torch.randn(2, 1, 4000)
     places = []
     for step in range(4):
-        adversary.steps.fill_(step)
+        adversary.step = step
         reconstruction = 1e-9 * (estimate - target).square().mean()
         losses = adversary.add({"loss": reconstruction}, estimate, target)
         assert ("discriminator" in losses) == (step % 2 == 0)
