@@ -1,7 +1,8 @@
 # Sourced by demo.sh and test.sh, which set $root to this folder. Needs nothing but Python >= 3.11.
 #
-# set_up ""        makes $root/.venv with latent-tokenizer (editable) in the versions of constraints.txt
-# set_up "[test]"  the same with all extras and what the checks need
+# set_up "[report]"  makes $root/.venv with latent-tokenizer (editable) and that extra, in the versions of
+#                    constraints.txt
+# set_up "[test]"    the same with all extras and what the checks need
 #
 # A second call finds its stamp and returns at once. pip's own settings (PIP_INDEX_URL,
 # PIP_FIND_LINKS, ...) decide where packages, and which build of torch, come from.
@@ -24,9 +25,12 @@ install() {
 set_up() {
     # A moved folder counts as another: an editable install knows its path.
     key=$({ echo "$root"; cat "$root/pyproject.toml" "$root/constraints.txt"; } | cksum)
-    if [ -x "$venv/bin/python" ] && [ "$(cat "$venv/set-up$1" 2>/dev/null)" = "$key" ]; then
-        return
-    fi
+    # What has the test extra has everything else too.
+    for done in "$venv/set-up$1" "$venv/set-up[test]"; do
+        if [ -x "$venv/bin/python" ] && [ "$(cat "$done" 2>/dev/null)" = "$key" ]; then
+            return
+        fi
+    done
 
     version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])') ||
         fail "'$python' does not run. Install Python 3.11 or newer, or name one: PYTHON=/path/to/python sh $0"
@@ -39,7 +43,5 @@ set_up() {
     # torch on its own, so that pip settles on one build of it before anything else asks for it.
     install torch
     install -e "$root$1"
-    # What has the test extra has all of latent-tokenizer too.
-    echo "$key" >"$venv/set-up"
     echo "$key" >"$venv/set-up$1"
 }

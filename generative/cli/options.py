@@ -21,10 +21,12 @@ def add_repeated(parser: argparse.ArgumentParser, name: str, text: str, **option
     parser.add_argument(name, action="append", default=[], help=text, **options)
 
 
-def add_run(parser: argparse.ArgumentParser) -> None:
-    """Adds the run, and ``--tokenizer``."""
-    text = "folder of a finished run, or of an export"
-    parser.add_argument("run_folder", metavar="RUN", help=text)
+def add_run(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Adds the run, which may be left out where there is a default, and ``--tokenizer``."""
+    text = "folder of a finished run or an export, or a model of the package: diffusion, lm"
+    optional: dict[str, Any] = {} if default is None else {"nargs": "?", "default": default}
+    text += "" if default is None else f"; default: {default}"
+    parser.add_argument("run_folder", metavar="RUN", help=text, **optional)
     add_tokenizer(parser, "the run's")
 
 

@@ -9,6 +9,9 @@ from typing import Any
 from generative.cli.options import add, add_clips, add_device, add_repeated, add_run, add_tokenizer
 from tokenizer.errors import InputError
 
+# Models of the package: `generative.runs.loading.bundled_models` names them too, but needs torch.
+BUNDLED = ("diffusion", "lm")
+
 
 def register(commands: Any) -> None:
     """Adds the commands of this file."""
@@ -16,8 +19,13 @@ def register(commands: Any) -> None:
 
     p = commands.add_parser("app", help="listen in a browser: code files, and generate")
     p.set_defaults(run=_app)
+    text = "folder of a finished run or an export, or a model of the package: diffusion, lm"
     p.add_argument(
-        "run_folders", metavar="RUN", nargs="+", help="folder of a finished run or an export"
+        "run_folders",
+        metavar="RUN",
+        nargs="*",
+        default=BUNDLED,
+        help=f"{text}; default: both models of the package",
     )
     add_tokenizer(p, "the run's")
     p.add_argument("--host", default="127.0.0.1", help="address; default: only this machine")
@@ -37,7 +45,7 @@ def register(commands: Any) -> None:
 def _register_sample(commands: Any) -> None:
     p = commands.add_parser("sample", help="generate clips")
     p.set_defaults(run=_sample)
-    add_run(p)
+    add_run(p, default="lm")
     p.add_argument("--out", type=Path, required=True, help="folder for WAV, PNG, samples.json")
     text = "class; may be repeated; all: every class; default: no class"
     add_repeated(p, "--label", text)

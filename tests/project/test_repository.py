@@ -28,7 +28,11 @@ def tracked() -> list[Path]:
 def test_only_weights_are_large(tracked):
     # Every version of a large file stays in the history of each full clone.
     large = [path for path in tracked if path.stat().st_size > 1_000_000]
-    weights = [path for path in tracked if path.match("tokenizer/pretrained/*/model.safetensors")]
+    patterns = (
+        "tokenizer/pretrained/*/model.safetensors",
+        "generative/pretrained/*/*/*.safetensors",
+    )
+    weights = [path for path in tracked if any(map(path.match, patterns))]
     assert weights
     assert set(large) <= set(weights)
 
