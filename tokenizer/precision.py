@@ -34,6 +34,20 @@ def full_float32() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def networks_in(dtype: torch.dtype, device: torch.device) -> Iterator[None]:
+    """Full float32, but for the products of networks, which are computed in ``dtype``.
+
+    What has to be exact asks for `full_float32` by itself: transforms, linear paths, the search.
+    """
+    with full_float32():
+        if dtype == torch.float32:
+            yield
+        else:
+            with torch.autocast(device.type, dtype):
+                yield
+
+
 class _Settings:
     """The process's precision of float32 operations, raised while anything needs it."""
 

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tokenizer.networks.deviation import latent_deviation
+from tokenizer.networks.packing import PackedNetwork
 from tokenizer.networks.stepping import Stepper
 
 
@@ -57,6 +58,15 @@ class Encoder(nn.Module, ABC):
         """
         return None
 
+    def packed(self) -> PackedNetwork | None:
+        """The encoder for many signals at once on a device, if it can work on windows of rows.
+
+        Rows are the ``C * hop_length`` samples of each frame, channel after channel; the last row
+        of a signal may be filled up with zeros. A result is a latent frame. Others are run over
+        tiles of equal length together.
+        """
+        return None
+
 
 class Decoder(nn.Module, ABC):
     """Turns latents into audio; the counterpart of `Encoder`.
@@ -101,6 +111,15 @@ class Decoder(nn.Module, ABC):
         """The counterpart of `Encoder.stepper`.
 
         With latent frame ``t + lookahead`` the samples of frame t are known.
+        """
+        return None
+
+    def packed(self, noise_level: Float[Tensor, ""]) -> PackedNetwork | None:  # noqa: ARG002
+        """The counterpart of `Encoder.packed`.
+
+        Rows are latents, and behind them the `frame_states` of the frame. A result is the
+        ``C * hop_length`` samples that begin with the frame, channel after channel; those beyond
+        ``num_samples`` are meaningless.
         """
         return None
 

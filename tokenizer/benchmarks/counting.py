@@ -16,7 +16,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 # They compute nothing: views, and memory that is reserved.
-_FREE = {
+FREE = {
     "_local_scalar_dense", "_reshape_alias", "_unsafe_view", "alias", "as_strided", "chunk",
     "detach", "diagonal", "empty", "empty_like", "empty_strided", "expand", "imag", "lift_fresh",
     "narrow", "new_empty", "permute", "real", "reshape", "select", "set_", "slice", "split",
@@ -24,7 +24,7 @@ _FREE = {
     "unsafe_split", "unsqueeze", "view", "view_as_complex", "view_as_real",
 }  # fmt: skip
 # Their results, or the shapes of these, are needed before the next operator.
-_READS = {
+READS = {
     "_local_scalar_dense", "_unique2", "bincount", "equal", "is_nonzero", "masked_select",
     "nonzero",
 }  # fmt: skip
@@ -48,6 +48,14 @@ def launches(call: Callable[[], object], device: str) -> Launches:
     return _of_cuda(call) if device.startswith("cuda") else _of_operators(call)
 
 
+def reads_mask(name: str, args: Any) -> bool:
+    """Whether an operator turns a mask into places, whose number is not known before."""
+    return name.startswith("index") and any(
+        isinstance(x, torch.Tensor) and x.dtype == torch.bool
+        for x in (args[1] if isinstance(args[1], list | tuple) else [])
+    )
+
+
 class _Operators(TorchDispatchMode):
     """Counts operators by name."""
 
@@ -60,13 +68,8 @@ class _Operators(TorchDispatchMode):
     ) -> object:
         del types
         name = func.overloadpacket.__name__
-        by_mask = name.startswith("index") and any(
-            isinstance(x, torch.Tensor) and x.dtype == torch.bool
-            for x in (args[1] if isinstance(args[1], list | tuple) else [])
-        )
         self.names[name] += 1
-        if by_mask:
-            # A mask is turned into places, whose number is not known before.
+        if reads_mask(name, args):
             self.names["nonzero"] += 1
         return func(*args, **(kwargs or {}))
 
@@ -74,8 +77,8 @@ class _Operators(TorchDispatchMode):
 def _of_operators(call: Callable[[], object]) -> Launches:
     with _Operators() as operators:
         call()
-    kernels = sum(n for name, n in operators.names.items() if name not in _FREE)
-    return Launches(kernels, sum(operators.names[name] for name in _READS))
+    kernels = sum(n for name, n in operators.names.items() if name not in FREE)
+    return Launches(kernels, sum(operators.names[name] for name in READS))
 
 
 def _of_cuda(call: Callable[[], object]) -> Launches:

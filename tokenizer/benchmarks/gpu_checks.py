@@ -20,8 +20,10 @@ import torch
 import tokenizer
 from tokenizer import load_tokenizer
 from tokenizer.benchmarks.counting import launches
+from tokenizer.benchmarks.launches import batch_launches, narrow_model, together
 from tokenizer.benchmarks.scaling import make_clips
 from tokenizer.evaluation.coding import best_of
+from tokenizer.networks.packing import Windows
 
 RATE = 44_100
 
@@ -51,11 +53,17 @@ class Setup:
         rate = amount / self.timed(call)
         return {"rate": round(rate, 2), **asdict(launches(call, self.device))}
 
-    def model(self, device: str | None = None, beam_width: int = 4) -> Any:
-        """The bundled tokenizer."""
+    def model(self, beam_width: int = 4) -> Any:
+        """The bundled tokenizer on the device, with the route of devices on a CPU, too."""
+        model = self.reference(beam_width).to(self.device)
+        model.windows = Windows(frames=128, count=2) if self.quick else Windows()
+        return model
+
+    def reference(self, beam_width: int) -> Any:
+        """The bundled tokenizer on the CPU, signals in turn."""
         model: Any = load_tokenizer()
         model.quantizer.beam_width = beam_width
-        return model.to(device or self.device)
+        return model
 
     def clip(self, seconds: float | int, seed: int = 0) -> Figures:
         """Music of some length, with another beginning for each seed."""
@@ -109,7 +117,7 @@ def codec_equality(setup: Setup) -> Figures:
     clips = [setup.clip(1 if setup.quick else 7 + seed, seed) for seed in range(3)]
     figures: Figures = {}
     for width in (1, 4):
-        here, cpu = setup.model(beam_width=width), setup.model("cpu", width)
+        here, cpu = setup.model(width), setup.reference(width)
         alone = [here.encode_codes(clip, gain=0.1)["codes"] for clip in clips]
         on_cpu = [cpu.encode_codes(clip, gain=0.1)["codes"] for clip in clips]
         batch = here.encode_codes(clips, gain=0.1)["codes"]
@@ -123,7 +131,7 @@ def codec_equality(setup: Setup) -> Figures:
         figures[f"beam {width}"] = {
             "cpu": float(np.mean(np.concatenate(alone) == np.concatenate(on_cpu))),
             "batch": all(map(np.array_equal, alone, batch)),
-            "stream": np.array_equal(streamed, alone[0]),
+            "stream": float(np.mean(streamed == alone[0])),
             "TF32 allowed": np.array_equal(tf32, alone[0]),
         }
     if any(min(line.values()) < 0.9999 for line in figures.values()):
@@ -149,13 +157,31 @@ def fixed_shape_rows(setup: Setup) -> Figures:
     return figures
 
 
+def bfloat16_networks(setup: Setup) -> Figures:
+    """How many codes are equal with the encoder's networks in bfloat16, and how fast that is."""
+    model, clip = setup.model(), setup.clip(1 if setup.quick else 30)
+    codes = model.encode_codes(clip)["codes"]
+    plain = setup.timed(lambda: model.encode_latents(clip))
+    model.network_dtype = torch.bfloat16
+    equal = float(np.mean(model.encode_codes(clip)["codes"] == codes))
+    seconds = setup.timed(lambda: model.encode_latents(clip))
+    return {"equal": equal, "times as fast": plain / seconds}
+
+
+def launches_counted(setup: Setup) -> Figures:
+    """Kernels and waits on an emulated device, which those of a real one should be near."""
+    clips, seconds = (2, 0.5) if setup.quick else (12, 10)
+    found = batch_launches(narrow_model(), clips, seconds, together)
+    return {name: asdict(launched) for name, launched in found.items()}
+
+
 def codec_speed(setup: Setup) -> Figures:
     """Times real time, kernels and waits; of single clips, a list, and the networks alone."""
     figures: Figures = {}
     for seconds in (1,) if setup.quick else (10, 30):
         clip = setup.clip(seconds)
         for width in (1, 4):
-            model = setup.model(beam_width=width)
+            model = setup.model(width)
             encode = lambda: model.encode_codes(clip)  # noqa: E731, B023
             figures[f"encode {seconds} s, beam {width}"] = setup.cost(encode, seconds)
         row, latents = model.encode_codes(clip), model.encode_latents(clip)
@@ -170,13 +196,16 @@ def codec_speed(setup: Setup) -> Figures:
     count, seconds = (2, 1) if setup.quick else (16, 10)
     clips = [setup.clip(seconds, seed) for seed in range(count)]
     figures["encode a list"] = setup.cost(lambda: model.encode_codes(clips), count * seconds)
+    figures["latents of a list"] = setup.cost(lambda: model.encode_latents(clips), count * seconds)
+    rows = model.encode_codes(clips)
+    figures["decode a list"] = setup.cost(lambda: model.decode_codes(rows), count * seconds)
     waves = torch.from_numpy(np.stack([clip["array"] for clip in clips]))[:, None].to(setup.device)
     with torch.inference_mode():
-        z = model.autoencoder.encoder(waves * 5)
+        z = model.encode(waves).latents
         frames = z[:, : model.coded_dim].transpose(1, 2).reshape(-1, model.coded_dim).contiguous()
         calls = {
-            "encoder": lambda: model.autoencoder.encoder(waves),
-            "decoder": lambda: model.autoencoder.decoder(z),
+            "encoder": lambda: model.encode(waves),
+            "decoder": lambda: model.decode(z),
             "search": lambda: model.quantizer.encode(frames),
         }
         for name, call in calls.items():
@@ -290,6 +319,8 @@ CHECKS: dict[str, Callable[[Setup], Figures]] = {
         device_guard,
         codec_equality,
         fixed_shape_rows,
+        bfloat16_networks,
+        launches_counted,
         codec_speed,
         kmeans_twice,
         training_speed,

@@ -92,6 +92,10 @@ def _encode_many(options: argparse.Namespace, names: list[str]) -> None:
 
 def _load_for_encoding(options: argparse.Namespace) -> tuple[TokenizerCore, int]:
     tokenizer = load_core(options.model, options.device, options.beam_width)
+    if options.bf16:
+        import torch
+
+        tokenizer.network_dtype = torch.bfloat16
     bitrate = None if options.bitrate is None else options.bitrate * 1000
     return tokenizer, tokenizer.resolve_codebooks(options.codebooks, bitrate)
 
@@ -271,6 +275,8 @@ def register(commands: Any, command: str | None) -> None:  # noqa: ARG001
     add_option(p, "--chunk-frames", text, type=int)
     add_rate(p)
     add_search(p)
+    text = "compute the encoder's network in bfloat16: faster where the device is, but some codes "
+    p.add_argument("--bf16", action="store_true", help=text + "differ (docs/performance.md)")
     add_model(p)
 
     p = add_command(commands, "decode", _decode, "code file to audio file")

@@ -29,8 +29,8 @@ from torch.nn import functional
 
 from tokenizer.errors import InputError, import_extra
 from tokenizer.export import onnx_runner
+from tokenizer.model.gains import GAIN_FLOOR
 from tokenizer.model.latent_tokenizer import LatentTokenizer
-from tokenizer.model.tensors import GAIN_FLOOR
 from tokenizer.quantizers.residual import ResidualVectorQuantizer
 from tokenizer.quantizers.search import Stage
 from tokenizer.saving import writing_files

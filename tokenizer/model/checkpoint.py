@@ -31,6 +31,8 @@ class Checkpoint(nn.Module):
 
     config_class: ClassVar[type[TokenizerConfig]] = TokenizerConfig
     config: TokenizerConfig
+    # Names of attributes that copies keep, besides configuration and weights.
+    settings: ClassVar[tuple[str, ...]] = ()
 
     @property
     def device(self) -> torch.device:
@@ -85,11 +87,16 @@ class Checkpoint(nn.Module):
         # `Dataset.map` hashes the pickled function to find its cache and sends it to its workers:
         # these bytes depend on configuration and weights alone, so a second process finds the
         # cache of the first.
-        return _from_bytes, (type(self), self._as_bytes())
+        return _from_bytes, (type(self), self._as_bytes(), *self._settings())
 
     def __deepcopy__(self: T, memo: dict[int, Any]) -> T:
         del memo
-        return _from_bytes(type(self), self._as_bytes()).to(self.device)  # pyright: ignore
+        copy = _from_bytes(type(self), self._as_bytes(), *self._settings())
+        return copy.to(self.device)  # pyright: ignore
+
+    def _settings(self) -> tuple[tuple[str, Any], ...]:
+        """What was set on the model and is not of its configuration, but decides its results."""
+        return tuple((k, self.__dict__[k]) for k in self.settings if k in self.__dict__)
 
 
 def _moved(fn: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
@@ -104,7 +111,7 @@ def module_bytes(module: nn.Module) -> bytes:
     return save_tensors(weights)
 
 
-def _from_bytes(kind: type[T], data: bytes) -> T:
+def _from_bytes(kind: type[T], data: bytes, *settings: tuple[str, Any]) -> T:
     if os.getpid() != _IMPORTED_IN:
         # A forked worker, e.g. of Dataset.map(num_proc=...). OpenMP's threads did not survive the
         # fork, and waiting for them would never end. DataLoader's workers do the same.
@@ -112,6 +119,8 @@ def _from_bytes(kind: type[T], data: bytes) -> T:
     size = int.from_bytes(data[:8], "little")
     model = kind(kind.config_class(**json.loads(data[8 : 8 + size])))
     model.load_state_dict(load_tensors(data[8 + size :]))
+    for name, value in settings:
+        setattr(model, name, value)
     return model.eval()
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float32, Shaped
 from torch import Tensor
 
 from tokenizer.audio import AudioSource, is_batch, open_audio, open_batch
 from tokenizer.errors import InputError
+from tokenizer.model.gains import as_gains
 from tokenizer.model.parts import DecoderName
 from tokenizer.model.rows import (
     Row,
@@ -24,7 +27,32 @@ from tokenizer.model.rows import (
     stack_rows,
 )
 from tokenizer.model.streaming import StreamDecoder, StreamEncoder
-from tokenizer.model.tensors import TensorTokenizer, as_gains
+from tokenizer.model.tensors import TensorTokenizer, not_finite
+from tokenizer.precision import full_float32, networks_in
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A row to be decoded.
+
+    Attributes:
+        frames: Codes or latents ``[G, T, n]``.
+        num_samples: N.
+        num_channels: C.
+        gain: What each channel is multiplied by.
+    """
+
+    frames: Shaped[np.ndarray, "G T n"]
+    num_samples: int
+    num_channels: int
+    gain: Float32[np.ndarray, " C"]
+
+    def finished(self, wave: Float32[np.ndarray, "C2 N2"]) -> Float32[np.ndarray, "C N"]:
+        """What was decoded, cut to the row's size and at its level."""
+        audio = wave[: self.num_channels, : self.num_samples]
+        if not np.isfinite(audio).all():
+            raise InputError(not_finite("The decoded audio"))
+        return apply_gain(audio, self.gain)
 
 
 class TokenizerCore(TensorTokenizer):
@@ -70,14 +98,12 @@ class TokenizerCore(TensorTokenizer):
             RuntimeError: If no quantizer is fitted yet.
         """
         n = self.resolve_codebooks(n_codebooks, bitrate)
+        dtype = torch.from_numpy(np.zeros(0, code_dtype(self.codebook_sizes))).dtype
 
-        def encode(source: AudioSource) -> Row:
-            signal = SignalStream(self, source, gain)
-            tiles = [self.quantize(z, n) for z in signal.latents()]
-            codes = torch.cat(tiles, dim=-1).transpose(1, 2).flatten(0, 1).cpu().numpy()
-            return {"codes": codes.astype(code_dtype(self.codebook_sizes))} | signal.row()
+        def finish(z: Tensor) -> Tensor:
+            return self.quantize(z, n).to(dtype)
 
-        return self._encode_any(audio, sampling_rate, downmix, encode)
+        return self._encode_any("codes", audio, sampling_rate, downmix, gain, finish)
 
     def encode_latents(
         self,
@@ -92,13 +118,7 @@ class TokenizerCore(TensorTokenizer):
         Returns:
             A row with ``latents``; for a batch, a list in every column.
         """
-
-        def encode(source: AudioSource) -> Row:
-            signal = SignalStream(self, source, gain)
-            latents = torch.cat(list(signal.latents()), dim=-1).transpose(1, 2).flatten(0, 1)
-            return {"latents": latents.cpu().numpy()} | signal.row()
-
-        return self._encode_any(audio, sampling_rate, downmix, encode)
+        return self._encode_any("latents", audio, sampling_rate, downmix, gain, lambda z: z)
 
     def resolve_codebooks(self, n_codebooks: int | None, bitrate: float | int | None) -> int:
         """The number of codebooks that ``n_codebooks`` or ``bitrate`` (not both) asks for."""
@@ -166,17 +186,29 @@ class TokenizerCore(TensorTokenizer):
         """
         return self.stream_encoder(latents=True).latency + self.stream_decoder(latents=True).latency
 
+    @torch.no_grad()
+    @full_float32()
     def _encode_any(
         self,
+        column: str,
         audio: Any,
         sampling_rate: int | None,
         downmix: bool,
-        encode: Callable[[AudioSource], Row],
+        gain: Any,
+        finish: Callable[[Tensor], Tensor],
     ) -> Row:
+        """Rows whose ``column`` is what ``finish`` makes of latents ``[G, D, t]``."""
         rates = {"target_rate": self.sampling_rate, "sampling_rate": sampling_rate}
-        if is_batch(audio):
-            return stack_rows([encode(one) for one in open_batch(audio, downmix=downmix, **rates)])
-        return encode(open_audio(audio, downmix=downmix, **rates))
+        batched = is_batch(audio)
+        sources = (open_batch if batched else _open_one)(audio, downmix=downmix, **rates)
+        # Made when the route asks for them: in turn, one is in memory at a time.
+        signals = (SignalStream(self, source, gain) for source in sources)
+        with networks_in(self.network_dtype, self.device):
+            rows = [
+                {column: frames} | signal.row()
+                for signal, frames in self.route.frames(signals, finish)
+            ]
+        return stack_rows(rows) if batched else rows[0]
 
     def decode_codes(self, row: Any, *, decoder: DecoderName | None = None) -> Any:
         """Decodes codes into audio.
@@ -193,52 +225,66 @@ class TokenizerCore(TensorTokenizer):
         """
         name = self.codes_decoder if decoder is None else decoder
 
-        def decode(one: Row) -> np.ndarray:
-            codes = torch.as_tensor(as_codes(one["codes"]))
-            grouped = self._grouped(codes, one)
-            latents = self.dequantize(grouped.transpose(1, 2))
-            return self._decode_row(latents, one, name, codes.shape[1])
+        def decode(rows: list[Row]) -> list[np.ndarray]:
+            items = [self._item(as_codes(one["codes"]), one) for one in rows]
+            return self._waves(items, name, coded=True)
 
         return decode_rows(row, "codes", decode)
 
     def decode_latents(self, row: Any, *, decoder: DecoderName = "continuous") -> Any:
         """Decodes latents: a row of `encode_latents`, or bare ``[T, D]``; see `decode_codes`."""
 
-        def decode(one: Row) -> np.ndarray:
-            latents = torch.as_tensor(as_latents(one["latents"]))
-            return self._decode_row(self._grouped(latents, one).transpose(1, 2), one, decoder, None)
+        def decode(rows: list[Row]) -> list[np.ndarray]:
+            items = [self._item(as_latents(one["latents"]), one) for one in rows]
+            for item in items:
+                if not np.isfinite(item.frames).all():
+                    raise InputError("latents hold NaN or infinite values.")
+            return self._waves(items, decoder, coded=False)
 
         return decode_rows(row, "latents", decode)
 
     def latents_to_codes(self, row: Mapping[str, Any], *, n_codebooks: int | None = None) -> Row:
         """Quantizes a row of latents into the row that `encode_codes` gives."""
-        latents = torch.as_tensor(as_latents(row["latents"]))
-        grouped = self._grouped(latents, dict(row)).transpose(1, 2)
+        item = self._item(as_latents(row["latents"]), dict(row))
+        grouped = torch.from_numpy(item.frames).transpose(1, 2)
         codes = self.quantize(grouped, n_codebooks).transpose(1, 2).flatten(0, 1).cpu().numpy()
         shared = {k: row[k] for k in ("num_samples", "num_channels", "gain") if k in row}
         return {"codes": codes.astype(code_dtype(self.codebook_sizes))} | shared
 
-    def _grouped(self, frames: Tensor, row: Row) -> Tensor:
-        groups = -(-number_in(row, "num_channels", 1, low=1) // self.autoencoder.num_channels)
+    def _item(self, frames: np.ndarray, row: Row) -> _Item:
+        """Frames ``[G * T, n]`` and what a row says of them, checked."""
+        model = self.autoencoder
+        num_channels = number_in(row, "num_channels", model.num_channels, low=1)
+        groups = -(-num_channels // model.num_channels)
         if len(frames) == 0 or len(frames) % groups:
             raise InputError(
                 f"{len(frames)} frames cannot be shared among {groups} channel groups; "
                 "is num_channels the row's own?"
             )
-        return frames.reshape(groups, -1, frames.shape[-1])
-
-    def _decode_row(
-        self, latents: Tensor, row: Row, decoder: DecoderName, n: int | None
-    ) -> np.ndarray:
-        joint = self.autoencoder.num_channels
-        covered = self.autoencoder.num_samples(latents.shape[-1])
+        grouped = frames.reshape(groups, -1, frames.shape[-1])
+        covered = model.num_samples(grouped.shape[1])
         num_samples = number_in(row, "num_samples", covered, low=0)
         if num_samples > covered:
             raise InputError(
-                f"num_samples={num_samples}, but {latents.shape[-1]} frames cover {covered}."
+                f"num_samples={num_samples}, but {grouped.shape[1]} frames cover {covered}."
             )
-        num_channels = number_in(row, "num_channels", joint, low=1)
-        ones = latents.new_ones(len(latents))
-        audio = self.decode(latents, decoder=decoder, n_codebooks=n, gain=ones)
-        wave = audio.flatten(0, 1)[:num_channels, :num_samples].cpu().numpy()
-        return apply_gain(wave, as_gains(row.get("gain", self.default_gain), num_channels))
+        gain = as_gains(row.get("gain", self.default_gain), num_channels)
+        return _Item(grouped, num_samples, num_channels, gain)
+
+    @torch.no_grad()
+    @full_float32()
+    def _waves(self, items: list[_Item], name: DecoderName, *, coded: bool) -> list[np.ndarray]:
+        """Decodes items, whose frames are codes or latents."""
+        decoder, waves = self.decoder(name), {}
+        begin = self.dequantize if coded else self.pad_detail
+        for width in {item.frames.shape[2] for item in items}:
+            alike = [i for i, item in enumerate(items) if item.frames.shape[2] == width]
+            level = self.noise_tensor(width if coded else None)
+            frames = [items[i].frames for i in alike]
+            for i, wave in zip(alike, self.route.waves(frames, begin, decoder, level), strict=True):
+                waves[i] = items[i].finished(wave)
+        return [waves[i] for i in range(len(items))]
+
+
+def _open_one(audio: Any, **options: Any) -> list[AudioSource]:
+    return [open_audio(audio, **options)]

@@ -162,7 +162,7 @@ class LatentTokenizer(TokenizerCore, PreTrainedModel):  # pyright: ignore[report
         self,
         save_directory: str | Path,
         *,
-        half: bool = False,
+        half: bool | torch.dtype = False,
         variant: str | None = None,
         max_shard_size: int | str | None = None,
         **kwargs: Any,
@@ -171,15 +171,17 @@ class LatentTokenizer(TokenizerCore, PreTrainedModel):  # pyright: ignore[report
 
         Args:
             save_directory: A folder, made if it is not there; other files in it stay.
-            half: Whether to store matrices in float16, for half the size. Rounding makes another
-                tokenizer of it, with another fingerprint, but nearly as good.
+            half: Whether to store matrices in float16, or in what type (``torch.bfloat16``), for
+                half the size. Rounding makes another tokenizer of it, with another fingerprint, but
+                nearly as good. It is loaded in float32.
             variant: Put into the names of the files of weights, e.g. "fp16".
             max_shard_size: Size of a file of weights, e.g. "5GB".
             kwargs: Further arguments of ``transformers.PreTrainedModel.save_pretrained``.
         """
         if half:
+            dtype = torch.float16 if isinstance(half, bool) else half
             kwargs["state_dict"] = {
-                name: value.half() if value.is_floating_point() and value.ndim > 1 else value
+                name: value.to(dtype) if value.is_floating_point() and value.ndim > 1 else value
                 for name, value in self.state_dict().items()
             }
         self.update_config()

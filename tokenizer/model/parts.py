@@ -146,7 +146,7 @@ class TokenizerParts(Checkpoint):
         return None if counts is None else counts.cpu().numpy()
 
     def _fitted_quantizer(self) -> Quantizer:
-        if self.quantizer is None or not bool(self.quantizer.fitted):
+        if self.quantizer is None or not self.quantizer.is_fitted:
             raise StateError(
                 "This tokenizer has no fitted quantizer yet, so it has latents but no codes. Fit "
                 "one: `latok fit MODEL AUDIO --out DIR`."
@@ -203,7 +203,7 @@ class TokenizerParts(Checkpoint):
             raise InputError(
                 f"The quantizer has {quantizer.dim} dimensions, the coded latents {self.coded_dim}."
             )
-        if not bool(quantizer.fitted):
+        if not quantizer.is_fitted:
             raise StateError("The quantizer is not fitted: call its fit() first.")
         self.quantizer = quantizer.to(self.device)
         self.finetuned_decoder = None

@@ -16,7 +16,7 @@ itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,9 +26,13 @@ from torch import Tensor
 
 from tokenizer.audio import AudioSource, is_column
 from tokenizer.errors import InputError
+from tokenizer.model.routes import HostSignal
 from tokenizer.model.tensors import TensorTokenizer, check_finite
 
 Row = dict[str, Any]
+
+# Samples of a signal, of all channels, that are kept from measuring to encoding: some minutes.
+_KEPT_SAMPLES = 2**23
 
 
 def code_dtype(codebook_sizes: Sequence[int]) -> type[np.signedinteger]:
@@ -41,21 +45,27 @@ def stack_rows(rows: list[Row]) -> Row:
     return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
 
 
-class SignalStream:
+class SignalStream(HostSignal):
     """A signal to be read as latents; making one reads it once, for its length and level.
 
-    ``gain`` is as for `TensorTokenizer.check_gain`; None: the root mean square of each channel.
+    Its samples are kept if they are few, and read again if they are many. ``gain`` is as for
+    `TensorTokenizer.check_gain`; None: the root mean square of each channel.
     """
 
     def __init__(self, tokenizer: TensorTokenizer, source: AudioSource, gain: Any = None) -> None:
-        self._tokenizer, self._source = tokenizer, source
+        self._tokenizer, self._source, self.name = tokenizer, source, source.name
         self.num_channels, self.num_samples = source.num_channels, 0
         gains = None if gain is None else tokenizer.check_gain(gain, source.num_channels)
         squares, largest = np.zeros(source.num_channels), np.zeros(source.num_channels)
+        self._kept: list[np.ndarray] | None = []
         for block in source.blocks():  # Refuses a signal without samples.
             squares += np.square(block, dtype=np.float64).sum(-1)
             np.maximum(largest, np.abs(block).max(-1, initial=0), out=largest)
             self.num_samples += block.shape[-1]
+            if self.num_samples * source.num_channels > _KEPT_SAMPLES:
+                self._kept = None
+            if self._kept is not None:
+                self._kept.append(block)
         if gains is None:
             # Channels that are coded jointly have one gain: the balance between them is audible.
             joint = tokenizer.autoencoder.num_channels
@@ -70,11 +80,15 @@ class SignalStream:
             gains = np.array([level[group] for group in groups.tolist()], dtype=np.float32)
         self.gain = gains
 
+    def blocks(self) -> Iterator[Float32[np.ndarray, "C n"]]:
+        """Yields the samples as they are, in blocks."""
+        return self._source.blocks() if self._kept is None else iter(self._kept)
+
     def latents(self) -> Iterator[Tensor]:
         """Yields ``[G, D, t]``, a tile at a time, in bounded memory."""
-        blocks = (normalized(self._tokenizer, x, self.gain) for x in self._source.blocks())
+        blocks = (normalized(self._tokenizer, x, self.gain) for x in self.blocks())
         for latents in self._tokenizer.encode_stream(blocks):
-            yield check_finite(latents, f"The latents of {self._source.name}")
+            yield check_finite(latents, f"The latents of {self.name}")
 
     def row(self) -> Row:
         """The columns that codes and latents share."""
@@ -151,10 +165,22 @@ def apply_gain(
     return scaled
 
 
-def decode_rows(row: Any, column: str, decode: Any) -> Any:
+def decode_rows(row: Any, column: str, decode: Callable[[list[Row]], list[np.ndarray]]) -> Any:
     """Applies ``decode`` to a row, a bare array of ``column``, or a batch of either form."""
+    if isinstance(row, list):
+        # Each may be a batch itself.
+        rows = [_single_rows(one, column) for one in row]
+        waves = iter(decode([one for many, _ in rows for one in many]))
+        return [[next(waves) for _ in many] if batched else next(waves) for many, batched in rows]
+    many, batched = _single_rows(row, column)
+    waves = decode(many)
+    return waves if batched else waves[0]
+
+
+def _single_rows(row: Any, column: str) -> tuple[list[Row], bool]:
+    """The rows of a row, an array, or a batch in columns, and whether it was a batch."""
     if isinstance(row, (np.ndarray, Tensor)):
-        return decode({column: row.cpu() if isinstance(row, Tensor) else row})
+        return [{column: row.cpu() if isinstance(row, Tensor) else row}], False
     if hasattr(row, "to_dict"):  # a row or rows of pandas
         row = row.to_dict() if row.ndim == 1 else row.to_dict("list")
     if isinstance(row, Mapping):
@@ -169,11 +195,9 @@ def decode_rows(row: Any, column: str, decode: Any) -> Any:
             else (isinstance(values, list) and len(values) > 0 and np.ndim(values[0]) == 2)
         )
         if not batched:
-            return decode({k: row[k] for k in shared})
+            return [{k: row[k] for k in shared}], False
         lengths = {k: len(row[k]) if is_column(row[k]) else None for k in shared}
         if len(set(lengths.values())) > 1:
             raise InputError(f"The columns of the batch differ in length: {lengths}.")
-        return [decode({k: row[k][i] for k in shared}) for i in range(len(values))]
-    if isinstance(row, list):
-        return [decode_rows(one, column, decode) for one in row]
+        return [{k: row[k][i] for k in shared} for i in range(len(values))], True
     raise InputError(f"Cannot decode a {type(row).__name__}: expected a row, an array or a batch.")

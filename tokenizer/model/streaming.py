@@ -24,7 +24,7 @@ from tokenizer.model.parts import DecoderName
 from tokenizer.model.rows import apply_gain, code_dtype, normalized
 from tokenizer.model.tensors import TensorTokenizer, check_finite
 from tokenizer.model.tiling import Pieces, decoder_pieces, encoder_pieces, lookahead
-from tokenizer.precision import full_float32
+from tokenizer.precision import full_float32, networks_in
 
 _FINISHED = "This stream is finished: start another one."
 
@@ -87,7 +87,7 @@ class StreamEncoder:
         if final and self.num_samples == 0:
             raise InputError("The stream held no samples: there is nothing to encode.")
         tokenizer, n = self._tokenizer, self._n_codebooks
-        with torch.inference_mode():
+        with torch.inference_mode(), networks_in(tokenizer.network_dtype, tokenizer.device):
             z = self._pieces.push(normalized(tokenizer, block, self.gain), final=final)
             z = check_finite(z, "The stream's latents")
             if n is None:

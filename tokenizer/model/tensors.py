@@ -5,41 +5,36 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from tokenizer.errors import InputError
+from tokenizer.model.bucket_route import BucketRoute
+from tokenizer.model.gains import as_gains, measured_gain
+from tokenizer.model.packed_route import PackedRoute
 from tokenizer.model.parts import DecoderName, TokenizerParts
+from tokenizer.model.routes import Route
 from tokenizer.model.tiling import decode_tiles, encode_tiles
-from tokenizer.precision import full_float32
+from tokenizer.networks.packing import Windows
+from tokenizer.precision import full_float32, networks_in
 
-# Silence has no level to divide by: this is added to every gain (-100 dB).
-GAIN_FLOOR = 1e-5
+
+def not_finite(what: str) -> str:
+    """What to say of values that float32 could not hold."""
+    return f"{what} are not finite: what they were made of is too large, or damaged."
 
 
 def check_finite(x: Tensor, what: str) -> Tensor:
     """Returns ``x``; raises ValueError if it has values that float32 could not hold."""
     if not bool(torch.isfinite(x).all()):
-        raise InputError(f"{what} are not finite: what they were made of is too large, or damaged.")
+        raise InputError(not_finite(what))
     return x
-
-
-def as_gains(gain: Any, count: int) -> Float32[np.ndarray, " count"]:
-    """The gains of ``count`` channels, from a positive number for all or one for each."""
-    try:
-        values = np.asarray(gain, dtype=np.float32)
-    except (TypeError, ValueError):
-        raise InputError(f"gain={gain!r:.60} is not a number.") from None
-    if values.ndim > 1 or values.size not in (1, count):
-        raise InputError(f"gain has shape {values.shape}; expected one number, or {count}.")
-    if not bool((np.isfinite(values) & (values > 0)).all()):
-        raise InputError(f"gain={gain!r:.60} must be positive and finite.")
-    return np.broadcast_to(values.reshape(-1), (count,)).copy()
 
 
 def _lengths(mask: Tensor, num_items: int, num_samples: int) -> list[int]:
@@ -50,19 +45,37 @@ def _lengths(mask: Tensor, num_items: int, num_samples: int) -> list[int]:
         )
     lengths = mask.bool().sum(-1)
     expected = torch.arange(num_samples, device=mask.device) < lengths[:, None]
-    if not torch.equal(mask.long(), expected.long()):
+    # Read at once: a device is waited for each time.
+    is_right = (mask.long() == expected.long()).all()
+    *numbers, right = torch.cat([lengths, is_right.long()[None]]).tolist()
+    if not right:
         raise InputError("padding_mask must be ones and then zeros: padding is on the right.")
-    return lengths.tolist()
+    return numbers
 
 
-def _without_gradients(tiles: Iterator[Tensor]) -> Iterator[Tensor]:
-    """Computes each tile without gradients, in full float32; between tiles the caller's modes hold.
+def _check_each(values: dict[str, Tensor]) -> None:
+    """Raises ValueError with the message of the first tensor that is not finite.
+
+    All are looked at on their device, which is waited for once.
+    """
+    finite = torch.stack([torch.isfinite(x).all() for x in values.values()]).tolist()
+    for message, passed in zip(values, finite, strict=True):
+        if not passed:
+            raise InputError(message)
+
+
+def _without_gradients(
+    tiles: Iterator[Tensor], dtype: torch.dtype, device: torch.device
+) -> Iterator[Tensor]:
+    """Computes each tile without gradients, networks in ``dtype`` and all else in full float32.
+
+    Between tiles the caller's modes hold.
 
     A plain ``with torch.no_grad()`` around a loop of ``yield`` would hold for the caller's code
     too.
     """
     while True:
-        with torch.no_grad(), full_float32():
+        with torch.no_grad(), networks_in(dtype, device):
             tile = next(tiles, None)
         if tile is None:
             return
@@ -97,7 +110,31 @@ class TensorTokenizer(TokenizerParts):
     All of it runs without gradients, in evaluation mode and in full float32 (`full_float32`). Other
     models can be trained on its tensors; code that trains the tokenizer uses `autoencoder`,
     `quantizer` and `finetuned_decoder`.
+
+    Attributes:
+        windows: The shape of what is computed at once where signals are computed together
+            (`PackedRoute`). None: signals in turn on a CPU, `Windows` as they are elsewhere.
+        network_dtype: In which the encoder's networks compute: with ``torch.bfloat16`` faster where
+            the device is, with slightly different codes (docs/performance.md). What carries the
+            waveform, the search and decoders stay in float32.
     """
+
+    settings: ClassVar[tuple[str, ...]] = ("windows", "network_dtype")
+    windows: Windows | None = None
+    network_dtype: torch.dtype = torch.float32
+
+    @property
+    def route(self) -> Route:
+        """How signals pass through the autoencoder: in turn, or all of a batch together."""
+        windows = self.windows
+        if windows is None:
+            if self.device.type == "cpu":
+                return Route(self.autoencoder)
+            windows = Windows()
+        encoder, decoder = self.autoencoder.encoder.packed(), self.autoencoder.decoder
+        if encoder is None or decoder.packed(self.noise_tensor(None)) is None:
+            return BucketRoute(self.autoencoder, self.device)
+        return PackedRoute(self.autoencoder, encoder, self.device, windows)
 
     # These methods use no_grad and not inference_mode: tensors that are made in inference mode can
     # never again take part in training, not even as constants.
@@ -130,8 +167,6 @@ class TensorTokenizer(TokenizerParts):
             raise InputError(
                 f"input_values are {input_values.dtype}; expected floating point, full scale 1."
             )
-        if not bool(torch.isfinite(input_values).all()):
-            raise InputError("input_values holds NaN or infinite samples.")
         x = input_values.to(self.device, torch.float32)
         if padding_mask is None:
             lengths = [x.shape[-1]] * len(x)
@@ -139,29 +174,22 @@ class TensorTokenizer(TokenizerParts):
             lengths = _lengths(padding_mask, len(x), x.shape[-1])
         if x.shape[-1] == 0 or min(lengths, default=1) == 0:
             raise InputError("input_values holds an item without samples.")
-        fixed = None if gain is None else self.check_gain(gain.cpu().numpy(), len(x)).tolist()
-        gains, latents = [], []
-        for i, (item, length) in enumerate(zip(x, lengths, strict=True)):
-            audio = item[:, :length]
-            measured = self.measure_gain(audio.double().square().mean(), audio.abs().max())
-            gains.append(measured if fixed is None else fixed[i])
-            tiles = encode_tiles(self.autoencoder, [audio[None] / gains[-1]])
-            latents.append(check_finite(torch.cat(list(tiles), dim=-1)[0], "The audio's latents"))
-        frames = [z.shape[-1] for z in latents]
-        out = x.new_zeros(len(x), self.latent_dim, max(frames, default=0))
-        for row, z in zip(out, latents, strict=True):
-            row[:, : z.shape[-1]] = z
-        ends = torch.tensor(frames, dtype=torch.int64, device=x.device)
-        mask = torch.arange(out.shape[-1], device=x.device) < ends[:, None]
-        return EncodeOutput(out, torch.tensor(gains, device=x.device), mask, self)
+        fixed = None if gain is None else self.check_gain(gain.cpu().numpy(), len(x))
+        with networks_in(self.network_dtype, self.device):
+            latents, gains = self.route.latents(x, lengths, fixed)
+        _check_each(
+            {
+                "input_values holds NaN or infinite samples.": x,
+                not_finite("The audio's latents"): latents,
+            }
+        )
+        ends = torch.tensor([self.autoencoder.num_frames(n) for n in lengths]).to(x.device)
+        mask = torch.arange(latents.shape[-1], device=x.device) < ends[:, None]
+        return EncodeOutput(latents, gains, mask, self)
 
     def measure_gain(self, mean_square: Tensor | float, largest: Tensor | float) -> float:
         """What audio of this mean square and largest magnitude is divided by before encoding."""
-        if not self.autoencoder.normalize:
-            return 1.0
-        peak = self.autoencoder.peak
-        level = float(mean_square) ** 0.5 if peak is None else float(largest) / peak
-        return float(torch.tensor(level + GAIN_FLOOR, dtype=torch.float32))
+        return measured_gain(self.autoencoder, mean_square, largest)
 
     def check_gain(self, gain: Any, count: int) -> Float32[np.ndarray, " count"]:
         """A given gain, or `default_gain` for None, for each of ``count`` channels.
@@ -219,6 +247,18 @@ class TensorTokenizer(TokenizerParts):
         # detach() gives a tensor that can.
         return z.detach()
 
+    @torch.no_grad()
+    @full_float32()
+    def dequantize_each(self, audio_codes: Sequence[Int[Tensor, "n T"]]) -> Float[Tensor, "B D T"]:
+        """Latents of what `quantize_each` returns, all items together; see `dequantize`."""
+        counts = np.array([self._check_n_codebooks(len(item)) for item in audio_codes])
+        # Behind the codes of items with fewer codebooks are some that do not count.
+        codes = pad_sequence(list(audio_codes), batch_first=True).to(self.device, torch.int64)
+        codes = codes.transpose(1, 2)
+        each = counts.repeat(codes.shape[1])
+        z = self._fitted_quantizer().decode_each(codes.flatten(0, 1), each)
+        return self.pad_detail(z.unflatten(0, codes.shape[:2]).transpose(1, 2)).detach()
+
     def pad_detail(self, latents: Float[Tensor, "B d T"]) -> Float[Tensor, "B D T"]:
         """Latents in float32 where the tokenizer is, with zeros for detail that they lack."""
         missing = self.latent_dim - (latents.shape[1] if latents.ndim == 3 else 0)
@@ -231,10 +271,14 @@ class TensorTokenizer(TokenizerParts):
 
     def noise_level(self, n_codebooks: int | None) -> float:
         """Relative RMS error of latents from the first n codebooks; 0 for None (exact)."""
+        return float(self.noise_tensor(n_codebooks))
+
+    def noise_tensor(self, n_codebooks: int | None) -> Float[Tensor, ""]:
+        """The same, not read from the device."""
         if n_codebooks is None:
-            return 0.0
+            return self.latents_mean.new_zeros(())
         n = self._check_n_codebooks(n_codebooks)
-        return float(self._fitted_quantizer().noise_levels[n - 1])
+        return self._fitted_quantizer().noise_levels[n - 1]
 
     @torch.no_grad()
     @full_float32()
@@ -262,18 +306,19 @@ class TensorTokenizer(TokenizerParts):
         if decoder is None:
             decoder = "continuous" if n_codebooks is None else self.codes_decoder
         z = self.pad_detail(latents)
-        if not bool(torch.isfinite(z).all()):
-            raise InputError("latents hold NaN or infinite values.")
         gains = z.new_full((len(z),), self.default_gain) if gain is None else gain.to(z)
-        if gains.shape != (len(z),) or not bool(torch.isfinite(gains).all()):
-            raise InputError(f"gain is {gains.tolist()!r:.60}; expected {len(z)} finite numbers.")
-        items = []
-        for item, scale in zip(z, gains, strict=True):
-            pieces = self.decode_stream([item[None]], decoder, n_codebooks)
-            items.append(torch.cat(list(pieces), dim=-1)[0] * scale)
-        if not items:
-            return z.new_zeros(0, self.autoencoder.num_channels, 0)
-        return check_finite(torch.stack(items), "The decoded audio")
+        if gains.shape != (len(z),):
+            raise InputError(f"gain has shape {list(gains.shape)}; expected {len(z)} numbers.")
+        level = self.noise_tensor(n_codebooks)
+        audio = self.route.audio(z, self.decoder(decoder), level) * gains[:, None, None]
+        _check_each(
+            {
+                "latents hold NaN or infinite values.": z,
+                "gain holds NaN or infinite numbers.": gains,
+                not_finite("The decoded audio"): audio,
+            }
+        )
+        return audio
 
     @property
     def default_gain(self) -> float:
@@ -286,7 +331,7 @@ class TensorTokenizer(TokenizerParts):
         """Latents of a normalised signal that arrives in blocks: see `encode_tiles`."""
         with torch.no_grad(), full_float32():
             tiles = encode_tiles(self.autoencoder, blocks)
-        yield from _without_gradients(tiles)
+        yield from _without_gradients(tiles, self.network_dtype, self.device)
 
     def decode_stream(
         self,
@@ -298,7 +343,7 @@ class TensorTokenizer(TokenizerParts):
         level = self.noise_level(n_codebooks)
         with torch.no_grad(), full_float32():
             tiles = decode_tiles(self.autoencoder, self.decoder(decoder), latents, level)
-        yield from _without_gradients(tiles)
+        yield from _without_gradients(tiles, torch.float32, self.device)
 
     # Latents for diffusion
 

@@ -27,6 +27,28 @@ TILE_SAMPLES, MIN_FRAMES, MAX_FRAMES = 2**19, 64, 1024
 _PIECE = 1024
 
 
+# How a network is applied to several rows.
+Rows = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
+
+
+def in_turn(
+    function: Callable[[Tensor], Tensor], x: Float[Tensor, "G ..."]
+) -> Float[Tensor, "G ..."]:
+    """One row at a time, contiguous, which gives equal bits however many there are.
+
+    The last bits of a matrix product depend on its shape and strides, and a one-bit difference can
+    change which code is chosen.
+    """
+    return torch.cat([function(row[None].contiguous()).float() for row in x])
+
+
+def together(
+    function: Callable[[Tensor], Tensor], x: Float[Tensor, "G ..."]
+) -> Float[Tensor, "G ..."]:
+    """All rows at once, which is faster where an operation costs more than what it computes."""
+    return function(x.contiguous()).float()
+
+
 def tile_frames(hop_length: int) -> int:
     """Latent frames of a tile for models of this hop."""
     return min(max(TILE_SAMPLES // hop_length, MIN_FRAMES), MAX_FRAMES)
@@ -45,33 +67,41 @@ class Pieces(ABC):
         """
 
 
-def encoder_pieces(autoencoder: Autoencoder, *, eager: bool = False) -> Pieces:
+def encoder_pieces(
+    autoencoder: Autoencoder, *, eager: bool = False, rows: Rows = in_turn
+) -> Pieces:
     """Audio to latents; ``eager`` gives each frame as soon as it is known (see `lookahead`)."""
     encoder, hop = autoencoder.encoder, autoencoder.hop_length
-    if encoder.stepper() is not None:
+    if rows is in_turn and encoder.stepper() is not None:
         sizes = (autoencoder.num_channels, autoencoder.latent_dim)
         return _Steps(encoder.stepper, sizes, _PIECE * hop, eager=eager)
     if encoder.context is None:
-        return _Whole(encoder, autoencoder.latent_dim)
+        return _Whole(partial(rows, encoder), autoencoder.latent_dim)
     sizes, num_frames = (hop, 1), autoencoder.num_frames
-    return _Tiles(encoder, autoencoder.latent_dim, num_frames, sizes, _reach(encoder))
+    function = partial(rows, encoder)
+    return _Tiles(function, autoencoder.latent_dim, num_frames, sizes, _reach(encoder))
 
 
 def decoder_pieces(
-    autoencoder: Autoencoder, decoder: Decoder, noise_level: float, *, eager: bool = False
+    autoencoder: Autoencoder,
+    decoder: Decoder,
+    noise_level: float,
+    *,
+    eager: bool = False,
+    rows: Rows = in_turn,
 ) -> Pieces:
     """Latents to audio; ``eager`` as in `encoder_pieces`, noise as in `Decoder.forward`."""
 
     def run(z: Tensor) -> Tensor:
         return decoder(z, z.new_full((len(z),), noise_level))
 
-    if decoder.stepper(noise_level) is not None:
+    if rows is in_turn and decoder.stepper(noise_level) is not None:
         sizes = (autoencoder.latent_dim, autoencoder.num_channels)
         return _Steps(partial(decoder.stepper, noise_level), sizes, _PIECE, eager=eager)
     if decoder.context is None:
-        return _Whole(run, autoencoder.num_channels)
+        return _Whole(partial(rows, run), autoencoder.num_channels)
     sizes = (1, autoencoder.hop_length)
-    return _Tiles(run, autoencoder.num_channels, int, sizes, _reach(decoder))
+    return _Tiles(partial(rows, run), autoencoder.num_channels, int, sizes, _reach(decoder))
 
 
 def _reach(network: Encoder | Decoder) -> tuple[int, int]:
@@ -90,7 +120,7 @@ def lookahead(network: Encoder | Decoder, hop_length: int) -> int | None:
 
 
 def encode_tiles(
-    autoencoder: Autoencoder, blocks: Iterable[Float[Tensor, "G M _"]]
+    autoencoder: Autoencoder, blocks: Iterable[Float[Tensor, "G M _"]], rows: Rows = in_turn
 ) -> Iterator[Float[Tensor, "G D _"]]:
     """Encodes a signal, at least one sample, that arrives in blocks of any size.
 
@@ -98,7 +128,7 @@ def encode_tiles(
         Consecutive latents, about a tile at a time.
     """
     size = tile_frames(autoencoder.hop_length) * autoencoder.hop_length
-    pieces = encoder_pieces(autoencoder)
+    pieces = encoder_pieces(autoencoder, rows=rows)
     return _drive(pieces, blocks, size, "There is no audio to encode: the signal has no samples.")
 
 
@@ -107,6 +137,7 @@ def decode_tiles(
     decoder: Decoder,
     latents: Iterable[Float[Tensor, "G D _"]],
     noise_level: float,
+    rows: Rows = in_turn,
 ) -> Iterator[Float[Tensor, "G M _"]]:
     """Decodes latents, at least one frame, that arrive in pieces of any length.
 
@@ -114,7 +145,7 @@ def decode_tiles(
         Consecutive samples, ``autoencoder.num_samples(T)`` in all.
     """
     size = tile_frames(autoencoder.hop_length)
-    pieces = decoder_pieces(autoencoder, decoder, noise_level)
+    pieces = decoder_pieces(autoencoder, decoder, noise_level, rows=rows)
     return _drive(pieces, latents, size, "There is nothing to decode: no latent frames.")
 
 
@@ -132,14 +163,6 @@ def _drive(pieces: Pieces, arriving: Iterable[Tensor], size: int, nothing: str) 
     if total == 0:
         raise InputError(nothing)
     yield pieces.push(torch.cat(waiting, dim=-1), final=True)
-
-
-def _rows(
-    function: Callable[[Tensor], Tensor], x: Float[Tensor, "G ..."]
-) -> Float[Tensor, "G ..."]:
-    # One row at a time, contiguous: the last bits of a matrix product depend on its shape and
-    # strides, and a one-bit difference can change which code is chosen.
-    return torch.cat([function(row[None].contiguous()) for row in x])
 
 
 class _Steps(Pieces):
@@ -176,7 +199,7 @@ class _Whole(Pieces):
     def push(self, x: Tensor, *, final: bool = False) -> Tensor:
         self._waiting.append(x)
         if final:
-            return _rows(self._function, torch.cat(self._waiting, dim=-1))
+            return self._function(torch.cat(self._waiting, dim=-1))
         return x.new_zeros(len(x), self._num_rows, 0)
 
 
@@ -184,7 +207,7 @@ class _Tiles(Pieces):
     """A network run over tiles with context.
 
     Args:
-        function: The network on a piece ``[1, rows, n]``.
+        function: The network on a piece ``[G, rows, n]``.
         num_rows: Rows of its output.
         num_frames: Latent frames of an input of so many values.
         sizes: Values per latent frame: ``(hop, 1)`` of an encoder, ``(1, hop)`` of a decoder.
@@ -233,7 +256,7 @@ class _Tiles(Pieces):
         x = buffer[..., (start - self._origin) * self._size_in :]
         if num_frames is None or end < num_frames:
             x = x[..., : (end - start) * self._size_in]
-        out = _rows(self._function, x)[..., (self._first - start) * self._size_out :]
+        out = self._function(x)[..., (self._first - start) * self._size_out :]
         if stop != num_frames:  # The last frame may stand for more samples than a hop.
             out = out[..., : (stop - self._first) * self._size_out]
         self._first = stop

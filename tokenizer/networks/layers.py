@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from tokenizer.errors import InputError
@@ -42,9 +42,13 @@ class ConvNeXtBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
         """Applies the block; frames beyond either end count as zero."""
+        return x + self.scale * self.branch(x)
+
+    def branch(self, x: Float[Tensor, "B T C"]) -> Float[Tensor, "B T C"]:
+        """What the block adds to its input, not yet scaled."""
         padded = F.pad(x.transpose(1, 2), (self.behind, self.ahead))
         h = self.norm(self.depthwise(padded).transpose(1, 2))
-        return x + self.scale * self.contract(F.gelu(self.expand(h), approximate="tanh"))
+        return self.contract(F.gelu(self.expand(h), approximate="tanh"))
 
     def prepared(self) -> Callable[[Tensor], Tensor]:
         """The block as a function of a window ``[behind + T + ahead, C]``; for inference only."""
@@ -113,6 +117,23 @@ class Backbone(nn.Module):
         """The first block's input: projected frames, plus ``shift`` where there is one."""
         h = self.norm_in(self.project(x))
         return h if shift is None else h + shift
+
+    def masked(
+        self, h: Float[Tensor, "P T C"], inside: Bool[Tensor, "P T"]
+    ) -> Float[Tensor, "P T C"]:
+        """All blocks, over rows of which some are of no signal: each block sees zeros there."""
+        mask, zero = inside[..., None], h.new_zeros(())
+        for block in self.each_block():
+            # Chosen, not multiplied: NaN times zero would pass from one signal to the next. One
+            # kernel for scale and residual.
+            seen = torch.where(mask, h, zero)
+            h = torch.addcmul(h, block.scale, block.branch(seen).to(h.dtype))
+        return h
+
+    @property
+    def gap(self) -> int:
+        """Rows of zeros that keep two signals apart in `masked`."""
+        return max([1, *(max(block.behind, block.ahead) for block in self.each_block())])
 
     def each_block(self) -> list[ConvNeXtBlock]:
         """The blocks, in order."""

@@ -134,9 +134,11 @@ class BlockStage:
     def _smaller_sizes(self) -> tuple[int, ...]:
         """Sizes of smaller blocks that round as the full one does; tested once."""
         device = self._buffer.device
+        if device.type != "cpu":
+            return ()
         key = (self._name, device, torch.get_num_threads(), torch.is_autocast_enabled(device.type))
         if key not in self._agreements:
-            self._agreements[key] = self._tested_sizes() if device.type == "cpu" else ()
+            self._agreements[key] = self._tested_sizes()
         return self._agreements[key]
 
     def _tested_sizes(self) -> tuple[int, ...]:

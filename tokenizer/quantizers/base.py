@@ -80,6 +80,8 @@ class Quantizer(nn.Module, ABC):
     fitted: Tensor
     noise_levels: Tensor
     code_counts: Tensor
+    # The buffer `fitted` when it was last read: the tensor, its version and its value.
+    _known_flag: tuple[Tensor, int, bool] | None = None
 
     def __init__(self, dim: int, codebook_sizes: Sequence[int]) -> None:
         super().__init__()
@@ -102,6 +104,20 @@ class Quantizer(nn.Module, ABC):
     def prefix_codes(self) -> bool:
         """Whether the codes of n codebooks are the first n of those of more: not with a beam."""
         return getattr(self, "beam_width", 1) == 1
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether `fit` has ended.
+
+        The buffer `fitted` is read only if it has changed, as a device is waited for each time.
+        """
+        flag = self.fitted
+        if flag.is_inference():  # It does not count its changes.
+            return bool(flag)
+        known = self._known_flag
+        if known is None or known[0] is not flag or known[1] != flag._version:
+            known = self._known_flag = (flag, flag._version, bool(flag))
+        return known[2]
 
     @abstractmethod
     def fit(
@@ -198,7 +214,7 @@ class Quantizer(nn.Module, ABC):
 
     def check_fitted(self) -> None:
         """Raises RuntimeError if the quantizer is not fitted."""
-        if not bool(self.fitted):
+        if not self.is_fitted:
             raise StateError(
                 "This quantizer is not fitted yet, so it has no codes: run `latok fit`, or call "
                 "its .fit() with latents."
@@ -232,6 +248,16 @@ class Quantizer(nn.Module, ABC):
             codes[rows, :n] = self.encode(latents[rows], n)
         return codes
 
+    def decode_each(
+        self, codes: Int[Tensor, "M n"], counts: Int[np.ndarray, " M"]
+    ) -> Float[Tensor, "M D"]:
+        """Latents of each frame's own number of codebooks; codes behind them do not count."""
+        latents = self.noise_levels.new_zeros(len(codes), self.dim)
+        for n in np.unique(counts).tolist():
+            rows = torch.from_numpy(np.flatnonzero(counts == n)).to(codes.device)
+            latents[rows] = self.decode(codes[rows, :n])
+        return latents
+
     def checked_latents(
         self, latents: Float[Tensor, "M D"], n_codebooks: int | None
     ) -> tuple[Float[Tensor, "M D"], int]:
@@ -260,7 +286,7 @@ class Quantizer(nn.Module, ABC):
             raise InputError(f"Codes are {codes.dtype}; expected integers.")
         codes = codes.long()
         if len(codes):
-            low, high = codes.amin(0).tolist(), codes.amax(0).tolist()
+            low, high = torch.stack([codes.amin(0), codes.amax(0)]).tolist()
             for k, size in enumerate(self.codebook_sizes[: len(low)]):
                 if low[k] < 0 or high[k] >= size:
                     raise InputError(

@@ -30,9 +30,9 @@ def block_rows(codebook_size: int) -> int:
     return min(max(1 << (max(rows, 1).bit_length() - 1), 16), 1024)
 
 
-def half_squared_norms(codebook: Float[Tensor, "S D"]) -> Float[Tensor, " S"]:
+def half_squared_norms(codebook: Float[Tensor, "*K S D"]) -> Float[Tensor, "*K S"]:
     """``|c|^2 / 2`` of every entry, float32."""
-    return codebook.float().square().sum(1) / 2
+    return codebook.float().square().sum(-1) / 2
 
 
 def argmax_rows(scores: Float[Tensor, "M S"]) -> Int[Tensor, " M"]:

@@ -23,7 +23,7 @@ from tokenizer.quantizers.base import (
 from tokenizer.quantizers.kmeans import kmeans, nearest, sum_over
 from tokenizer.quantizers.measure import relative_errors
 from tokenizer.quantizers.refine import refine
-from tokenizer.quantizers.search import Stage, search, search_each
+from tokenizer.quantizers.search import Stage, build_stages, search, search_each
 from tokenizer.quantizers.standardizer import Standardizer
 
 _MEASURE_BATCH = 16_384
@@ -184,6 +184,18 @@ class ResidualVectorQuantizer(BeamQuantizer):
         table = self.codebooks[: codes.shape[1]].flatten(0, 1).float()
         return functional.embedding_bag(codes + first, table, mode="sum")
 
+    @torch.no_grad()
+    def decode_each(
+        self, codes: Int[Tensor, "M n"], counts: Int[np.ndarray, " M"]
+    ) -> Float[Tensor, "M D"]:
+        """See `Quantizer.decode_each`; all frames are decoded together."""
+        codes = self.checked_codes(codes)
+        books = torch.arange(codes.shape[1], device=codes.device)
+        table = self.codebooks[: codes.shape[1]].flatten(0, 1).float()
+        used = (books < torch.from_numpy(counts).to(codes.device)[:, None]).to(table.dtype)
+        places = codes + books * self.codebook_size
+        return functional.embedding_bag(places, table, mode="sum", per_sample_weights=used)
+
     def _refine(self, residual: Tensor, codes: Tensor, mean: Tensor, progress: bool) -> None:
         """Fits all codebooks together, given what they left of the latents minus their mean."""
         for book, code in zip(self.codebooks, codes.T, strict=True):
@@ -213,14 +225,12 @@ class ResidualVectorQuantizer(BeamQuantizer):
         if self.standardization == "decoder":
             # One metric for all stages: everything moves to its space at once.
             common = self._standardizer(0)
-            return shift, common, [Stage.build(common.project(book), None) for book in books]
+            books = [common.project(book) for book in books]
+            return shift, common, build_stages(books, [None] * n)
         # One scale for all channels changes no comparison.
         plain = self.standardization in ("none", "scalar")
-        stages = [
-            Stage.build(book, None if plain else self._standardizer(k))
-            for k, book in enumerate(books)
-        ]
-        return shift, None, stages
+        standardizers = [None if plain else self._standardizer(k) for k in range(n)]
+        return shift, None, build_stages(books, standardizers)
 
     def _search(self, x: Float[Tensor, "M D"], n: int, width: int) -> Int[Tensor, "M n"]:
         shift, common, stages = self.search_space(n)

@@ -5,6 +5,7 @@ Shape suffixes: R vectors of a block, H hypotheses of a vector, D dimensions, P 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -20,9 +21,12 @@ from tokenizer.quantizers.standardizer import Standardizer
 
 # The beam looks for the best scores in two steps, by groups of which only the best are opened.
 _GROUPS = 64
-# Vectors of one product: so many that all cores have work worth sharing, and so few that a CPU's
+# Rows of one product: so many that all cores have work worth sharing, and so few that a CPU's
 # cache holds their scores. Fewer vectors are not filled up to as many where that changes no bit.
 _CPU_PRODUCT, _GPU_PRODUCT = 1024, 16_384
+# Hypotheses of all vectors that are searched together, on a GPU: their scores take 256 MiB for 1024
+# entries. The fewer kernels there are, the less time is lost between them.
+_GPU_HYPOTHESES = 4 * _GPU_PRODUCT
 _SMALLER_PRODUCTS = (32, 128, 256, 512)
 
 
@@ -43,19 +47,6 @@ class Stage:
     lifted: Tensor
     standardizer: Standardizer | None
 
-    @classmethod
-    def build(cls, centroids: Float[Tensor, "S D"], standardizer: Standardizer | None) -> Stage:
-        """Prepares a codebook."""
-        keys = centroids if standardizer is None else standardizer.project(centroids)
-        size, dim = keys.shape
-        lifted = keys.new_empty(size + -size % _GROUPS, dim + 2)
-        lifted[:size, :dim] = keys
-        lifted[size:, :dim] = 0
-        lifted[:size, dim] = -half_squared_norms(keys)
-        lifted[size:, dim] = -torch.inf
-        lifted[:, dim + 1] = 1
-        return cls(centroids, lifted, standardizer)
-
     @property
     def keys(self) -> Float[Tensor, "P D"]:
         """The entries in the space where distances are measured."""
@@ -69,6 +60,25 @@ class Stage:
     def measured(self, residual: Float[Tensor, "R D"]) -> Float[Tensor, "R D"]:
         """Residuals in the space where distances are measured."""
         return residual if self.standardizer is None else self.standardizer.project(residual)
+
+
+def build_stages(
+    codebooks: Sequence[Float[Tensor, "S D"]], standardizers: Sequence[Standardizer | None]
+) -> list[Stage]:
+    """Prepares codebooks for the search, all in the same few operations."""
+    keys = [
+        book if standardizer is None else standardizer.project(book)
+        for book, standardizer in zip(codebooks, standardizers, strict=True)
+    ]
+    size, dim = keys[0].shape
+    lifted = keys[0].new_empty(len(keys), size + -size % _GROUPS, dim + 2)
+    entries = lifted[:, :size, :dim]
+    torch._foreach_copy_(list(entries.unbind()), keys)  # pyright: ignore[reportPrivateImportUsage]
+    lifted[:, size:, :dim] = 0
+    lifted[:, :size, dim] = -half_squared_norms(entries)
+    lifted[:, size:, dim] = -torch.inf
+    lifted[:, :, dim + 1] = 1
+    return [Stage(*each) for each in zip(codebooks, lifted, standardizers, strict=True)]
 
 
 def lift(u: Float[Tensor, "R D"]) -> Float[Tensor, "R D+2"]:
@@ -154,15 +164,19 @@ def search_each(
 
     Behind them is 0. All vectors share each stage's product, however many stages they have.
     """
-    product = _CPU_PRODUCT if x.device.type == "cpu" else _GPU_PRODUCT
-    rows = min(max(product // width, 1), max(len(x), 1))
+    if x.device.type == "cpu":
+        product, together = _CPU_PRODUCT, _CPU_PRODUCT // width
+    else:
+        product, together = _GPU_PRODUCT, min(_GPU_PRODUCT, _GPU_HYPOTHESES // width)
+    rows = min(max(together, 1), max(len(x), 1))
     scores = Scores(rows * width, stages[0], product)
     codes = torch.zeros(len(x), len(stages), dtype=torch.int64, device=x.device)
     # The most stages first: in a block those that go on are always the first ones.
     order = np.argsort(-counts, kind="stable")
-    in_order = bool((np.diff(order) == 1).all())
-    places = torch.from_numpy(order).to(x.device)
-    x, counts = x if in_order else x.index_select(0, places), counts[order]
+    places = None
+    if not bool((np.diff(order) == 1).all()):
+        places = torch.from_numpy(order).to(x.device)
+        x, counts = x.index_select(0, places), counts[order]
     for start in range(0, len(x), rows):
         block, own = x[start : start + rows], counts[start : start + rows]
         if common is not None:
@@ -170,13 +184,16 @@ def search_each(
         first = stages[: own[0]]
         if width == 1:
             block_codes = greedy(block, first, scores)
-            # The codes of fewer stages are the first of those of more.
-            last = torch.from_numpy(own).to(x.device)[:, None]
-            block_codes *= torch.arange(len(first), device=x.device) < last
+            if own[-1] < own[0]:
+                # The codes of fewer stages are the first of those of more.
+                last = torch.from_numpy(own).to(x.device)[:, None]
+                block_codes *= torch.arange(len(first), device=x.device) < last
         else:
             block_codes = beam(block, own, first, width, scores)
         codes[start : start + rows, : len(first)] = block_codes
-    return codes if in_order else torch.empty_like(codes).index_copy_(0, places, codes)
+    if places is None:
+        return codes
+    return torch.empty_like(codes).index_copy_(0, places, codes)
 
 
 def greedy(x: Float[Tensor, "R D"], stages: list[Stage], scores: Scores) -> Int[Tensor, "R n"]:

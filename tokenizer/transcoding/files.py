@@ -17,9 +17,9 @@ from tokenizer.audio import AudioWriter, open_audio
 from tokenizer.codefile import CodeFileError, CodeFileHeader, CodeReader, CodeWriter, Source, Target
 from tokenizer.errors import InputError
 from tokenizer.model.core import TokenizerCore
+from tokenizer.model.gains import as_gains
 from tokenizer.model.parts import DecoderName
 from tokenizer.model.rows import Row, SignalStream, apply_gain
-from tokenizer.model.tensors import as_gains
 
 
 def code_writer(

@@ -44,7 +44,9 @@ def test_both_give_the_same_bits(tokenizer, folder):
         np.testing.assert_array_equal(other.decode_codes(row), tokenizer.decode_codes(row))
 
 
-@pytest.mark.parametrize("options", [{"half": True}, {"max_shard_size": "20KB"}])
+@pytest.mark.parametrize(
+    "options", [{"half": True}, {"half": torch.bfloat16}, {"max_shard_size": "20KB"}]
+)
 def test_both_read_half_precision_and_shards(tokenizer, tmp_path, options):
     tokenizer.save_pretrained(tmp_path, **options)
     assert "half" in options or len(list(tmp_path.glob("*.safetensors"))) > 1

@@ -14,6 +14,7 @@ from tokenizer.autoencoders.lapped.steps import DecoderStepper, NetworkStepper
 from tokenizer.autoencoders.lapped.stereo import each_channel, mid_and_side, to_channels
 from tokenizer.networks.layers import Backbone
 from tokenizer.networks.noise import bin_noise, frame_states
+from tokenizer.networks.packing import PackedNetwork
 from tokenizer.networks.spectral import imdct_folded, overlap_add
 from tokenizer.networks.stepping import Agreements
 from tokenizer.precision import full_float32
@@ -223,3 +224,19 @@ class LappedDecoder(Decoder):
             self._agreements,
             adds_noise=self.adds_noise,
         )
+
+    def packed(self, noise_level: Float[Tensor, ""]) -> PackedNetwork:
+        """See `Decoder.packed`."""
+        backbone = self.backbone
+        first = backbone.behind
+
+        def run(rows: Tensor, inside: Tensor) -> Tensor:
+            z = rows if self.adds_noise else rows[..., :-1]
+            h, z = self.enter(z, self.shift(noise_level[None]))
+            h = backbone.masked(h, inside)
+            last = h.shape[1] - backbone.ahead
+            samples = self.overlap(self.leave(h[:, first:last], z[:, first:last]))
+            return mid_and_side(samples.unflatten(-1, (self.num_channels, -1))).flatten(-2)
+
+        # A block of samples overlaps with the next frame.
+        return PackedNetwork(run, (first, backbone.ahead + 1), backbone.gap)

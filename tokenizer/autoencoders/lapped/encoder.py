@@ -10,9 +10,10 @@ from tokenizer.autoencoders.base import Encoder
 from tokenizer.autoencoders.lapped.config import LappedConfig
 from tokenizer.autoencoders.lapped.paths import log_magnitudes
 from tokenizer.autoencoders.lapped.steps import EncoderStepper, NetworkStepper
-from tokenizer.autoencoders.lapped.stereo import each_channel, lapped_rows
+from tokenizer.autoencoders.lapped.stereo import each_channel, lapped_rows, mid_and_side
 from tokenizer.networks.deviation import deviation
 from tokenizer.networks.layers import Backbone
+from tokenizer.networks.packing import PackedNetwork
 from tokenizer.networks.spectral import mdct_blocks
 from tokenizer.networks.stepping import Agreements
 from tokenizer.precision import full_float32
@@ -115,3 +116,21 @@ class LappedEncoder(Encoder):
         )
         sizes = self.num_channels, self.hop_length
         return EncoderStepper(network, *sizes, self.head.weight.device)
+
+    def packed(self) -> PackedNetwork | None:
+        """See `Encoder.packed`."""
+        if type(self).features is not LappedEncoder.features:
+            return None
+        backbone = self.backbone
+        first = backbone.behind
+
+        def run(rows: Tensor, inside: Tensor) -> Tensor:
+            channels = mid_and_side(rows.unflatten(-1, (self.num_channels, -1)))
+            # A frame laps over its own block of samples and the one before.
+            h, linear = self.enter(channels.flatten(-2))
+            h = backbone.masked(h, inside[:, 1:])
+            last = h.shape[1] - backbone.ahead
+            z = self.leave(h[:, first:last], linear[:, first:last])
+            return z / self.latent_scale
+
+        return PackedNetwork(run, (first + 1, backbone.ahead), backbone.gap)
