@@ -10,6 +10,7 @@ from .dataset.batches import (
 from .dataset.hub import push_dataset as push_dataset, save_to_disk as save_to_disk
 from .dataset.manifest import Manifest as Manifest, read_manifest as read_manifest
 from .dataset.opening import open_prepared as open_prepared
+from .dataset.storage import Folder as Folder
 from .dataset.verify import verify_dataset as verify_dataset
 from .preparation.options import (
     Request as Request,

@@ -25,8 +25,8 @@ import soundfile
 from datasets_scripts.preparation.encoding import by_length
 from datasets_scripts.preparation.options import Resources, RowOptions
 from datasets_scripts.preparation.prepare import prepare_dataset
-from datasets_scripts.preparation.workers import available_cores
 from tokenizer import LatentTokenizer, device_of, load_tokenizer, open_audio
+from tokenizer.devices import available_cores
 
 _RATE = 48_000
 

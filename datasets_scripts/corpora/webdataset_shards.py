@@ -9,7 +9,9 @@ import re
 import struct
 import tarfile
 import zlib
+from collections import deque
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
@@ -24,6 +26,7 @@ from datasets_scripts.sources.corpus import (
     CorpusClip,
     CorpusInfo,
     Missing,
+    RemoteMember,
     TarMember,
     split_of,
 )
@@ -38,6 +41,8 @@ _TEXTS = ("json", "txt", "cls")
 # Limits, which can be changed here. Compressed and sparse archives may stand for far more than they
 # are: audio that has to be read into memory is refused beyond this.
 MAX_AUDIO_BYTES = 2**30
+# Remote archives whose headers are read at the same time.
+_LISTED_AT_ONCE = 16
 # Shards that the braces of a pattern may name.
 MAX_SHARDS = 100_000
 
@@ -82,9 +87,10 @@ class WebDataset(Corpus):
     (train, val, ...), or that are in a folder of that name, belong to it, and all others to
     "train". Nothing is unpacked, and memory does not grow with the archives.
 
-    Plain archives on a local disk are read in place, by the process that encodes the clip.
-    Compressed and remote ones are read from beginning to end, and their clips carry the audio in
-    memory.
+    Plain archives are read in place, by the process that encodes the clip: to list them only their
+    headers and texts are read, of remote ones by range requests, several archives at a time.
+    Compressed archives, and those of servers that give no parts, are read from beginning to end,
+    and their clips carry the audio in memory.
     """
 
     INFO = INFO
@@ -195,27 +201,53 @@ _DAMAGED = (
 def _clips(
     tree: Tree, shards: list[str], audio: str | None, columns: TextColumns
 ) -> Iterator[CorpusClip | Missing]:
-    for shard in shards:
-        seen = set[str]()
-        try:
-            for key, members in groupby(_members(tree, shard), key=lambda member: member.key):
-                clip_id = f"{shard}/{key}"
-                item = not_text(clip_id) or _sample(
-                    tree, shard, clip_id, list(members), audio, columns
-                )
-                if clip_id in seen:
-                    item = Missing(clip_id, f"{key} comes a second time, after other samples")
-                seen.add(clip_id)
-                yield item
-        except _DAMAGED as error:
-            yield Missing(shard, f"damaged after {len(seen)} whole samples: {error}")
+    if not is_address(tree.root):
+        for shard in shards:
+            yield from _clips_of(tree, shard, audio, columns)
+        return
+    listed: deque[Any] = deque()
+    with ThreadPoolExecutor(_LISTED_AT_ONCE) as pool:
+        for shard in shards:
+            if not _is_plain(shard):
+                # Its clips are large: they come one by one.
+                while listed:
+                    yield from listed.popleft().result()
+                yield from _clips_of(tree, shard, audio, columns)
+                continue
+            if len(listed) == _LISTED_AT_ONCE:
+                yield from listed.popleft().result()
+            listed.append(pool.submit(lambda s: list(_clips_of(tree, s, audio, columns)), shard))
+        while listed:
+            yield from listed.popleft().result()
+
+
+def _is_plain(shard: str) -> bool:
+    return shard.endswith(".tar")
+
+
+def _clips_of(
+    tree: Tree, shard: str, audio: str | None, columns: TextColumns
+) -> Iterator[CorpusClip | Missing]:
+    seen = set[str]()
+    try:
+        for key, members in groupby(_members(tree, shard), key=lambda member: member.key):
+            clip_id = f"{shard}/{key}"
+            item = not_text(clip_id) or _sample(tree, shard, clip_id, list(members), audio, columns)
+            if clip_id in seen:
+                item = Missing(clip_id, f"{key} comes a second time, after other samples")
+            seen.add(clip_id)
+            yield item
+    except _DAMAGED as error:
+        yield Missing(shard, f"damaged after {len(seen)} whole samples: {error}")
 
 
 def _members(tree: Tree, shard: str) -> Iterator[_Member]:
-    in_place = shard.endswith(".tar") and not is_address(tree.root)
     with ExitStack() as opened:
-        stream = opened.enter_context(tree.open(shard))
-        if not shard.endswith(".tar"):
+        plain, remote = _is_plain(shard), is_address(tree.root)
+        stream = opened.enter_context(tree.open_in_parts(shard) if plain else tree.open(shard))
+        # Of servers that give no parts, fsspec does not know the size.
+        in_place = plain and (not remote or _size(stream) is not None)
+        if not plain:
             # Not `tarfile`'s own: where the file is cut off, that one ends without a word.
             stream = opened.enter_context(gzip.GzipFile(fileobj=stream))
         tar = opened.enter_context(tarfile.open(fileobj=stream, mode="r:" if in_place else "r|"))
@@ -231,6 +263,14 @@ def _members(tree: Tree, shard: str) -> Iterator[_Member]:
                 yield member
             tar.members = []  # pyright: ignore[reportAttributeAccessIssue] - else all are kept.
         _check_end(stream, tar.offset)
+
+
+def _size(stream: Any) -> int | None:
+    """Bytes of a file of fsspec that can be read in parts."""
+    size = getattr(stream, "size", None)
+    if callable(size) or size is None:  # Of files that are in memory or on this disk.
+        return stream.seek(0, 2) - stream.seek(0) if stream.seekable() else None
+    return size
 
 
 def _check_end(stream: Any, offset: int) -> None:
@@ -272,7 +312,13 @@ def _sample(
     if chosen.content is not None and chosen.size > MAX_AUDIO_BYTES:
         return Missing(clip_id, f"its audio has more than {MAX_AUDIO_BYTES:,} bytes")
     if chosen.content is None:
-        content = TarMember(Path(tree.path(shard)), chosen.offset, chosen.size, chosen.name)
+        place = (chosen.offset, chosen.size, chosen.name)
+        remote = is_address(tree.root)
+        content = (
+            RemoteMember(tree.path(shard), *place)
+            if remote
+            else TarMember(Path(tree.path(shard)), *place)
+        )
     else:
         content = AudioBytes(chosen.content, f"{tree.path(shard)}: {chosen.name}")
     return not_text(clip_id, fields) or CorpusClip(clip_id, content, **fields)

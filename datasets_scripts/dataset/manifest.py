@@ -7,8 +7,9 @@ shard itself. When a split is whole its records are moved into ``manifest.json``
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -206,22 +207,22 @@ def write_progress(folder: Folder, record: ShardRecord, statistics: Mapping[str,
     folder.write_json(progress_name(record.split, record.index), value)
 
 
-def read_progress(folder: Folder, split: str) -> dict[int, ShardRecord]:
-    """The records of a split's shards that are whole, by index."""
-    written = set(folder.names(DATA))
-    records = {}
-    for name in folder.names(PROGRESS):
-        if name.rpartition("-")[0] != split:
-            continue
-        value = folder.read_json(f"{PROGRESS}/{name}")
-        path = folder.path(f"{PROGRESS}/{name}")
-        record = None if value is None else parse(ShardRecord, value, path)
+def read_progress(folder: Folder, split: str) -> Iterator[tuple[ShardRecord, dict[str, Any]]]:
+    """Yields, in order, what `write_progress` was given for a split's shards that are whole."""
+    names = progress_files(folder, split)
+    written = set(folder.names(DATA)) if names else set()
+    for name, content in folder.read_all(names):
+        try:
+            value = json.loads(content)
+        except (ValueError, RecursionError):
+            continue  # Half a file, where an upload broke off.
+        record = parse(ShardRecord, value, folder.path(name))
         # The record follows the shard, but somebody may have removed that.
-        if record is not None and record.file.rpartition("/")[2] in written:
-            records[record.index] = record
-    return records
+        if record.file.rpartition("/")[2] in written:
+            yield record, value["statistics"]
 
 
-def read_shard_statistics(folder: Folder, record: ShardRecord) -> dict[str, Any]:
-    """What `write_progress` was given with a record."""
-    return folder.read_json(progress_name(record.split, record.index))["statistics"]
+def progress_files(folder: Folder, split: str) -> list[str]:
+    """Names of the records of a split's shards."""
+    names = folder.names(PROGRESS)
+    return [f"{PROGRESS}/{name}" for name in names if name.rpartition("-")[0] == split]

@@ -131,6 +131,33 @@ def _use(counts: np.ndarray) -> dict[str, Any]:
     }
 
 
+class ShardSums:
+    """Statistics of a split from those of its shards, which come in any order.
+
+    Integers are added at once; sums of floats wait, to be added in the order of the shards: they
+    come out equal every time.
+    """
+
+    def __init__(self, start: Statistics) -> None:
+        self._total = start
+        self._floats: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def add(self, index: int, shard: Statistics) -> None:
+        """Adds the statistics of the shard of this index."""
+        self._floats[index] = shard.latents_sum, shard.latents_square_sum
+        integers = Statistics(shard.codebook_sizes, shard.latent_dim)
+        for name in ("rows", "num_samples", "frames", "code_counts"):
+            setattr(integers, name, getattr(shard, name))
+        self._total.add(integers)
+
+    def total(self) -> Statistics:
+        """Statistics of all shards; call it once."""
+        for _, (sums, squares) in sorted(self._floats.items(), key=lambda each: each[0]):
+            self._total.latents_sum = self._total.latents_sum + sums
+            self._total.latents_square_sum = self._total.latents_square_sum + squares
+        return self._total
+
+
 def total(parts: Iterable[Statistics], start: Statistics) -> Statistics:
     """``start`` with statistics added in their order: float sums come out equal every time."""
     for part in parts:

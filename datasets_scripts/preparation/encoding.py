@@ -6,17 +6,21 @@ A row depends on its clip, the tokenizer and `RowOptions` alone (docs/exactness.
 from __future__ import annotations
 
 import json
+import math
+import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from datasets_scripts.preparation.options import Resources, RowOptions
 from datasets_scripts.preparation.read_ahead import ReadAhead
 from datasets_scripts.preparation.reading import ClipReader, Piece
 from datasets_scripts.sources.corpus import CorpusClip, Missing
 from tokenizer import LatentTokenizer
+from tokenizer.errors import StateError
 
 PreparedRow = dict[str, Any]
 
@@ -114,6 +118,8 @@ class _Encoder:
     def __init__(self, tokenizer: LatentTokenizer, options: RowOptions) -> None:
         self._tokenizer, self._options = tokenizer, options
         self._fingerprint = tokenizer.fingerprint
+        # Samples of a batch that the device has memory for, as far as is known.
+        self._most = math.inf
 
     def encode(
         self, pieces: Mapping[int, tuple[NumberedClip, Piece]], batch: int
@@ -125,20 +131,40 @@ class _Encoder:
         places = list(pieces)
         for group in by_length([piece.num_samples for _, piece in pieces.values()], batch):
             chosen = [places[i] for i in group]
-            coded = self._encode_batch([pieces[place][1].audio for place in chosen])
+            coded = self._encode_batch([pieces[place][1] for place in chosen])
             yield {
                 place: row if isinstance(row, str) else self._finish(row, *pieces[place])
                 for place, row in zip(chosen, coded, strict=True)
             }
 
-    def _encode_batch(self, audio: list[Any]) -> list[PreparedRow | str]:
+    def _encode_batch(self, pieces: list[Piece]) -> list[PreparedRow | str]:
+        size = len(pieces) * max(piece.num_samples for piece in pieces)
+        if size > self._most and len(pieces) > 1:
+            half = len(pieces) // 2
+            return self._encode_batch(pieces[:half]) + self._encode_batch(pieces[half:])
         try:
-            return self._encode_all(audio)
+            return self._encode_all([piece.audio for piece in pieces])
+        except torch.cuda.OutOfMemoryError as error:
+            seconds = size / self._tokenizer.sampling_rate
+            if len(pieces) == 1:
+                raise StateError(
+                    f"The GPU has no memory for a clip of {seconds:.0f} s: use --segment-seconds"
+                    f" or --device cpu. {_reason(error)}"
+                ) from None
+            self._most = size / 2
+            warnings.warn(
+                f"The GPU has no memory for a batch of {seconds:.0f} s, from now on batches have at"
+                f" most {seconds / 2:.0f} s: --batch-seconds begins with this.",
+                stacklevel=2,
+            )
+            parts = [pieces]
         except (ValueError, OSError) as error:
-            if len(audio) == 1:
+            if len(pieces) == 1:
                 return [_reason(error)]
             # One clip must not take the others with it.
-            return [row for one in audio for row in self._encode_batch([one])]
+            parts = [[piece] for piece in pieces]
+        # Out here the error no longer holds what was on the device.
+        return [row for part in parts for row in self._encode_batch(part)]
 
     def _encode_all(self, audio: list[Any]) -> list[PreparedRow | str]:
         o, tokenizer = self._options, self._tokenizer

@@ -14,19 +14,42 @@ from datasets_scripts.dataset.manifest import (
     STATISTICS,
     Manifest,
     ShardRecord,
+    progress_files,
     read_manifest,
     read_progress,
-    read_shard_statistics,
 )
 from datasets_scripts.dataset.opening import read_statistics
 from datasets_scripts.dataset.shards import DATA, split_name
 from datasets_scripts.dataset.storage import Folder
-from datasets_scripts.dataset.summary import Statistics, total
+from datasets_scripts.dataset.summary import ShardSums, Statistics, total
 from datasets_scripts.preparation.options import Request, RowOptions
 from datasets_scripts.preparation.planning import Plan
 from datasets_scripts.sources.corpus import CorpusInfo
 from tokenizer import LatentTokenizer, device_of, load_tokenizer
 from tokenizer.errors import InputError, StateError
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """A shard that was written: its record, and the statistics of its rows."""
+
+    record: ShardRecord
+    statistics: Statistics
+
+
+class Progress:
+    """The shards of a split that are whole: ``records`` by index, and sums of their statistics."""
+
+    def __init__(self, job: Job, split: str) -> None:
+        self.records: dict[int, ShardRecord] = {}
+        self.sums = ShardSums(job.no_statistics())
+        for record, statistics in read_progress(job.folder, split_name(split)):
+            self.add(ShardResult(record, Statistics.from_json(statistics)))
+
+    def add(self, shard: ShardResult) -> None:
+        """Adds a shard."""
+        self.records[shard.record.index] = shard.record
+        self.sums.add(shard.record.index, shard.statistics)
 
 
 @dataclass(frozen=True)
@@ -123,14 +146,14 @@ def _load(tokenizer: str | Path | LatentTokenizer | None) -> tuple[LatentTokeniz
     return load_tokenizer(tokenizer), None if tokenizer is None else str(tokenizer)
 
 
-def finish_split(job: Job, split: str, num_shards: int) -> Job:
+def finish_split(job: Job, split: str, num_shards: int, progress: Progress) -> Job:
     """Moves the records of a split that is whole into the manifest, with statistics and card.
 
     Returns the job with the new manifest. Raises RuntimeError if a shard is not there, or the split
     has no rows at all.
     """
     name = split_name(split)
-    records_by_index = read_progress(job.folder, name)
+    records_by_index = progress.records
     if missing := sorted(set(range(num_shards)) - set(records_by_index)):
         raise StateError(f"Shards {missing} of {split!r} were not written: run it again.")
     records = [records_by_index[index] for index in range(num_shards)]
@@ -141,8 +164,6 @@ def finish_split(job: Job, split: str, num_shards: int) -> Job:
             f"No clip of {job.info.name}'s split {split!r} in {job.root} could be prepared.{first}"
             f" Remove {job.folder} before you try again."
         )
-    parts = (Statistics.from_json(read_shard_statistics(job.folder, record)) for record in records)
-    sums = total(parts, job.no_statistics())
     header = replace(
         job.header,
         splits=(*job.header.splits, name),
@@ -150,6 +171,7 @@ def finish_split(job: Job, split: str, num_shards: int) -> Job:
         failures=(*job.header.failures, *failures),
     )
     header = replace(header, complete=set(map(split_name, job.splits)) <= set(header.splits))
+    sums = progress.sums.total()
     statistics = add_split(read_statistics(job.folder, header), name, sums, header.sampling_rate)
     job.folder.write_json(STATISTICS, statistics)
     job.folder.write(CARD, make_card(job.info, header, statistics))
@@ -175,8 +197,6 @@ def add_split(
 
 def clean_up(folder: Folder, split: str) -> None:
     """Removes the records of a split that the manifest has."""
-    for name in folder.names(PROGRESS):
-        if name.rpartition("-")[0] == split:
-            folder.remove(f"{PROGRESS}/{name}")
+    folder.remove_all(progress_files(folder, split))
     if not folder.names(PROGRESS):
         folder.remove_folder(PROGRESS)

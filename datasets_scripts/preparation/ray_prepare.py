@@ -15,12 +15,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from datasets_scripts.dataset.manifest import Manifest, ShardRecord
+from datasets_scripts.dataset.manifest import Manifest
 from datasets_scripts.dataset.shards import DATA
 from datasets_scripts.preparation.encoding import NumberedClip, encode_clips
-from datasets_scripts.preparation.job import Job, start_job
+from datasets_scripts.preparation.job import Job, Progress, ShardResult, start_job
 from datasets_scripts.preparation.options import Request, Resources
-from datasets_scripts.preparation.prepare import prepare_splits, write_shard
+from datasets_scripts.preparation.prepare import prepare_splits
+from datasets_scripts.preparation.writing import write_shard
 from tokenizer import device_of
 from tokenizer.errors import InputError, StateError, import_extra
 
@@ -80,12 +81,13 @@ def prepare_with_ray(
     shared = ray.put(job)
     actors = [actor_class.remote(shared, resources, device, cores_per_actor) for _ in range(count)]
 
-    def write(job: Job, split: str, done: dict[int, ShardRecord]) -> int:
-        plan = job.plan(split, done)
+    def write(job: Job, split: str, progress: Progress) -> int:
+        plan = job.plan(split, progress.records)
         groups = groupby(plan, key=lambda clip: clip.index // job.options.clips_per_shard)
         shards = ((split, shard, list(clips), requested.strict) for shard, clips in groups)
-        for record in _write_shards(ray, actors, shards):
-            bar.update(record.clips)
+        for result in _write_shards(ray, actors, shards):
+            progress.add(result)
+            bar.update(result.record.clips)
         job.folder.remove_partial(DATA)  # Of actors that died.
         return plan.num_shards
 
@@ -127,14 +129,14 @@ class _ShardActor:
     def ready(self) -> None:
         """Returns once the cluster has a place for the actor."""
 
-    def write(self, split: str, shard: int, clips: list[NumberedClip], strict: bool) -> ShardRecord:
+    def write(self, split: str, shard: int, clips: list[NumberedClip], strict: bool) -> ShardResult:
         """Writes a shard, and then the record of it."""
         job = self._job
         with closing(encode_clips(job.tokenizer, clips, job.options, self._resources)) as events:
             return write_shard(job, split, shard, events, strict=strict)
 
 
-def _write_shards(ray: Any, actors: list[Any], shards: Iterable[Any]) -> Iterator[ShardRecord]:
+def _write_shards(ray: Any, actors: list[Any], shards: Iterable[Any]) -> Iterator[ShardResult]:
     """Calls `_ShardActor.write` with each of these arguments, on whichever actor is free."""
     starting = {actor.ready.remote(): actor for actor in actors}
     writing: dict[Any, Any] = {}

@@ -1,74 +1,108 @@
-"""Several processes that encode: clips are dealt to them in turn, rows come back in order.
+"""Several processes on this machine: each encodes shards and writes them itself.
 
-Executors return a task's result as a whole; the rows of a clip of hours would not fit into memory,
-so they are streamed through pipes here.
+This process lists the corpus, hands out the clips of a shard at a time, and notes what is done.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import os
 import queue
+import tempfile
 import threading
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import cycle
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
-from datasets_scripts.preparation.encoding import Encoded, NumberedClip, encode_clips
-from datasets_scripts.preparation.options import Resources, RowOptions
-from tokenizer import LatentTokenizer, device_of
+from datasets_scripts.dataset.manifest import PROGRESS
+from datasets_scripts.dataset.shards import DATA
+from datasets_scripts.preparation.encoding import NumberedClip
+from datasets_scripts.preparation.job import Job, ShardResult
+from datasets_scripts.preparation.options import Resources
+from datasets_scripts.preparation.writing import write_shards
+from datasets_scripts.sources.corpus import AudioBytes, CorpusClip, SpooledAudio
+from tokenizer import device_of
+from tokenizer.devices import available_cores
 from tokenizer.errors import StateError
 
-# Rows and ends of clips that a worker may be ahead of the others: a pipe alone holds a row or two,
-# and then workers that batch by length wait for each other's turn at every batch.
-MAX_AHEAD = 512
+# Shards that a worker has at a time: it reads the clips of the next one while it ends one.
+SHARDS_AHEAD = 2
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Worker:
+    """A process; the files of audio that its shards need are removed when they are written."""
+
     process: BaseProcess
-    clips: Connection
-    events: Connection
+    shards: Connection
+    results: Connection
+    spools: deque[Path] = field(default_factory=deque)
+
+    def send(self, value: Any) -> None:
+        try:
+            self.shards.send(value)
+        except ConnectionError:
+            raise self.died() from None
+
+    def receive(self) -> ShardResult:
+        try:
+            result = self.results.recv()
+        except (EOFError, ConnectionError):
+            raise self.died() from None
+        if isinstance(result, BaseException):
+            raise result
+        self.spools.popleft().unlink(missing_ok=True)
+        return result
+
+    def died(self) -> RuntimeError:
+        self.process.join()
+        return StateError(
+            f"A worker process died (exit code {self.process.exitcode}); was there enough memory?"
+            " Start again: it resumes after the shards that are whole."
+        )
 
 
-def available_cores() -> int:
-    """Cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def encode_in_processes(
-    tokenizer: LatentTokenizer,
+def write_in_processes(
+    job: Job,
+    split: str,
     clips: Iterable[NumberedClip],
-    options: RowOptions,
     resources: Resources,
+    *,
     num_proc: int,
-    device: str = "cpu",
-) -> Generator[Encoded, None, None]:
-    """`encode_clips` in several processes; the same events in the same order.
+    device: str,
+    strict: bool,
+) -> Generator[ShardResult, None, None]:
+    """`write_shards` in several processes; shards come as they are finished.
 
     The processes are spawned, not forked, so that CUDA and OpenMP work in them. Each computes with
     its share of the cores. The device "cuda" stands for all GPUs in turn. Raises RuntimeError if a
-    worker dies, and what ``clips`` raises.
+    worker dies and, when the shards before it are written, what ``clips`` raises.
     """
     threads = max(1, available_cores() // num_proc)
     devices = [_device(device, i) for i in range(num_proc)]
-    with _workers(tokenizer, devices, options, resources, threads) as workers:
-        dealt: queue.SimpleQueue[int | BaseException | None] = queue.SimpleQueue()
-        threading.Thread(target=_deal, args=(clips, workers, dealt), daemon=True).start()
-        for worker in cycle(workers):
-            if (index := dealt.get()) is None:
-                return
-            if isinstance(index, BaseException):
-                raise index
-            while (event := _receive(worker, index)).row is not None:
-                yield event
-            yield event
+    per_shard, errors = job.options.clips_per_shard, list[Exception]()
+    with (
+        _workers(job, devices, split, resources, threads, strict) as workers,
+        tempfile.TemporaryDirectory(prefix="latok-") as folder,
+    ):
+        for number, shard in enumerate(_shards(clips, per_shard, Path(folder), errors)):
+            spool = _spool(Path(folder), number)
+            yield from _results(workers, timeout=0.0)
+            while len((worker := min(workers, key=lambda w: len(w.spools))).spools) == SHARDS_AHEAD:
+                yield from _results(workers)
+            worker.spools.append(spool)
+            worker.send(shard)
+        for worker in workers:
+            worker.send(None)  # A last shard with fewer clips than others ends with this.
+        while any(worker.spools for worker in workers):
+            yield from _results(workers)
+        if errors:
+            raise errors[0]
 
 
 def _device(device: str, number: int) -> str:
@@ -79,68 +113,53 @@ def _device(device: str, number: int) -> str:
     return f"cuda:{number % max(torch.cuda.device_count(), 1)}"
 
 
-def _deal(
-    clips: Iterable[NumberedClip],
-    workers: list[_Worker],
-    dealt: queue.SimpleQueue[int | BaseException | None],
-) -> None:
-    """Gives clips to the workers in turn; runs in a thread.
+def _spool(folder: Path, number: int) -> Path:
+    return folder / f"{number}.audio"
 
-    ``dealt`` gets the index of each clip; then None, or the error of ``clips``.
+
+def _shards(
+    clips: Iterable[NumberedClip], per_shard: int, folder: Path, errors: list[Exception]
+) -> Iterator[list[NumberedClip]]:
+    """The clips of one shard after another, up to the error, if there is one.
+
+    Audio in memory goes to files: shards that wait must not fill the memory.
     """
     try:
-        for worker, clip in zip(cycle(workers), clips, strict=False):
-            dealt.put(clip.index)
-            if not _send(worker, clip):
-                return  # The error is raised where the clip's rows are awaited.
-    except BaseException as error:  # It is raised when all clips before are done.
-        dealt.put(error)
-        return
-    for worker in workers:
-        _send(worker, None)
-    dealt.put(None)
+        groups = groupby(clips, key=lambda clip: clip.index // per_shard)
+        for number, (_, group) in enumerate(groups):
+            spool = _spool(folder, number)
+            yield [_without_audio(clip, spool) for clip in group]
+    except Exception as error:  # It is raised when all shards before it are written.
+        errors.append(error)
 
 
-def _send(worker: _Worker, clip: NumberedClip | None) -> bool:
-    """Whether the worker still listens."""
-    try:
-        worker.clips.send(clip)
-    except ConnectionError:
-        return False
-    return True
+def _without_audio(clip: NumberedClip, spool: Path) -> NumberedClip:
+    item = clip.item
+    if not isinstance(item, CorpusClip) or not isinstance(item.audio, AudioBytes):
+        return clip
+    content = item.audio.content
+    with spool.open("ab") as stream:
+        place = SpooledAudio(spool, stream.tell(), len(content), item.audio.name)
+        stream.write(content)
+    return NumberedClip(clip.index, replace(item, audio=place))
 
 
-def _receive(worker: _Worker, index: int) -> Encoded:
-    wait([worker.events, worker.process.sentinel])
-    try:
-        event = worker.events.recv()
-    except (EOFError, ConnectionError):
-        raise _died(worker) from None
-    if isinstance(event, BaseException):
-        raise event
-    assert event.index == index, (event.index, index)
-    return event
-
-
-def _died(worker: _Worker) -> RuntimeError:
-    worker.process.join()
-    return StateError(
-        f"A worker process died (exit code {worker.process.exitcode}); was there enough memory?"
-        " Start again: it resumes after the last whole shard."
-    )
+def _results(workers: list[_Worker], timeout: float | None = None) -> Iterator[ShardResult]:
+    """Waits for at least one shard, or so many seconds; yields those that are whole by then."""
+    working = {worker.results: worker for worker in workers if worker.spools}
+    for connection in wait([*working], timeout):
+        yield working[connection].receive()  # pyright: ignore[reportArgumentType]
 
 
 @contextmanager
-def _workers(
-    tokenizer: LatentTokenizer, devices: list[str], *arguments: Any
-) -> Iterator[list[_Worker]]:
+def _workers(job: Job, devices: list[str], *arguments: Any) -> Iterator[list[_Worker]]:
     """Processes that do `_work`, one for each device, with these arguments."""
     context = multiprocessing.get_context("spawn")
     workers: list[_Worker] = []
     try:
         for device in devices:
-            theirs, clips = context.Pipe(duplex=False)
-            events, ours = context.Pipe(duplex=False)
+            theirs, shards = context.Pipe(duplex=False)
+            results, ours = context.Pipe(duplex=False)
             process = context.Process(
                 target=_work, args=(theirs, ours, device, *arguments), daemon=True
             )
@@ -148,80 +167,64 @@ def _workers(
             # Only the worker's own ends stay open: when it dies, ours report it.
             theirs.close()
             ours.close()
-            workers.append(_Worker(process, clips, events))
+            workers.append(_Worker(process, shards, results))
         # Not among the arguments: what does not fit into a pipe, `multiprocessing` would write for
         # ever to a worker that was killed before it could read.
         for worker in workers:
-            try:
-                worker.clips.send(tokenizer)
-            except ConnectionError:
-                raise _died(worker) from None
+            worker.send(job)
         yield workers
     finally:
         for worker in workers:
             worker.process.terminate()
         for worker in workers:
             worker.process.join()
-            worker.clips.close()
-            worker.events.close()
-
-
-class _Sender(threading.Thread):
-    """Sends what a worker made while the worker makes more."""
-
-    def __init__(self, events: Connection) -> None:
-        super().__init__(daemon=True, name="sender")
-        self._events = events
-        self._waiting: queue.Queue[Encoded | Exception | None] = queue.Queue(MAX_AHEAD)
-        self._broken = False
-
-    def run(self) -> None:
-        """Until `finish`; when nobody listens any more, what is left is dropped."""
-        while (event := self._waiting.get()) is not None:
-            try:
-                if not self._broken:
-                    self._events.send(event)
-            except ConnectionError:
-                self._broken = True
-
-    def put(self, event: Encoded | Exception) -> None:
-        """Waits while there is too much to send; raises BrokenPipeError if nobody listens."""
-        if self._broken:
-            raise BrokenPipeError
-        self._waiting.put(event)
-
-    def finish(self) -> None:
-        """Waits until all has been sent."""
-        self._waiting.put(None)
-        self.join()
+            worker.shards.close()
+            worker.results.close()
+        for place in (DATA, PROGRESS):  # What they were writing.
+            job.folder.remove_partial(place)
 
 
 def _work(
-    clips: Connection,
-    events: Connection,
+    shards: Connection,
+    results: Connection,
     device: str,
-    options: RowOptions,
+    split: str,
     resources: Resources,
     threads: int,
+    strict: bool,
 ) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    tokenizer: LatentTokenizer = clips.recv()
+    job: Job = shards.recv()
 
-    def received() -> Iterator[NumberedClip]:
-        while (clip := clips.recv()) is not None:
-            yield clip
+    received: queue.SimpleQueue[list[NumberedClip] | EOFError | None] = queue.SimpleQueue()
 
-    sender = _Sender(events)
-    sender.start()
+    def receive() -> None:
+        # At once, also while clips are read: the parent has others to serve.
+        try:
+            while (shard := shards.recv()) is not None:
+                received.put(shard)
+            received.put(None)
+        except (EOFError, ConnectionError):
+            received.put(EOFError())  # The parent has gone.
+
+    def clips() -> Iterator[NumberedClip]:
+        while (shard := received.get()) is not None:
+            if isinstance(shard, EOFError):
+                raise shard
+            yield from shard
+
+    threading.Thread(target=receive, daemon=True).start()
     try:
         # In here: a worker that died of its device would not have said so.
-        local_tokenizer: Any = tokenizer.to(device_of(device))  # pyright: ignore[reportArgumentType]
-        for event in encode_clips(local_tokenizer, received(), options, resources):
-            sender.put(event)
+        tokenizer: Any = job.tokenizer.to(device_of(device))  # pyright: ignore[reportArgumentType]
+        job = replace(job, tokenizer=tokenizer)
+        for result in write_shards(job, split, clips(), resources, strict=strict):
+            results.send(result)
     except (BrokenPipeError, EOFError, KeyboardInterrupt):
         return  # The parent has gone, or is about to end this.
-    except Exception as error:  # Raised again in the parent.
-        sender.put(RuntimeError(f"{type(error).__name__}: {error}"))
-    sender.finish()
+    except (StateError, OSError) as error:  # Raised again in the parent.
+        results.send(error)
+    except Exception as error:
+        results.send(RuntimeError(f"{type(error).__name__}: {error}"))

@@ -78,6 +78,37 @@ class TarMember(EncodedAudio):
 
 
 @dataclass(frozen=True)
+class RemoteMember(EncodedAudio):
+    """As `TarMember`, in an archive at an address, of which only this part is fetched."""
+
+    address: str
+    offset: int
+    size: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.address}: {self.name}"
+
+    def read_bytes(self) -> bytes:
+        """See `EncodedAudio`; also raises OSError if the archive has become shorter."""
+        from fsspec.core import url_to_fs
+
+        files, path = url_to_fs(self.address)
+        content = files.cat_file(path, self.offset, self.offset + self.size)
+        if len(content) != self.size:
+            raise FileError(f"{self} is cut off: {len(content)} bytes of {self.size} are there.")
+        return content
+
+
+@dataclass(frozen=True)
+class SpooledAudio(TarMember):
+    """What was `AudioBytes`, in a file that holds other clips' audio too."""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
 class AudioBytes(EncodedAudio):
     """An encoded file in memory, from a row of a dataset or a stream; its name for messages."""
 

@@ -11,6 +11,9 @@ from datasets_scripts.sources.corpus import CorpusInfo, RemoteFile
 from tokenizer.audio import Folders
 from tokenizer.errors import InputError, MissingFileError, import_extra
 
+# Bytes that are fetched at once where few are read: a header and texts beside it.
+_SMALL_BLOCK = 2**16
+
 
 def is_address(root: str | Path) -> bool:
     """Whether this is an address for fsspec rather than a path."""
@@ -112,6 +115,12 @@ class Tree:
         if self._fs is None:
             return Path(self._full(name)).open("rb")
         return self._fs.open(self._full(name), "rb")
+
+    def open_in_parts(self, name: str) -> Any:
+        """As `open`, for reading few bytes here and there: no more is fetched around them."""
+        if self._fs is None:
+            return self.open(name)
+        return self._fs.open(self._full(name), "rb", block_size=_SMALL_BLOCK)
 
     def lines(self, name: str) -> Iterator[str]:
         """The lines of a text file in UTF-8, with their ends, as the `csv` module wants them.

@@ -16,7 +16,7 @@ def register(commands: Any) -> None:
     p = commands.add_parser("evaluate", help="bits per code, Fréchet distance, class agreement")
     p.set_defaults(run=_evaluate)
     add_run(p)
-    p.add_argument("data", type=Path, help="the dataset that the run was trained on")
+    p.add_argument("data", help="the dataset that the run was trained on, or its address")
     add(p, "--clips", "N", 64, "clips to generate")
     p.add_argument("--json", type=Path, help="file to write the figures to; default: none")
     add_held_out(p)

@@ -45,7 +45,8 @@ def register(commands: Any) -> None:
     ):
         p = commands.add_parser(name, help=f"train {what} of a prepared dataset")
         p.set_defaults(run=in_run_folder(partial(_train, family)))
-        p.add_argument("data", type=Path, help="dataset of `python -m datasets_scripts prepare`")
+        text = "dataset of `python -m datasets_scripts prepare`: a folder or an fsspec address"
+        p.add_argument("data", help=text)
         p.add_argument(
             "--out", type=Path, required=True, help="folder of the run; an unfinished one resumes"
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from datasets_scripts import SPLIT_WORDS, open_prepared
+from datasets_scripts import SPLIT_WORDS, Folder, open_prepared
 from tokenizer.errors import InputError, MissingFileError, import_extra
 from tokenizer.saving import dataset_errors
 
@@ -45,13 +45,16 @@ def load_prepared(
 ) -> PreparedData:
     """Opens a prepared dataset, ``data/<split>-*.parquet``; `choose_splits` chooses its splits.
 
+    ``folder`` is a path, or any address that fsspec knows: `datasets` then fetches what is read,
+    and keeps it in its cache.
+
     Without a split to validate on, the share ``held_out`` of the sources is held out, each with all
     of its segments. The choice depends on the names of the sources only.
     """
-    root = Path(folder)
+    root = Folder(folder)
     # Other programs write no manifest.
-    manifest = open_prepared(root).to_json() if (root / "manifest.json").exists() else {}
-    shards, splits = _shards(root), training_splits(root)
+    manifest = open_prepared(folder).to_json() if root.has("manifest.json") else {}
+    shards, splits = _shards(root), training_splits(folder)
     train, rest = (
         _open_all([shards[name] for name in names], column, root, captions) for names in splits
     )
@@ -63,7 +66,7 @@ def load_prepared(
 
 def training_splits(folder: str | Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the splits to train on, and of those to validate on; see `choose_splits`."""
-    return choose_splits(_shards(Path(folder)))
+    return choose_splits(_shards(Folder(folder)))
 
 
 def choose_splits(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -97,12 +100,15 @@ def _values(dataset: Any, column: str) -> list[Any]:
     return list(dataset.select_columns([column]).with_format(None)[column])
 
 
-def _shards(root: Path) -> dict[str, list[str]]:
-    """Parquet files by split."""
+def _shards(root: Folder) -> dict[str, list[str]]:
+    """Names of the Parquet files by split."""
     shards: dict[str, list[str]] = {}
-    for path in sorted((root / "data").glob("*.parquet")):
+    for name in root.names("data"):
         # Names of splits have no "-"; train-00000-of-00002, as other programs write it, has two.
-        shards.setdefault(path.stem.partition("-")[0], []).append(str(path))
+        if name.endswith(".parquet"):
+            shards.setdefault(name.partition("-")[0].removesuffix(".parquet"), []).append(
+                f"data/{name}"
+            )
     if not shards:
         raise MissingFileError(
             f"No prepared dataset in {root} (data/<split>-*.parquet). Make one:"
@@ -111,7 +117,7 @@ def _shards(root: Path) -> dict[str, list[str]]:
     return shards
 
 
-def _open_all(splits: Sequence[list[str]], column: str, root: Path, captions: bool) -> Any:
+def _open_all(splits: Sequence[list[str]], column: str, root: Folder, captions: bool) -> Any:
     """The rows of several splits, None for no split."""
     # One by one: sources of two splits may have the same name.
     parts = [_open(files, column, root, captions) for files in splits]
@@ -122,10 +128,11 @@ def _open_all(splits: Sequence[list[str]], column: str, root: Path, captions: bo
     return datasets.concatenate_datasets(parts)
 
 
-def _open(files: list[str], column: str, root: Path, captions: bool) -> Any:
+def _open(files: list[str], column: str, root: Folder, captions: bool) -> Any:
     datasets = import_extra("datasets", "Training", "generative")
     parquet = import_extra("pyarrow.parquet", "Training", "generative")
-    schema = parquet.read_schema(files[0])
+    with root.open(files[0]) as stream:
+        schema = parquet.read_schema(stream)
     present = [field.name for field in schema if str(field.type) != "null"]
     if column not in present:
         raise InputError(
@@ -133,9 +140,10 @@ def _open(files: list[str], column: str, root: Path, captions: bool) -> Any:
         )
     others = (*COLUMNS, "caption") if captions else COLUMNS
     columns = [column, *(name for name in others if name in present)]
-    with dataset_errors(root):
+    addresses = [root.path(name) for name in files]
+    with dataset_errors(root.path()):
         rows = datasets.load_dataset(
-            "parquet", data_files={"rows": files}, split="rows", columns=columns
+            "parquet", data_files={"rows": addresses}, split="rows", columns=columns
         )
     rows = rows.add_column("last", _last_segments(rows))
     # NumPy for the arrays only: missing strings stay None.

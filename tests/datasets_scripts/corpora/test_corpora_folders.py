@@ -14,8 +14,8 @@ import pytest
 import soundfile
 from corpora_trees import clips, missing, prepared, write_sound, write_tree
 
-from datasets_scripts.corpora import CORPORA
-from datasets_scripts.sources.corpus import AudioBytes, TarMember
+from datasets_scripts.corpora import CORPORA, find_corpus
+from datasets_scripts.sources.corpus import AudioBytes, RemoteMember, TarMember
 
 
 def sound(seconds: float = 0.05, pitch: int = 300) -> bytes:
@@ -328,12 +328,51 @@ class TestWebDataset:
         memory.put(str(tmp_path / "plain" / "a.tar"), "/wds/a.tar")
         try:
             remote = clips(prepared("webdataset_shards", "memory://wds/{a,a}.tar", "train"))
+            for other, kind in ((packed, AudioBytes), (remote, RemoteMember)):
+                assert isinstance(other[0].audio, kind)
+                assert [c.read_bytes() for c in other] == [c.read_bytes() for c in plain]
+                assert [c.metadata for c in other] == [c.metadata for c in plain]
+            memory.pipe("/wds/a.tar", b"")
+            with pytest.raises(OSError, match="cut off"):
+                remote[0].read_bytes()
         finally:
             memory.rm("/wds", recursive=True)
-        for other in (packed, remote):
-            assert isinstance(other[0].audio, AudioBytes)
-            assert [c.read_bytes() for c in other] == [c.read_bytes() for c in plain]
-            assert [c.metadata for c in other] == [c.metadata for c in plain]
+
+    def test_of_remote_shards_only_headers_and_texts_are_fetched_to_list_them(self, tmp_path):
+        import fsspec
+        from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
+
+        fetched = []
+
+        class Parts(AbstractFileSystem):
+            protocol, cachable = "parts", False
+
+            def _path(self, path):
+                return tmp_path / self._strip_protocol(path).lstrip("/")
+
+            def info(self, path, **_):
+                found = self._path(path)
+                kind = "directory" if found.is_dir() else "file"
+                return {"name": path, "type": kind, "size": found.stat().st_size}
+
+            def ls(self, path, detail=True, **_):
+                names = [f"{path.rstrip('/')}/{p.name}" for p in self._path(path).iterdir()]
+                return [self.info(name) for name in names] if detail else names
+
+            def _open(self, path, mode="rb", block_size=None, **_):
+                return PartsFile(self, path, mode, block_size)
+
+        class PartsFile(AbstractBufferedFile):
+            def _fetch_range(self, start, end):
+                fetched.append(end - start)
+                return self.fs._path(self.path).read_bytes()[start:end]
+
+        long = {f"{i}.wav": sound(seconds=20.0) for i in range(4)}
+        write_tar(tmp_path / "wds" / "a.tar", long)
+        fsspec.register_implementation("parts", Parts, clobber=True)
+        found = list(find_corpus("webdataset_shards").prepare("parts://wds", "train"))
+        assert sum(fetched) < 0.4 * (tmp_path / "wds" / "a.tar").stat().st_size
+        assert [c.read_bytes() for c in found] == list(long.values())
 
     def test_texts_of_names_with_dots_and_upper_case(self, tmp_path):
         members = {

@@ -2,12 +2,15 @@
 
 import json
 import threading
+import time
+import warnings
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from models import ENTRIES, HOP, RATE, tone
 from preparing import BOTH, assert_same_rows, files_of, rows_of, write
 
@@ -264,6 +267,33 @@ def test_an_error_in_one_segment_is_told_at_the_end(tmp_path, tokenizer, stand_i
         (failure,) = manifest.failures
         assert (failure.id, failure.reason, failure.rows_kept) == ("a", "too loud", 7)
         assert len(rows_of(out)) == 15
+
+
+def test_batches_that_a_gpu_has_no_memory_for_are_halved(
+    corpus, prepared, tokenizer, tmp_path, monkeypatch
+):
+    encode, sizes = tokenizer.encode_latents, []
+
+    def refuse(audio, **options):
+        if not sizes:
+            time.sleep(0.5)  # All other clips are read meanwhile, and make one batch.
+        sizes.append(len(audio) * max(item["array"].shape[-1] for item in audio))
+        if sizes[-1] > limit:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return encode(audio, **options)
+
+    monkeypatch.setattr(tokenizer, "encode_latents", refuse)
+    how = {"tokenizer": tokenizer, "options": BOTH, "resources": Resources(batch_seconds=100)}
+    limit = 2.1 * RATE
+    with pytest.warns(UserWarning, match="no memory for a batch"):
+        prepare_dataset("audiofolder", corpus, tmp_path / "o", **how)
+    assert max(sizes) > limit
+    assert files_of(tmp_path / "o") == files_of(prepared)
+    limit = 10
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(RuntimeError, match="--segment-seconds"):
+            prepare_dataset("audiofolder", corpus, tmp_path / "p", **how)
 
 
 def test_strict_stops_at_the_first_failure(tmp_path, tokenizer, stand_in):

@@ -11,14 +11,18 @@ import pytest
 import soundfile
 import torch
 from models import RATE, tone
-from preparing import SHARDS_OF_TWO, files_of
+from preparing import SHARDS_OF_TWO, assert_same_rows, files_of, rows_of, write
 
 from datasets_scripts import Resources, RowOptions, prepare_dataset
 from datasets_scripts.preparation.encoding import NumberedClip
-from datasets_scripts.preparation.workers import encode_in_processes
-from datasets_scripts.sources.corpus import CorpusClip
+from datasets_scripts.preparation.job import start_job
+from datasets_scripts.preparation.options import Request
+from datasets_scripts.preparation.workers import write_in_processes
+from datasets_scripts.sources.corpus import AudioBytes, CorpusClip
 from tokenizer.autoencoders.lapped.model import LappedAutoencoder, LappedConfig
 from tokenizer.model.latent_tokenizer import LatentTokenizer
+
+TWO = {"num_proc": 2, "device": "cpu", "strict": False}
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +62,23 @@ def test_errors_pass_from_process_to_process(tokenizer, tmp_path):
         raise error
 
     # An error of the network is not mistaken for one of the pipes: rows would be missing.
+    job = start_job(Request("audiofolder", tmp_path / "in", tmp_path / "p", tokenizer))
     for error in (ValueError("the corpus is broken"), ConnectionResetError("the server is gone")):
         with pytest.raises(type(error), match=str(error)):
-            list(encode_in_processes(tokenizer, broken(error), RowOptions(), Resources(), 2))
+            list(write_in_processes(job, "train", broken(error), Resources(), **TWO))
+
+
+@pytest.mark.slow
+def test_audio_in_memory_reaches_the_processes(tokenizer, tmp_path, stand_in):
+    # As clips of archives and of the hub have it.
+    contents = [write(tmp_path / f"{i}.wav", 0.2 + 0.1 * i).read_bytes() for i in range(5)]
+    stand_in(*(CorpusClip(str(i), AudioBytes(c, str(i))) for i, c in enumerate(contents)))
+    for num_proc in (1, 2):
+        prepare_dataset(
+            "x", tmp_path, tmp_path / str(num_proc), tokenizer=tokenizer, options=SHARDS_OF_TWO,
+            num_proc=num_proc,
+        )  # fmt: skip
+    assert_same_rows(rows_of(tmp_path / "1"), rows_of(tmp_path / "2"))
 
 
 @pytest.mark.slow
@@ -211,7 +229,7 @@ def test_ten_times_more_audio_than_memory(tmp_path, quick, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_before_it_has_read_anything(tokenizer, monkeypatch):
+def test_a_worker_that_dies_before_it_has_read_anything(tokenizer, tmp_path, monkeypatch):
     # As one does that is killed for its memory while it imports torch. The tokenizer is larger than
     # a pipe: whoever writes it to nobody must notice.
     spawn = multiprocessing.util.spawnv_passfds
@@ -223,6 +241,8 @@ def test_a_worker_that_dies_before_it_has_read_anything(tokenizer, monkeypatch):
         return process
 
     monkeypatch.setattr(multiprocessing.util, "spawnv_passfds", spawn_and_kill)
+    write(tmp_path / "x.wav")
+    job = start_job(Request("audiofolder", tmp_path, tmp_path / "o", tokenizer))
     with pytest.raises(RuntimeError, match="-9"):
-        list(encode_in_processes(tokenizer, [], RowOptions(), Resources(), 2))
+        list(write_in_processes(job, "train", [], Resources(), **TWO))
     assert multiprocessing.active_children() == []

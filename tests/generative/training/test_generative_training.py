@@ -2,6 +2,7 @@ import shutil
 from dataclasses import replace
 from itertools import islice
 
+import fsspec
 import numpy as np
 import pytest
 import soundfile
@@ -53,6 +54,18 @@ def test_sources_are_held_out_whole(folder):
     assert set(again.held_out["source_id"]) == sources[1]
     fewer = load_prepared(folder / "data", "codes", held_out=0.01)
     assert set(fewer.held_out["source_id"]) < sources[1]
+
+
+def test_a_dataset_may_be_at_any_address(folder):
+    address = "memory://prepared"
+    fsspec.filesystem("memory").put(str(folder / "data"), "/prepared", recursive=True)
+    local, remote = (
+        load_prepared(place, "codes", held_out=0.25) for place in (folder / "data", address)
+    )
+    assert remote.manifest == local.manifest
+    for part in ("train", "held_out"):
+        assert getattr(remote, part)["id"] == getattr(local, part)["id"]
+    np.testing.assert_array_equal(remote.train[3]["codes"], local.train[3]["codes"])
 
 
 def test_a_split_for_validation_is_used(tokenizer, tmp_path):
