@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-import tokenizer
 from datasets_scripts.benchmarks.throughput import make_corpus
 from datasets_scripts.dataset.shards import RowFormat, encodings, writing_shard
 from datasets_scripts.dataset.storage import Folder
@@ -55,7 +55,7 @@ def prepare_seconds(model: LatentTokenizer, audio: Path, num_proc: int, codebook
 
 def latents_table(model: LatentTokenizer, minutes: float, folder: Path) -> Any:
     """A table of rows with latents, so many minutes in all, as a shard has it."""
-    row = model.encode_latents(Path(tokenizer.__file__).parent / "assets" / "example.flac")
+    row = model.encode_latents(str(files("tokenizer") / "assets" / "example.flac"))
     latents = row["latents"].astype(np.float16)
     count = max(1, round(60 * minutes * model.frame_rate / len(latents)))
     empty = dict.fromkeys(("codes", "label", "caption", "metadata"))

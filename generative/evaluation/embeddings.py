@@ -111,7 +111,7 @@ def embed_rows(
 
 
 def embed_audio(
-    clips: Iterable[Float[np.ndarray, "C N"]],
+    clips: Iterable[Float[np.ndarray, "_ _"]],
     sampling_rate: int,
     common_rate: int,
     segment_seconds: float | int = 2.0,

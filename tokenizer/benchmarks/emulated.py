@@ -35,14 +35,16 @@ class DeviceTensor(Tensor):
     @staticmethod
     def __new__(cls: type[DeviceTensor], values: Tensor) -> DeviceTensor:
         """Wraps a tensor of the CPU."""
-        tensor = Tensor._make_wrapper_subclass(  # pyright: ignore[reportAttributeAccessIssue]
-            cls,
-            values.shape,
-            strides=values.stride(),
-            storage_offset=values.storage_offset(),
-            dtype=values.dtype,
-            device=torch.device(EmulatedDevice.name),
-        )
+        # A tensor of inference mode cannot be a view of weights, which are none.
+        with torch.inference_mode(False):
+            tensor = Tensor._make_wrapper_subclass(  # pyright: ignore[reportAttributeAccessIssue]
+                cls,
+                values.shape,
+                strides=values.stride(),
+                storage_offset=values.storage_offset(),
+                dtype=values.dtype,
+                device=torch.device(EmulatedDevice.name),
+            )
         tensor.numbers = values
         return tensor
 

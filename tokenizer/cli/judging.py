@@ -211,7 +211,9 @@ def register(commands: Any, command: str | None) -> None:
         group = p.add_argument_group("finetuning, with --finetune")
         defaults = CropTrainingConfig(steps=1, learning_rate=4e-4)
         for name, text in _LOOP_OPTIONS.items():
-            add_option(group, "--" + name.replace("_", "-"), text, getattr(defaults, name))
+            default = getattr(defaults, name)
+            kind = {"type": int} if default is None else {}
+            add_option(group, "--" + name.replace("_", "-"), text, default, **kind)
 
     p = add_command(
         commands,

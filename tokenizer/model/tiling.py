@@ -39,14 +39,19 @@ def in_turn(
     The last bits of a matrix product depend on its shape and strides, and a one-bit difference can
     change which code is chosen.
     """
-    return torch.cat([function(row[None].contiguous()).float() for row in x])
+    return torch.cat([_full(function(row[None].contiguous())) for row in x])
 
 
 def together(
     function: Callable[[Tensor], Tensor], x: Float[Tensor, "G ..."]
 ) -> Float[Tensor, "G ..."]:
     """All rows at once, which is faster where an operation costs more than what it computes."""
-    return function(x.contiguous()).float()
+    return _full(function(x.contiguous()))
+
+
+def _full(x: Tensor) -> Tensor:
+    """What networks in half precision give, in float32."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def tile_frames(hop_length: int) -> int:

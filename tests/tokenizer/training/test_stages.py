@@ -100,6 +100,7 @@ def test_resumed_equals_uninterrupted(audio, tmp_path, monkeypatch):
     assert read_log(tmp_path / "parts")[-1]["step"] == 15
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_losses_do_not_depend_on_the_number_of_workers(audio, tmp_path):
     losses = []
     for workers in (0, 1, 4):
