@@ -109,12 +109,11 @@ class DecoderTask(ReconstructionTask):
         """Latents as they come out of each item's first n codebooks, and their noise level."""
         tokenizer = self.tokenizer
         codes = tokenizer.quantize_each(self.exact(audio), n_codebooks)
-        quantized = [tokenizer.dequantize(item[None]) for item in codes]
         assert tokenizer.quantizer is not None
         last = send(torch.tensor(n_codebooks) - 1, audio.device)
         levels = tokenizer.quantizer.noise_levels.to(audio.device)[last]
         # Made under inference mode: autograd takes copies only.
-        return torch.cat(quantized).clone(), levels
+        return tokenizer.dequantize_each(codes).clone(), levels
 
     def draw(self, audio: Audio, items: list[Generator]) -> tuple[Latents, Levels]:
         """What the decoder is trained on: each item from its own number of codebooks."""

@@ -126,8 +126,10 @@ def test_frames_of_different_numbers_of_codebooks_get_the_codes_they_get_alone(f
     counts = {"sorted": np.sort(counts), "mixed": counts, "equal": np.full(len(x), 2)}[order]
     codes = fitted.encode_each(x, counts)
     assert codes.shape == (len(x), counts.max())
+    latents = fitted.decode_each(codes, counts)
     for n in np.unique(counts):
         rows = torch.from_numpy(counts == n)
+        assert torch.equal(latents[rows], fitted.decode(codes[rows, : int(n)]))
         assert torch.equal(codes[rows, :n], fitted.encode(x[rows], int(n)))
         assert not codes[rows, n:].any()
 
