@@ -26,8 +26,8 @@ set_up() {
     # A moved folder counts as another: an editable install knows its path.
     key=$({ echo "$root"; cat "$root/pyproject.toml" "$root/constraints.txt"; } | cksum)
     # What has the test extra has everything else too.
-    for done in "$venv/set-up$1" "$venv/set-up[test]"; do
-        if [ -x "$venv/bin/python" ] && [ "$(cat "$done" 2>/dev/null)" = "$key" ]; then
+    for stamp in "$venv/set-up$1" "$venv/set-up[test]"; do
+        if [ -x "$venv/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$key" ]; then
             return
         fi
     done

@@ -71,10 +71,7 @@ class TarMember(EncodedAudio):
         """See `EncodedAudio`; also raises OSError if the archive has become shorter."""
         with self.archive.open("rb") as stream:
             stream.seek(self.offset)
-            content = stream.read(self.size)
-        if len(content) != self.size:
-            raise FileError(f"{self} is cut off: {len(content)} bytes of {self.size} are there.")
-        return content
+            return _whole(stream.read(self.size), self)
 
 
 @dataclass(frozen=True)
@@ -94,10 +91,13 @@ class RemoteMember(EncodedAudio):
         from fsspec.core import url_to_fs
 
         files, path = url_to_fs(self.address)
-        content = files.cat_file(path, self.offset, self.offset + self.size)
-        if len(content) != self.size:
-            raise FileError(f"{self} is cut off: {len(content)} bytes of {self.size} are there.")
-        return content
+        return _whole(files.cat_file(path, self.offset, self.offset + self.size), self)
+
+
+def _whole(content: bytes, member: TarMember | RemoteMember) -> bytes:
+    if len(content) != member.size:
+        raise FileError(f"{member} is cut off: {len(content)} bytes of {member.size} are there.")
+    return content
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,16 @@ def add_repeated(parser: argparse.ArgumentParser, name: str, text: str, **option
     parser.add_argument(name, action="append", default=[], help=text, **options)
 
 
+# Models of the package: `generative.runs.loading.bundled_models` names them too, but needs torch.
+BUNDLED = ("diffusion", "lm")
+RUN_HELP = f"folder of a finished run or an export, or a model of the package: {', '.join(BUNDLED)}"
+
+
 def add_run(parser: argparse.ArgumentParser, default: str | None = None) -> None:
     """Adds the run, which may be left out where there is a default, and ``--tokenizer``."""
-    text = "folder of a finished run or an export, or a model of the package: diffusion, lm"
     optional: dict[str, Any] = {} if default is None else {"nargs": "?", "default": default}
-    text += "" if default is None else f"; default: {default}"
-    parser.add_argument("run_folder", metavar="RUN", help=text, **optional)
+    ending = "" if default is None else f"; default: {default}"
+    parser.add_argument("run_folder", metavar="RUN", help=RUN_HELP + ending, **optional)
     add_tokenizer(parser, "the run's")
 
 

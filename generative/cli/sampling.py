@@ -6,11 +6,17 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from generative.cli.options import add, add_clips, add_device, add_repeated, add_run, add_tokenizer
+from generative.cli.options import (
+    BUNDLED,
+    RUN_HELP,
+    add,
+    add_clips,
+    add_device,
+    add_repeated,
+    add_run,
+    add_tokenizer,
+)
 from tokenizer.errors import InputError
-
-# Models of the package: `generative.runs.loading.bundled_models` names them too, but needs torch.
-BUNDLED = ("diffusion", "lm")
 
 
 def register(commands: Any) -> None:
@@ -19,13 +25,12 @@ def register(commands: Any) -> None:
 
     p = commands.add_parser("app", help="listen in a browser: code files, and generate")
     p.set_defaults(run=_app)
-    text = "folder of a finished run or an export, or a model of the package: diffusion, lm"
     p.add_argument(
         "run_folders",
         metavar="RUN",
         nargs="*",
         default=BUNDLED,
-        help=f"{text}; default: both models of the package",
+        help=f"{RUN_HELP}; default: both models of the package",
     )
     add_tokenizer(p, "the run's")
     p.add_argument("--host", default="127.0.0.1", help="address; default: only this machine")

@@ -8,7 +8,7 @@ import soundfile
 
 from generative import generate, load_run, make_request
 from generative.cli import main
-from generative.cli.sampling import BUNDLED
+from generative.cli.options import BUNDLED
 from generative.runs.app import app_parts
 from generative.runs.loading import PRETRAINED, bundled_models
 from tokenizer.model.loading import bundled_names

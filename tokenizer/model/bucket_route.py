@@ -16,7 +16,7 @@ from torch import Tensor
 from tokenizer.autoencoders.base import Autoencoder, Decoder, Encoder
 from tokenizer.errors import InputError
 from tokenizer.model.gains import measured_gains
-from tokenizer.model.routes import HostSignal, Mapped, Route, Signal
+from tokenizer.model.routes import HostSignal, Mapped, Route, Signal, not_finite
 from tokenizer.model.tiling import decode_tiles, encode_tiles, together
 
 # Samples of a batch, padding included; longer signals go in turn, tile by tile.
@@ -117,10 +117,7 @@ class BucketRoute(Route):
             if not bool(torch.isfinite(z).all()):
                 bad = torch.isfinite(z).all(0).logical_not().cpu().numpy().argmax()
                 place = int(np.searchsorted(np.cumsum(counts), bad, side="right"))
-                raise InputError(
-                    f"The latents of {rows[group[place]][0].name} are not finite: what they were "
-                    "made of is too large, or damaged."
-                )
+                raise InputError(not_finite(f"The latents of {rows[group[place]][0].name}"))
             frames = finish(z[None])[0].T.contiguous().cpu().numpy()
             for i, part in zip(group, np.split(frames, np.cumsum(counts)[:-1]), strict=True):
                 results[i] = part

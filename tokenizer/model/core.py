@@ -15,6 +15,7 @@ from tokenizer.audio import AudioSource, is_batch, open_audio, open_batch
 from tokenizer.errors import InputError
 from tokenizer.model.gains import as_gains
 from tokenizer.model.parts import DecoderName
+from tokenizer.model.routes import not_finite
 from tokenizer.model.rows import (
     Row,
     SignalStream,
@@ -27,7 +28,7 @@ from tokenizer.model.rows import (
     stack_rows,
 )
 from tokenizer.model.streaming import StreamDecoder, StreamEncoder
-from tokenizer.model.tensors import TensorTokenizer, not_finite
+from tokenizer.model.tensors import TensorTokenizer
 from tokenizer.precision import full_float32, networks_in
 
 

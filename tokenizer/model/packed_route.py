@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from tokenizer.autoencoders.base import Autoencoder, Decoder
+from tokenizer.devices import send
 from tokenizer.errors import InputError
 from tokenizer.model.gains import measured_gains
-from tokenizer.model.routes import HostSignal, Mapped, Route, Signal
+from tokenizer.model.routes import HostSignal, Mapped, Route, Signal, not_finite
 from tokenizer.networks.noise import frame_states
 from tokenizer.networks.packing import PackedNetwork, Windows, passes, unpacked
 
@@ -112,10 +113,7 @@ class PackedRoute(Route):
                 if not bool(torch.isfinite(z).all()):
                     row = first + int(torch.isfinite(z).all(1).logical_not().nonzero()[0])
                     name = batch[int(np.searchsorted(starts, row, side="right")) - 1].name
-                    raise InputError(
-                        f"The latents of {name} are not finite: what they were made of is too "
-                        "large, or damaged."
-                    )
+                    raise InputError(not_finite(f"The latents of {name}"))
                 yield finish(z.T[None])[0].T.contiguous().cpu().numpy()
                 first += count
 
@@ -215,10 +213,7 @@ class PackedRoute(Route):
         return network(line, mask, self._windows)[: count * size].unflatten(0, (count, size))
 
     def _copied(self, host: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(host)
-        if self._device.type == "cuda":  # Pinned memory is copied while the host goes on.
-            tensor = tensor.pin_memory()
-        return tensor.to(self._device, non_blocking=True)
+        return send(torch.from_numpy(host), self._device)
 
     def _packed(self, decoder: Decoder, level: Float[Tensor, ""]) -> PackedNetwork:
         network = decoder.packed(level)

@@ -25,6 +25,11 @@ from tokenizer.model.tiling import decode_tiles, encode_tiles
 Mapped = Callable[[Tensor], Tensor]
 
 
+def not_finite(what: str) -> str:
+    """What to say of values that float32 could not hold."""
+    return f"{what} are not finite: what they were made of is too large, or damaged."
+
+
 class HostSignal(ABC):
     """A signal that is read on the host.
 

@@ -19,15 +19,10 @@ from tokenizer.model.bucket_route import BucketRoute
 from tokenizer.model.gains import as_gains, measured_gain
 from tokenizer.model.packed_route import PackedRoute
 from tokenizer.model.parts import DecoderName, TokenizerParts
-from tokenizer.model.routes import Route
+from tokenizer.model.routes import Route, not_finite
 from tokenizer.model.tiling import decode_tiles, encode_tiles
 from tokenizer.networks.packing import Windows
 from tokenizer.precision import full_float32, networks_in
-
-
-def not_finite(what: str) -> str:
-    """What to say of values that float32 could not hold."""
-    return f"{what} are not finite: what they were made of is too large, or damaged."
 
 
 def check_finite(x: Tensor, what: str) -> Tensor:

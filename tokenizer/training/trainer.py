@@ -204,7 +204,9 @@ class Trainer:
             self.adversary.step = state.step
         losses: dict[tuple[str, ...], Tensor] = {}
         for part in range(config.accumulate):
-            _add(losses, self._backward(next(batches), part), 1 / config.accumulate)
+            found = self._backward(next(batches), part)
+            values = torch.stack([value.detach().float() for value in found.values()])
+            _add(losses, tuple(found), values * (1 / config.accumulate))
         norm = accelerator.clip_grad_norm_(self.wrapped.parameters(), config.gradient_clip)
         gradient = 0.0 if norm is None else float(whole(norm))
         is_finite = math.isfinite(gradient)
@@ -217,7 +219,7 @@ class Trainer:
         if is_finite:
             state.average.update(self.module, state.step)
             for names, values in losses.items():
-                self.sums[names] = self.sums[names] + values if names in self.sums else values
+                _add(self.sums, names, values)
             self.gradient_sum += gradient
             self.steps_summed += 1
             self.skipped_in_a_row = 0
@@ -354,12 +356,8 @@ class Trainer:
         self.state.average.swap(self.module)
 
 
-def _add(
-    sums: dict[tuple[str, ...], Tensor], losses: dict[str, Tensor], share: float | int
-) -> None:
-    """Adds a share of losses to sums by their names, without reading them."""
-    values = torch.stack([value.detach().float() for value in losses.values()]) * share
-    names = tuple(losses)
+def _add(sums: dict[tuple[str, ...], Tensor], names: tuple[str, ...], values: Tensor) -> None:
+    """Adds values to the sums of their names, without reading them."""
     sums[names] = sums[names] + values if names in sums else values
 
 
