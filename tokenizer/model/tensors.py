@@ -244,7 +244,7 @@ class TensorTokenizer(TokenizerParts):
 
     @torch.no_grad()
     @full_float32()
-    def dequantize_each(self, audio_codes: Sequence[Int[Tensor, "n T"]]) -> Float[Tensor, "B D T"]:
+    def dequantize_each(self, audio_codes: Sequence[Int[Tensor, "_ T"]]) -> Float[Tensor, "B D T"]:
         """Latents of what `quantize_each` returns, all items together; see `dequantize`."""
         counts = np.array([self._check_n_codebooks(len(item)) for item in audio_codes])
         # Behind the codes of items with fewer codebooks are some that do not count.
